@@ -1,0 +1,73 @@
+"""Alignment from intervention: soft control, residual Q, inverse RL and the loop that joins them.
+
+Start with `mereq_min.interfaces`. Importing this package needs numpy and scipy alone.
+"""
+
+from mereq_min.exact import ExactCloner, ExactLearner, TabularPolicy
+from mereq_min.experts import Imperfections, SimulatedExpert
+from mereq_min.interfaces import Cloner, Expert, Learner, Policy, Task
+from mereq_min.inverse import (
+    Estimate,
+    FeatureMatchingConfig,
+    SegmentLikelihoodConfig,
+    match_features,
+    maximise_likelihood,
+)
+from mereq_min.loop import Iteration, LoopConfig, align
+from mereq_min.mdp import TabularMDP
+from mereq_min.methods import METHODS, EstimatorConfig, Method, make_aligner
+from mereq_min.metrics import bootstrap_mean, feature_divergence, samples_to_threshold, starc_distance
+from mereq_min.residual import residual_bellman, solve_residual
+from mereq_min.rollout import rollout
+from mereq_min.soft import (
+    NotConvergedError,
+    SoftSolution,
+    discounted_sum,
+    occupancy,
+    solve_soft,
+    successor_features,
+)
+from mereq_min.steps import Steps, concatenate, mean_features, sample_weights
+
+__all__ = [
+    "METHODS",
+    "Cloner",
+    "Estimate",
+    "EstimatorConfig",
+    "ExactCloner",
+    "ExactLearner",
+    "Expert",
+    "FeatureMatchingConfig",
+    "Imperfections",
+    "Iteration",
+    "Learner",
+    "LoopConfig",
+    "Method",
+    "NotConvergedError",
+    "Policy",
+    "SegmentLikelihoodConfig",
+    "SimulatedExpert",
+    "SoftSolution",
+    "Steps",
+    "TabularMDP",
+    "TabularPolicy",
+    "Task",
+    "align",
+    "bootstrap_mean",
+    "concatenate",
+    "discounted_sum",
+    "feature_divergence",
+    "make_aligner",
+    "match_features",
+    "maximise_likelihood",
+    "mean_features",
+    "occupancy",
+    "residual_bellman",
+    "rollout",
+    "sample_weights",
+    "samples_to_threshold",
+    "solve_residual",
+    "solve_soft",
+    "starc_distance",
+    "successor_features",
+]

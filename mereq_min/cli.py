@@ -1,0 +1,236 @@
+"""The command line `mereq`: tasks, align, compare, show."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mereq_min.catalogue import UsageError, check_name, load_task, task_factories
+from mereq_min.loop import LoopConfig
+from mereq_min.methods import METHODS, EstimatorConfig
+from mereq_min.report import (
+    before_after_table,
+    comparison_table,
+    iterations_table,
+    tasks_table,
+    theta_table,
+)
+from mereq_min.runs import (
+    Row,
+    RunConfig,
+    RunError,
+    bundle,
+    find_runs,
+    load_arrays,
+    read_config,
+    read_record,
+    read_rows,
+    run,
+    run_folder,
+)
+from mereq_min.soft import NotConvergedError
+from mereq_min.sweep import run_all
+
+console = Console()
+if not console.is_terminal:
+    console.width = 120  # into a pipe or a file nothing has to wrap at 80
+complaints = Console(stderr=True)
+"""Errors and progress; results alone go to standard output."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the tasks with their calibration: how often the prior and the expert itself are intervened on."""
+
+    steps: int = 5_000
+    """Steps rolled out for each rate [steps]."""
+    seed: int = 0
+    """Seed of the rollouts."""
+
+    def __call__(self) -> int:
+        """Print the table."""
+        tasks = [load_task(name) for name in progress(task_factories(), "solving priors and experts")]
+        console.print(tasks_table(tasks, self.steps, self.seed))
+        return 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run can be tuned by."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
+    out: Path = Path("runs")
+    """Folder for the runs."""
+    overwrite: bool = False
+    """Discard what is there and start over."""
+
+
+@dataclass(frozen=True)
+class Align(Settings):
+    """Align the prior of a task with its expert; an interrupted run goes on where it stopped."""
+
+    task: tyro.conf.Positional[str] = tyro.MISSING
+    """Name of the task (see `mereq tasks`), or module:attribute of your own."""
+    method: str = "MEReQ"
+    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L."""
+    seed: int = 0
+    """Seed of the run."""
+
+    def __call__(self) -> int:
+        """Run, with progress, and print the table of before and after."""
+        task = load_task(self.task)
+        check_name("method", self.method, METHODS)
+        config = RunConfig(self.task, self.method, self.seed, self.loop, self.estimators)
+        before = 0 if self.overwrite else count_iterations(run_folder(self.out, config))
+        with progress_bar() as bar:
+            line = bar.add_task(f"{self.task} {self.method}", total=self.loop.iterations)
+
+            def report(row: Row) -> None:
+                text = f"{self.task} {self.method}: rate {row['intervention_rate']:.3f}"
+                bar.update(line, advance=1, description=f"{text}, {row['expert_samples']} expert samples")
+
+            path = run(task, config, self.out, overwrite=self.overwrite, on_iteration=report)
+        if not self.overwrite and before == count_iterations(path):
+            console.print("This run had finished before; here is its record.")
+        show_run(path)
+        return 0
+
+
+@dataclass(frozen=True)
+class Compare(Settings):
+    """Run methods on tasks over many seeds; the same command resumes what was interrupted."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
+    """Names of the tasks."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Names of the methods."""
+    seeds: int = 30
+    """Runs of each method on each task [runs]."""
+    first_seed: int = 0
+    """Their seeds begin here."""
+    workers: int = 2
+    """Processes."""
+    backend: str = "loky"
+    """joblib backend; one that you have registered, such as ray, works too."""
+
+    def __call__(self) -> int:
+        """Run what is not finished, write one bundle a task, print the tables."""
+        if not self.tasks:
+            raise UsageError("name at least one task; `mereq tasks` lists them")
+        if self.seeds < 1 or self.workers < 1 or self.first_seed < 0:
+            raise UsageError("--seeds and --workers must be at least 1, --first-seed at least 0")
+        tasks, methods = list(dict.fromkeys(self.tasks)), list(dict.fromkeys(self.methods))
+        for name in tasks:
+            load_task(name)
+        for name in methods:
+            check_name("method", name, METHODS)
+        configs = [
+            RunConfig(task, method, seed, self.loop, self.estimators)
+            for task in tasks
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
+            for method in methods
+        ]
+        outcomes = run_all(configs, self.out, self.overwrite, self.workers, self.backend)
+        failures = {path: message for path, message in progress(outcomes, "runs", len(configs)) if message}
+        for task in tasks:
+            file = self.out / f"{task}.jsonl.gz"
+            bundle([path for path in find_runs(self.out / task) if path not in failures], file)
+            ran = [run_folder(self.out, config) for config in configs if config.task == task]
+            records = [read_record(path) for path in ran if path not in failures]
+            console.print(comparison_table(task, records))
+            console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
+        for path, message in failures.items():
+            complaints.print(f"failed: {path}: {message}", style="red", highlight=False, soft_wrap=True)
+        return 1 if failures else 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show a run: each iteration, and the policy before and after."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, such as runs/carpet/MEReQ/seed0."""
+
+    def __call__(self) -> int:
+        """Print the tables."""
+        show_run(self.run)
+        return 0
+
+
+def count_iterations(path: Path) -> int:
+    """Finished iterations of a run; 0 where there is none."""
+    return len(read_rows(path)) if (path / "config.json").exists() else 0
+
+
+def show_run(path: Path) -> None:
+    """Print a run: its iterations, theta against theta*, and the policy before and after."""
+    config = read_config(path)["config"]
+    rows = read_rows(path)
+    if not rows:
+        raise RunError(f"{path} has not finished its first iteration; run the same command again to go on")
+    task = load_task(config["task"])
+    console.print(iterations_table(rows, f"{config['task']}, {config['method']}, seed {config['seed']}"))
+    reward = METHODS[config["method"]].reward
+    if reward is not None:
+        console.print(theta_table(task, rows[-1], reward))
+    if (path / "policy.safetensors").exists():
+        aligned = task.load_policy(load_arrays(path / "policy.safetensors"))
+        console.print(before_after_table(task, aligned))
+    console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
+
+
+def progress_bar() -> Progress:
+    """A progress bar with counts and the time that is left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=complaints,
+    )
+
+
+def progress(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
+    """Go through items under a progress bar."""
+    with progress_bar() as bar:
+        yield from bar.track(items, total=total, description=label)
+
+
+Command = (
+    Annotated[Tasks, tyro.conf.subcommand("tasks")]
+    | Annotated[Align, tyro.conf.subcommand("align")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `mereq`; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    command: Any = tyro.cli(
+        Command,
+        prog="mereq",
+        description="Alignment from intervention: infer what an expert wants beyond the prior policy.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        return command()
+    except (UsageError, RunError, NotConvergedError, ValueError, OSError) as error:
+        complaints.print(f"mereq: {error}", style="red", highlight=False, soft_wrap=True)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        without = ", without --overwrite," if getattr(command, "overwrite", False) else ""
+        complaints.print(f"mereq: interrupted; the same command{without} goes on where it stopped")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

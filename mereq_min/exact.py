@@ -1,0 +1,191 @@
+"""Exact counterparts of the learning parts: a policy, a learner and a cloner that live in tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mereq_min.chain import PolicyChain
+from mereq_min.checks import Array, check_array, check_log_probabilities, check_number
+from mereq_min.mdp import TabularMDP
+from mereq_min.residual import solve_residual
+from mereq_min.soft import SoftSolution, solve_soft, successor_features
+from mereq_min.steps import Steps, time_weights
+
+States = NDArray[np.int64]
+
+
+class TabularPolicy:
+    """A policy given by log pi(a | s) in a table (S, A); states and actions are indices.
+
+    Raises:
+        ValueError: if the table is not one of normalised log-probabilities.
+    """
+
+    def __init__(self, log_policy: ArrayLike) -> None:
+        self.log_policy = check_log_probabilities("log_policy", log_policy)
+        cumulative = np.cumsum(np.exp(self.log_policy), axis=1)
+        # Divided by the last entry, so that rounding leaves no share to a last action of probability 0.
+        self._cumulative = cumulative[:, :-1] / cumulative[:, -1:]
+
+    def log_prob(self, state: States, action: States) -> Array:
+        """Log-probability (N,) of actions (N,) in states (N,)."""
+        return self.log_policy[state, action]
+
+    def sample(self, state: States, rng: np.random.Generator) -> States:
+        """Draw actions (N,) in states (N,)."""
+        return (rng.random(len(state))[:, None] >= self._cumulative[state]).sum(axis=1)
+
+    def state(self) -> dict[str, Array]:
+        """The table, to be saved."""
+        return {"log_policy": self.log_policy}
+
+
+def tabulate(mdp: TabularMDP, policy: Any) -> Array:
+    """Ask any policy over the MDP's indices for its table log pi(a | s), (S, A)."""
+    state, action = np.divmod(np.arange(mdp.n_states * mdp.n_actions), mdp.n_actions)
+    return policy.log_prob(state, action).reshape(mdp.n_states, mdp.n_actions)
+
+
+def visitation(mdp: TabularMDP, log_policy: Array, horizon: int, discount: float) -> Array:
+    """Expected weighted visits sum_t discount**t P(s_t = s, a_t = a) within an episode of `horizon` steps.
+
+    Undiscounted and cut at the horizon it is what a rollout's averages converge to, where `occupancy` is the
+    discounted measure of dynamic programming. Steps after a terminal state do not count.
+
+    Args:
+        mdp: the MDP.
+        log_policy: (S, A) log pi(a | s).
+        horizon: steps of an episode.
+        discount: see `steps.time_weights`.
+
+    Returns:
+        (S, A) visits.
+    """
+    policy = np.exp(log_policy)
+    onward = PolicyChain(mdp, policy).matrix.T
+    visits, now = np.zeros(mdp.n_states), mdp.initial
+    for weight in time_weights(np.arange(horizon), discount):
+        visits = visits + weight * now
+        now = onward @ now
+    return np.where(mdp.terminal, 0.0, visits)[:, None] * policy
+
+
+class ExactLearner:
+    """`interfaces.Learner` by sparse solves: residual Q on a prior, or soft control of the full reward.
+
+    Args:
+        mdp: the MDP.
+        temperature: alpha_hat of the policies it returns [reward].
+        horizon: steps of an episode, for feature expectations.
+        discount: weight of time in feature expectations; 1 weighs the steps of a rollout alike.
+        log_prior: (S, A) log pi(a | s) of the prior; None for the full reward.
+        scaled_prior_weight: omega' = omega * alpha.
+
+    Raises:
+        ValueError: on malformed numbers; what is wrong with the prior, `solve` says.
+    """
+
+    def __init__(
+        self,
+        mdp: TabularMDP,
+        temperature: float,
+        *,
+        horizon: int,
+        discount: float = 1.0,
+        log_prior: Array | None = None,
+        scaled_prior_weight: float = 0.0,
+    ) -> None:
+        check_number("temperature", temperature, 0, above=True)
+        check_number("horizon", horizon, 1, whole=True)
+        check_number("discount", discount, 0, 1, above=True)
+        self.mdp, self.temperature = mdp, temperature
+        self.horizon, self.discount = horizon, discount
+        self.log_prior, self.scaled_prior_weight = log_prior, scaled_prior_weight
+        self._v = np.zeros(mdp.n_states)
+        self._solution: SoftSolution | None = None
+        self._psi: Array | None = None
+
+    def solve(self, theta: Array) -> TabularPolicy:
+        """Return the policy for theta (K,), solved to 1e-8 and warm-started from the last call."""
+        reward = self.mdp.reward(theta)
+        if self.log_prior is None:
+            self._solution = solve_soft(self.mdp, reward, self.temperature, initial_v=self._v)
+        else:
+            self._solution = solve_residual(
+                self.mdp,
+                reward,
+                self.log_prior,
+                self.scaled_prior_weight,
+                self.temperature,
+                initial_v=self._v,
+            )
+        self._v, self._psi = self._solution.v, None
+        return TabularPolicy(self._solution.log_policy)
+
+    def mean_features(self) -> Array:
+        """Mean features (K,) of the last solved policy over episodes of the horizon."""
+        visits = visitation(self.mdp, self._solved().log_policy, self.horizon, self.discount)
+        return np.einsum("sa,sak->k", visits, self.mdp.features) / visits.sum()
+
+    def score(self, steps: Steps) -> Array:
+        """Gradient (K,) of the log-likelihood of the steps' actions at the last theta.
+
+        (1 / alpha_hat) sum (psi(s, a) - E_pi_hat[psi(s, .)]), because psi is the derivative of Q_R.
+        """
+        return self._centred_psi()[steps.state, steps.action].sum(axis=0) / self.temperature
+
+    def information(self, steps: Steps) -> Array:
+        """Fisher information (K, K): sum over the steps of Cov_pi_hat[psi(s, .)] / alpha_hat^2."""
+        centred = self._centred_psi()[steps.state]
+        probability = np.exp(self._solved().log_policy)[steps.state]
+        return np.einsum("na,nak,nal->kl", probability, centred, centred) / self.temperature**2
+
+    def state(self) -> dict[str, Array]:
+        """The warm start."""
+        return {"v": self._v}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        """Take back the warm start."""
+        self._v = check_array("v", state["v"], shape=(self.mdp.n_states,))
+
+    def _solved(self) -> SoftSolution:
+        if self._solution is None:
+            raise ValueError("call solve(theta) first: there is no policy to speak of yet")
+        return self._solution
+
+    def _centred_psi(self) -> Array:
+        if self._psi is None:
+            log_policy = self._solved().log_policy
+            psi = successor_features(self.mdp, log_policy)
+            self._psi = psi - np.einsum("sa,sak->sk", np.exp(log_policy), psi)[:, None, :]
+        return self._psi
+
+
+class ExactCloner:
+    """Behaviour cloning in a table: the posterior mean of a Dirichlet with the prior policy as its mean.
+
+    pi_hat(a | s) = (c pi(a | s) + sum of weights of (s, a)) / (c + sum of weights of s).
+
+    Args:
+        log_prior: (S, A) log pi(a | s) of the prior.
+        concentration: c > 0, the weight of the prior in expert steps; 0.1-0.3 serves cloning best, much more
+            would hold it back unfairly.
+
+    Raises:
+        ValueError: if `concentration` is not positive.
+    """
+
+    def __init__(self, log_prior: Array, concentration: float = 0.2) -> None:
+        check_number("concentration", concentration, 0, above=True)
+        log_prior = check_log_probabilities("log_prior", log_prior)
+        self.prior_counts = concentration * np.exp(log_prior)
+
+    def clone(self, steps: Steps, weights: Array) -> TabularPolicy:
+        """Fit the executed actions of the steps with weights (N,) >= 0."""
+        counts = self.prior_counts.copy()
+        np.add.at(counts, (steps.state, steps.action), weights)
+        with np.errstate(divide="ignore"):
+            return TabularPolicy(np.log(counts / counts.sum(axis=1, keepdims=True)))

@@ -1,0 +1,163 @@
+"""The methods that are compared, as rows of one table, and what turns steps into a better policy.
+
+Two rooms stand behind the seam `update(steps) -> (policy, info)`: inverse RL on a learner, and cloning. No
+imitation baseline has to fake a theta.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mereq_min.checks import Array
+from mereq_min.interfaces import Cloner, Learner, Policy, RewardModel, Task
+from mereq_min.inverse import (
+    Estimate,
+    FeatureMatchingConfig,
+    SegmentLikelihoodConfig,
+    match_features,
+    maximise_likelihood,
+)
+from mereq_min.steps import ExpertSet, Steps, sample_weights
+
+Info = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of methods that Chen et al. (2025) compare, plus ours.
+
+    Attributes:
+        name: as in the paper.
+        reward: which reward is inferred; None for imitation.
+        start: which policy is rolled out first.
+        expert_set: which steps count as the expert's.
+        estimator: how theta (or, for cloning, the policy) is fitted.
+        source: where it comes from.
+    """
+
+    name: str
+    reward: RewardModel | None
+    start: Literal["prior", "scratch"]
+    expert_set: ExpertSet
+    estimator: Literal["feature matching", "segment likelihood", "cloning"]
+    source: str
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("MEReQ", "residual", "prior", "expert + good-enough", "feature matching", "Chen et al. 2025"),
+        Method("MEReQ-NP", "residual", "prior", "expert", "feature matching", "Chen et al. 2025"),
+        Method(
+            "MaxEnt", "full", "scratch", "expert + good-enough", "feature matching", "Ziebart et al. 2010"
+        ),
+        Method("MaxEnt-FT", "full", "prior", "expert + good-enough", "feature matching", "Chen et al. 2025"),
+        Method("HG-DAgger-FT", None, "prior", "expert", "cloning", "Kelly et al. 2019"),
+        Method("IWR-FT", None, "prior", "expert + policy", "cloning", "Mandlekar et al. 2020"),
+        Method("MEReQ-L", "residual", "prior", "expert", "segment likelihood", "this project"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """Settings of the estimators; a method reads those of its own."""
+
+    matching: FeatureMatchingConfig = field(default_factory=FeatureMatchingConfig)
+    likelihood: SegmentLikelihoodConfig = field(default_factory=SegmentLikelihoodConfig)
+
+
+class Aligner(Protocol):
+    """What the loop asks of a method: a policy to begin with, and a better one for all steps so far."""
+
+    policy: Policy
+    """The policy to roll out next."""
+    info: Info
+    """Where the method stands: `theta` (None where none is inferred) and its `standard_errors`."""
+
+    def update(self, steps: Steps) -> tuple[Policy, Info]:
+        """Fit all steps so far; returns the new `policy` and a report of the fit, `theta` among it."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that later updates depend on, as named arrays."""
+        ...
+
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
+        """Go on from what `state` returned after the update on `steps`."""
+        ...
+
+
+class InverseRL:
+    """Infers theta from the expert set with the method's estimator; warm-started from the last theta."""
+
+    def __init__(self, task: Task, method: Method, learner: Learner, config: EstimatorConfig) -> None:
+        self.method, self.learner, self.config = method, learner, config
+        self.patience = task.patience
+        self.theta: Array = np.zeros(len(task.feature_names))
+        self.info: Info = {"theta": self.theta, "standard_errors": np.full_like(self.theta, np.inf)}
+        self.policy = task.prior if method.start == "prior" else learner.solve(self.theta)
+
+    def update(self, steps: Steps) -> tuple[Policy, Info]:
+        """Fit theta to all steps so far; without a single expert step everything stays as it is."""
+        if not steps.is_intervention.any():
+            return self.policy, self.info
+        estimate = self._estimate(steps)
+        self.theta, self.policy = estimate.theta, estimate.policy
+        self.info = {"theta": self.theta, "standard_errors": estimate.standard_errors}
+        return self.policy, {name: value for name, value in vars(estimate).items() if name != "policy"}
+
+    def _estimate(self, steps: Steps) -> Estimate:
+        if self.method.estimator == "segment likelihood":
+            expert_steps = steps.select(steps.is_intervention)
+            return maximise_likelihood(self.learner, expert_steps, self.theta, self.config.likelihood)
+        weights = sample_weights(steps, self.method.expert_set, self.patience)
+        return match_features(self.learner, steps, weights, self.theta, self.config.matching)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Theta, its standard errors, and the learner's warm start."""
+        errors = self.info["standard_errors"]
+        return {"theta": self.theta, "standard_errors": errors, **self.learner.state()}
+
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
+        """Take back theta and the warm start, and solve for the policy again."""
+        self.theta = state["theta"]
+        self.info = {"theta": self.theta, "standard_errors": state["standard_errors"]}
+        self.learner.restore(state)
+        if steps.is_intervention.any():
+            self.policy = self.learner.solve(self.theta)
+
+
+class Cloning:
+    """Behaviour cloning of the expert set; a pure function of the steps."""
+
+    def __init__(self, task: Task, method: Method, cloner: Cloner) -> None:
+        self.method, self.cloner = method, cloner
+        self.patience = task.patience
+        self.policy, self.info = task.prior, {"theta": None}
+
+    def update(self, steps: Steps) -> tuple[Policy, Info]:
+        """Clone all steps so far, weighted as the method says."""
+        weights = sample_weights(steps, self.method.expert_set, self.patience)
+        self.policy = self.cloner.clone(steps, weights)
+        return self.policy, self.info
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Nothing: the steps are all there is."""
+        return {}
+
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
+        """Clone the steps again."""
+        self.update(steps)
+
+
+def make_aligner(task: Task, method: Method, config: EstimatorConfig) -> Aligner:
+    """Build what a method needs out of the task's own learner or cloner."""
+    if method.reward is None:
+        return Cloning(task, method, task.make_cloner())
+    learner = task.make_learner(method.reward, config.matching.discount)
+    return InverseRL(task, method, learner, config)

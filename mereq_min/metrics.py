@@ -1,0 +1,197 @@
+"""Measures of alignment, as plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import rel_entr
+from scipy.stats import bootstrap
+
+from mereq_min.checks import Array, check_array
+from mereq_min.interfaces import RewardModel, Task
+from mereq_min.mdp import TabularMDP
+from mereq_min.soft import discounted_sum
+
+THRESHOLDS = (0.05, 0.10, 0.15)
+"""delta at which the paper counts expert samples."""
+
+
+def true_weights(task: Task, reward: RewardModel) -> Array:
+    """Weights (K,) that a method should find: theta* if residual, the expert's own if full."""
+    if reward == "full":
+        return task.expert_weights
+    return task.expert_weights - task.prior_weight * task.prior_weights
+
+
+class SamplesToThreshold(NamedTuple):
+    """Expert samples of one run until its intervention rate fell below delta."""
+
+    samples: int
+    censored: bool
+    """True if the run never got there; `samples` are then all it used, a lower bound."""
+
+
+def samples_to_threshold(
+    intervention_rates: Sequence[float], expert_samples: Sequence[int], threshold: float
+) -> SamplesToThreshold:
+    """Total expert samples until lambda < delta, the paper's measure of sample efficiency.
+
+    Args:
+        intervention_rates: lambda of each iteration.
+        expert_samples: running total of expert samples after each iteration.
+        threshold: delta.
+
+    Raises:
+        ValueError: if the run has no iterations or the sequences differ in length.
+    """
+    if len(intervention_rates) == 0 or len(intervention_rates) != len(expert_samples):
+        raise ValueError(
+            "intervention_rates and expert_samples must have one entry an iteration, at least one; got "
+            f"{len(intervention_rates)} and {len(expert_samples)}"
+        )
+    for rate, samples in zip(intervention_rates, expert_samples, strict=True):
+        if rate < threshold:
+            return SamplesToThreshold(int(samples), False)
+    return SamplesToThreshold(int(expert_samples[-1]), True)
+
+
+class Interval(NamedTuple):
+    """A mean with its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(values: ArrayLike, rng: np.random.Generator, confidence: float = 0.95) -> Interval:
+    """Mean over seeds with a percentile bootstrap interval (9,999 resamples, scipy).
+
+    One value has no spread to resample: its interval is NaN. Equal values have an interval of width 0.
+
+    Raises:
+        ValueError: if there are no values or one is not finite.
+    """
+    values = check_array("values", values, ndim=1)
+    if len(values) == 0:
+        raise ValueError("values must hold at least one number, got none")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Interval(mean, np.nan, np.nan)
+    found = bootstrap(
+        (values,), np.mean, confidence_level=confidence, n_resamples=9_999, method="percentile", rng=rng
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high))
+
+
+def samples_interval(runs: Sequence[Sequence[dict[str, Any]]], threshold: float) -> tuple[Interval, int]:
+    """Mean expert samples to a threshold with its 95 % bootstrap interval, and how many runs are censored."""
+    counts = [
+        samples_to_threshold(
+            [row["intervention_rate"] for row in rows], [row["expert_samples"] for row in rows], threshold
+        )
+        for rows in runs
+    ]
+    interval = bootstrap_mean([count.samples for count in counts], np.random.default_rng(0))
+    return interval, sum(count.censored for count in counts)
+
+
+def feature_divergence(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    a_weights: ArrayLike | None = None,
+    b_weights: ArrayLike | None = None,
+    bins: int = 20,
+) -> Array:
+    """Jensen-Shannon divergence between the distributions of each feature in two sets of steps, Lin (1991).
+
+    In bits, from 0 (equal) to 1 (disjoint), on `bins` equal bins over the range of the two together.
+
+    Args:
+        a: (N, K) feature vectors.
+        b: (M, K) feature vectors.
+        a_weights: (N,) weights of the vectors, such as exact visits; default: all alike.
+        b_weights: (M,) likewise.
+        bins: bins of the histograms.
+
+    Returns:
+        (K,) divergences.
+
+    Raises:
+        ValueError: if a set is empty or malformed, or they have different numbers of features.
+    """
+    a, b = check_array("a", a, ndim=2), check_array("b", b, ndim=2)
+    if len(a) == 0 or len(b) == 0 or a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"a and b must hold steps with the same K features, got shapes {a.shape} and {b.shape}"
+        )
+    p_weights, q_weights = _shares("a_weights", a_weights, len(a)), _shares("b_weights", b_weights, len(b))
+    divergences = []
+    for x, y in zip(a.T, b.T, strict=True):
+        both = np.concatenate([x, y])
+        if np.ptp(both) <= 1e-9 * np.abs(both).max():  # constant but for rounding: no bins to speak of
+            divergences.append(0.0)
+            continue
+        edges = np.histogram_bin_edges(both, bins)
+        p = np.histogram(x, edges, weights=p_weights)[0]
+        q = np.histogram(y, edges, weights=q_weights)[0]
+        middle = (p + q) / 2
+        divergences.append(0.5 * (rel_entr(p, middle) + rel_entr(q, middle)).sum() / np.log(2))
+    # Rounding takes equal distributions a hair below 0, where scipy's root of the divergence is NaN.
+    return np.maximum(divergences, 0.0)
+
+
+def _shares(name: str, weights: ArrayLike | None, n: int) -> Array:
+    """Weights (n,) scaled to sum to 1; all alike if None."""
+    weights = np.ones(n) if weights is None else check_array(name, weights, shape=(n,))
+    if (weights < 0).any() or not weights.sum() > 0:
+        raise ValueError(f"{name} must not be negative nor all 0, got {weights.min()} to {weights.max()}")
+    return weights / weights.sum()
+
+
+def canonicalise(mdp: TabularMDP, reward: Array) -> Array:
+    """Value-adjusted levelling of a reward: its advantage under the uniformly random policy.
+
+    c(r)(s, a) = r(s, a) + gamma E[V(s')] - V(s) with V the uniform policy's value: potential shaping drops
+    out. Skalse et al. (arXiv 2309.15257), definition of VAL with the uniform policy.
+
+    Args:
+        mdp: gives dynamics and discount.
+        reward: (S, A) reward.
+
+    Returns:
+        (S, A) canonical reward; 0 in terminal states.
+    """
+    uniform = np.full(reward.shape, -np.log(mdp.n_actions))
+    q = discounted_sum(mdp, uniform, reward)
+    advantage = q - q.mean(axis=1, keepdims=True)
+    return np.where(mdp.terminal[:, None], 0.0, advantage)
+
+
+def starc_distance(mdp: TabularMDP, reward: ArrayLike, other: ArrayLike) -> float:
+    """STARC distance between two rewards, 0 if they order all policies alike, at most 1.
+
+    Half the Euclidean distance of the canonical rewards, each scaled to norm 1: invariant to potential
+    shaping and positive scale. Skalse et al. (arXiv 2309.15257). A trivial reward, under which all policies
+    are alike, is at distance 0 from another trivial one and 1/2 from any other.
+
+    Args:
+        mdp: gives dynamics and discount.
+        reward: (S, A) reward.
+        other: (S, A) reward.
+
+    Raises:
+        ValueError: on a malformed reward.
+    """
+    shape = (mdp.n_states, mdp.n_actions)
+    standard: list[Array] = []
+    for name, value in (("reward", reward), ("other", other)):
+        given = check_array(name, value, shape=shape)
+        canonical = canonicalise(mdp, given)
+        norm = np.linalg.norm(canonical)
+        trivial = norm <= 1e-10 * np.linalg.norm(given)
+        standard.append(np.zeros(shape) if trivial else canonical / norm)
+    return float(0.5 * np.linalg.norm(standard[0] - standard[1]))

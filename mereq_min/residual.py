@@ -1,0 +1,100 @@
+"""Residual Q-learning, exact: customise a prior policy without knowing the reward it was made for.
+
+Li et al., "Residual Q-Learning" (NeurIPS 2023). The expert's reward is omega r + r_R, where r is the prior's,
+unknown, and pi its soft-optimal policy at temperature alpha. For Q_R := Q_hat - omega Q, omega Q is
+omega' log pi + omega V, and omega V cancels: neither r, Q nor V of the prior is needed.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mereq_min.checks import Array, check_array
+from mereq_min.mdp import TabularMDP
+from mereq_min.soft import (
+    SoftSolution,
+    bellman_q,
+    check_log_policy,
+    log_softmax,
+    soft_value,
+    solve_soft,
+)
+
+
+def prior_bonus(log_prior: Array, scaled_prior_weight: float) -> Array:
+    """omega' log pi(a | s); 0 where omega' = 0, also for actions that the prior never takes."""
+    if scaled_prior_weight == 0.0:
+        return np.zeros_like(log_prior)
+    return scaled_prior_weight * log_prior
+
+
+def residual_bellman(
+    mdp: TabularMDP,
+    v_residual: Array,
+    residual_reward: Array,
+    log_prior: Array,
+    scaled_prior_weight: float,
+    temperature: float,
+) -> tuple[Array, Array]:
+    """Apply the residual soft Bellman operator once; a gamma-contraction in the sup norm.
+
+    Q_R(s, a) = r_R(s, a) + gamma E[V_R(s')],
+    V_R(s) = alpha_hat logsumexp_a((Q_R(s, a) + omega' log pi(a | s)) / alpha_hat). Li et al. (2023).
+
+    Args:
+        mdp: the MDP.
+        v_residual: (S,) V_R.
+        residual_reward: (S, A) r_R.
+        log_prior: (S, A) log pi(a | s); -inf where the prior never takes the action.
+        scaled_prior_weight: omega' = omega * alpha >= 0.
+        temperature: alpha_hat > 0.
+
+    Returns:
+        Q_R (S, A) and the new V_R (S,).
+    """
+    q = bellman_q(mdp, v_residual, residual_reward)
+    return q, soft_value(mdp, q + prior_bonus(log_prior, scaled_prior_weight), temperature)
+
+
+def solve_residual(
+    mdp: TabularMDP,
+    residual_reward: ArrayLike,
+    log_prior: ArrayLike,
+    scaled_prior_weight: float,
+    temperature: float,
+    *,
+    tol: float = 1e-8,
+    initial_v: ArrayLike | None = None,
+) -> SoftSolution:
+    """Solve the residual soft Bellman equation, Li et al. (2023).
+
+    Q_R + omega' log pi is the soft Q of the reward r_R + omega' log pi (E2), so that every solver of soft
+    control solves it. Actions that the prior never takes have a finite Q_R and probability 0.
+
+    Args:
+        mdp: the MDP.
+        residual_reward: (S, A) r_R.
+        log_prior: (S, A) log pi(a | s).
+        scaled_prior_weight: omega' = omega * alpha >= 0; with 0 the prior is forgotten.
+        temperature: alpha_hat > 0.
+        tol: bound on the sup-norm error of the residual Bellman equation.
+        initial_v: (S,) warm start for V_R.
+
+    Returns:
+        Q_R as `q`, V_R as `v`, and log pi_hat as `log_policy`.
+
+    Raises:
+        ValueError: on malformed input.
+        NotConvergedError: if the tolerance is not reached.
+    """
+    residual_reward = check_array("residual_reward", residual_reward, shape=(mdp.n_states, mdp.n_actions))
+    log_prior = check_log_policy(mdp, log_prior, "log_prior")
+    if not scaled_prior_weight >= 0 or not np.isfinite(scaled_prior_weight):
+        raise ValueError(f"scaled_prior_weight must be finite and not negative, got {scaled_prior_weight}")
+    bonus = prior_bonus(log_prior, scaled_prior_weight)
+    solution = solve_soft(mdp, residual_reward + bonus, temperature, tol=tol, initial_v=initial_v)
+    q, backed_up = residual_bellman(
+        mdp, solution.v, residual_reward, log_prior, scaled_prior_weight, temperature
+    )
+    error = float(np.abs(backed_up - solution.v).max())
+    log_policy = log_softmax((q + bonus) / temperature)
+    return SoftSolution(q, solution.v, log_policy, error, solution.iterations, solution.method)

@@ -1,0 +1,335 @@
+"""Soft (maximum-entropy) control: the Bellman operator, three solvers, occupancy and successor features.
+
+Equations are those of Ziebart (2010) and Haarnoja et al. (2017): with temperature alpha,
+
+    Q(s, a) = r(s, a) + gamma E[V(s')],   V(s) = alpha logsumexp_a(Q(s, a) / alpha),
+    pi(a | s) = exp((Q(s, a) - V(s)) / alpha).
+
+The soft Bellman equation is smooth and convex in V, so soft policy iteration is Newton's method on it: one
+linear solve an iteration, quadratic convergence, where value iteration gains a factor gamma a sweep.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mereq_min.chain import NotConvergedError, PolicyChain, sweeps_needed
+from mereq_min.checks import Array, check_array, check_log_probabilities
+from mereq_min.mdp import TabularMDP
+
+SolveMethod = Literal["newton", "modified_policy_iteration", "value_iteration"]
+Backend = Literal["scipy", "numba"]
+
+FORCING = 0.05
+"""Relative residual to which Newton's linear systems are solved where they are solved iteratively."""
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSolution:
+    """A solved soft control problem with its audit trail.
+
+    Attributes:
+        q: (S, A) soft Q-values; -inf where the reward forbids the action.
+        v: (S,) soft values; 0 in terminal states.
+        log_policy: (S, A) log pi(a | s), normalised in every state.
+        bellman_error: sup-norm of V - T V at the returned V.
+        iterations: sweeps of value iteration, or policy updates of the other methods.
+        method: the solver that ran.
+    """
+
+    q: Array
+    v: Array
+    log_policy: Array
+    bellman_error: float
+    iterations: int
+    method: str
+
+
+def bellman_q(mdp: TabularMDP, v: Array, reward: Array) -> Array:
+    """One-step look-ahead Q(s, a) = r(s, a) + gamma E[V(s')], Haarnoja et al. (2017).
+
+    Args:
+        mdp: the MDP.
+        v: (S,) values.
+        reward: (S, A) reward; -inf forbids an action.
+
+    Returns:
+        (S, A) Q-values.
+    """
+    q = (mdp.transition @ v).reshape(mdp.n_states, mdp.n_actions)
+    q *= mdp.gamma
+    q += reward
+    return q
+
+
+def soft_value(mdp: TabularMDP, q: Array, temperature: float) -> Array:
+    """Soft maximum V(s) = alpha logsumexp_a(Q(s, a) / alpha), Haarnoja et al. (2017); 0 in terminal states.
+
+    Args:
+        mdp: the MDP.
+        q: (S, A) Q-values.
+        temperature: alpha > 0.
+
+    Returns:
+        (S,) values.
+    """
+    return _soft_maximum(mdp, q, temperature)[0]
+
+
+def log_softmax(logits: Array) -> Array:
+    """Normalise logits (S, A) over actions without overflow; -inf stays -inf."""
+    # Action by action: numpy reduces a short axis many times faster when it comes first.
+    shifted = np.array(logits.T, order="C")
+    shifted -= shifted.max(axis=0)
+    shifted -= np.log(np.exp(shifted).sum(axis=0))
+    return np.ascontiguousarray(shifted.T)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # overflow is reported as an error
+def solve_soft(
+    mdp: TabularMDP,
+    reward: ArrayLike,
+    temperature: float,
+    *,
+    method: SolveMethod = "newton",
+    tol: float = 1e-8,
+    initial_v: ArrayLike | None = None,
+    max_iterations: int | None = None,
+    backend: Backend = "scipy",
+) -> SoftSolution:
+    """Solve the soft Bellman equation V = alpha logsumexp((r + gamma P V) / alpha), Ziebart (2010).
+
+    Args:
+        mdp: the MDP.
+        reward: (S, A) reward; -inf forbids an action, at least one must be allowed in each state.
+        temperature: alpha > 0, in units of reward.
+        method: "newton" (soft policy iteration), "modified_policy_iteration" or "value_iteration".
+        tol: bound on the sup-norm Bellman error, in units of reward. Where values are so large that float64
+            cannot resolve it, the bound is the rounding error of one backup instead.
+        initial_v: (S,) warm start.
+        max_iterations: default 500 for Newton, else what a gamma-contraction can need.
+        backend: "scipy", or "numba" for the compiled Newton method (`pip install 'mereq-min[fast]'`).
+
+    Returns:
+        The solution with its Bellman error.
+
+    Raises:
+        ValueError: on malformed input.
+        ImportError: if numba is asked for and missing.
+        NotConvergedError: if the error is still above the tolerance after `max_iterations`.
+    """
+    reward = check_reward(mdp, reward)
+    limit = _check_solver(mdp, temperature, method, tol, max_iterations, backend)
+    shape = (mdp.n_states,)
+    v = np.zeros(shape) if initial_v is None else check_array("initial_v", initial_v, shape=shape)
+    v[mdp.terminal] = 0.0
+    done = 0
+    if backend == "numba":
+        # The loop below checks what the compiled code found with the one Bellman operator, and polishes it.
+        done = _import_compiled_newton()(mdp, reward, temperature, tol, v, limit)
+    for iteration in range(done, limit + 1):
+        q = bellman_q(mdp, v, reward)
+        backed_up, policy = _soft_maximum(mdp, q, temperature)
+        residual = np.subtract(backed_up, v, out=backed_up)
+        error = float(np.abs(residual).max())
+        if not np.isfinite(error):
+            raise ValueError("reward is too large for float64: the values overflow; rescale it")
+        if error <= tol or error <= _rounding_error(v):
+            log_policy = log_softmax(q / temperature)
+            return SoftSolution(q, v, log_policy, error, iteration, method)
+        if iteration < limit:
+            v = v + _CORRECTIONS[method](mdp, policy, residual, _forcing(iteration, tol / error))
+    raise NotConvergedError(
+        f"{method} reached a Bellman error of {error:.3g} after {limit} iterations, not {tol:.3g}; "
+        "raise max_iterations or tol"
+    )
+
+
+def _import_compiled_newton() -> Callable[[TabularMDP, Array, float, float, Array, int], int]:
+    try:
+        from mereq_min.compiled import solve_newton
+    except ModuleNotFoundError as error:
+        raise ImportError("backend 'numba' needs numba: pip install 'mereq-min[fast]'") from error
+    return solve_newton
+
+
+def _check_solver(
+    mdp: TabularMDP,
+    temperature: float,
+    method: str,
+    tol: float,
+    max_iterations: int | None,
+    backend: str,
+) -> int:
+    if not temperature > 0 or not np.isfinite(temperature):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    if not tol > 0:
+        raise ValueError(f"tol must be positive, got {tol}")
+    if method not in _CORRECTIONS:
+        raise ValueError(f"method must be one of {sorted(_CORRECTIONS)}, got {method!r}")
+    if backend not in ("scipy", "numba"):
+        raise ValueError(f"backend must be 'scipy' or 'numba', got {backend!r}")
+    if backend == "numba" and method != "newton":
+        raise ValueError(f"backend 'numba' has method 'newton' alone, got {method!r}")
+    if max_iterations is None:
+        return 500 if method == "newton" else sweeps_needed(mdp.gamma, tol)
+    if max_iterations < 0:
+        raise ValueError(f"max_iterations must not be negative, got {max_iterations}")
+    return max_iterations
+
+
+def check_reward(mdp: TabularMDP, reward: ArrayLike) -> Array:
+    """Return `reward` as an (S, A) float array.
+
+    Raises:
+        ValueError: on a wrong shape, NaN, +inf, or a state in which every action is forbidden (-inf).
+    """
+    reward = np.array(reward, dtype=np.float64)
+    if reward.shape != (mdp.n_states, mdp.n_actions):
+        raise ValueError(
+            f"reward must have shape (S, A) = {(mdp.n_states, mdp.n_actions)}, got {reward.shape}"
+        )
+    if np.isfinite(reward).all():
+        return reward
+    if np.isnan(reward).any() or (reward == np.inf).any():
+        raise ValueError("reward must be finite, or -inf for a forbidden action; got NaN or +inf")
+    if np.isneginf(reward).all(axis=1).any():
+        raise ValueError("reward forbids every action in some state; allow at least one")
+    return reward
+
+
+def _forcing(iteration: int, reduction: float) -> float:
+    # Rough solves can wander for ever where gamma is near 1 and moves are deterministic: tighten with time.
+    return min(max(FORCING ** (1 + iteration // 40), 0.3 * reduction), 0.5)
+
+
+def _rounding_error(v: Array) -> float:
+    return 16.0 * EPS * float(np.abs(v).max())
+
+
+def _soft_maximum(mdp: TabularMDP, q: Array, temperature: float) -> tuple[Array, Array]:
+    """V (S,) and the policy, action by action as in `log_softmax`: (A, S)."""
+    policy = np.array(q.T, order="C")
+    top = policy.max(axis=0)
+    policy -= top
+    policy /= temperature
+    np.exp(policy, out=policy)
+    total = policy.sum(axis=0)
+    policy /= total
+    v = np.log(total, out=total)
+    v *= temperature
+    v += top
+    v[mdp.terminal] = 0.0
+    return v, policy
+
+
+def _newton_correction(mdp: TabularMDP, policy: Array, residual: Array, rtol: float) -> Array:
+    # The derivative of the soft Bellman operator is gamma P_pi, hence V + (I - gamma P_pi)^-1 (T V - V).
+    return PolicyChain(mdp, policy.T).solve(residual, rtol=rtol)
+
+
+def _modified_policy_correction(mdp: TabularMDP, policy: Array, residual: Array, rtol: float) -> Array:
+    # 30 sweeps of policy evaluation in correction form: sum_i (gamma P_pi)^i (T V - V).
+    chain = PolicyChain(mdp, policy.T)
+    correction = residual.copy()
+    for _ in range(30):
+        residual = chain.discounted @ residual
+        correction += residual
+    return correction
+
+
+def _value_correction(mdp: TabularMDP, policy: Array, residual: Array, rtol: float) -> Array:
+    return residual
+
+
+_CORRECTIONS = {
+    "newton": _newton_correction,
+    "modified_policy_iteration": _modified_policy_correction,
+    "value_iteration": _value_correction,
+}
+
+
+def occupancy(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
+    """Discounted occupancy measure d(s, a) = (1 - gamma) sum_t gamma^t P(s_t = s, a_t = a), from rho0.
+
+    Its mass is 1, less what terminal states take out of the episode. Puterman (1994), section 6.9.
+
+    Args:
+        mdp: the MDP.
+        log_policy: (S, A) log pi(a | s).
+
+    Returns:
+        (S, A) occupancy.
+
+    Raises:
+        ValueError: if `log_policy` is malformed.
+        NotConvergedError: if the linear solve fails.
+    """
+    policy = np.exp(check_log_policy(mdp, log_policy))
+    states = PolicyChain(mdp, policy).solve((1.0 - mdp.gamma) * mdp.initial, transposed=True)
+    return np.where(mdp.terminal, 0.0, states)[:, None] * policy
+
+
+def discounted_sum(mdp: TabularMDP, log_policy: ArrayLike, x: ArrayLike) -> Array:
+    """Expected discounted sum of x(s_t, a_t) from each (s, a) on, following the policy afterwards.
+
+    Y(s, a) = x(s, a) + gamma E[sum_a' pi(a' | s') Y(s', a')]; with x = r it is the (hard) Q of the policy,
+    with x = f its successor features.
+
+    Args:
+        mdp: the MDP.
+        log_policy: (S, A) log pi(a | s).
+        x: (S, A) or (S, A, M) quantities to sum.
+
+    Returns:
+        The sums, in the shape of `x`.
+
+    Raises:
+        ValueError: if an argument is malformed.
+        NotConvergedError: if the linear solve fails.
+    """
+    policy = np.exp(check_log_policy(mdp, log_policy))
+    x = check_array("x", x)
+    S, A = policy.shape
+    if x.shape[:2] != (S, A) or x.ndim > 3:
+        raise ValueError(f"x must have shape (S, A) = {(S, A)} or (S, A, M), got {x.shape}")
+    flat = x.reshape(S, A, -1)
+    expected = np.einsum("sa,sam->sm", np.where(mdp.terminal[:, None], 0.0, policy), flat)
+    to_come = PolicyChain(mdp, policy).solve(expected)
+    return (flat + mdp.gamma * (mdp.transition @ to_come).reshape(S, A, -1)).reshape(x.shape)
+
+
+def successor_features(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
+    """Successor features psi(s, a): the discounted features to come under the policy.
+
+    Source: Barreto et al. (2017), equation 3. psi of pi_hat is the derivative of Q_R with respect to theta.
+
+    Args:
+        mdp: the MDP.
+        log_policy: (S, A) log pi(a | s).
+
+    Returns:
+        (S, A, K) successor features.
+
+    Raises:
+        ValueError: if `log_policy` is malformed.
+        NotConvergedError: if the linear solve fails.
+    """
+    return discounted_sum(mdp, log_policy, mdp.features)
+
+
+def check_log_policy(mdp: TabularMDP, log_policy: ArrayLike, name: str = "log_policy") -> Array:
+    """Return `log_policy` as an (S, A) float array.
+
+    Raises:
+        ValueError: on a wrong shape, NaN, or rows whose probabilities do not sum to 1.
+    """
+    shape = (mdp.n_states, mdp.n_actions)
+    if np.shape(log_policy) != shape:
+        raise ValueError(f"{name} must have shape (S, A) = {shape}, got {np.shape(log_policy)}")
+    return check_log_probabilities(name, log_policy)
