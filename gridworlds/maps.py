@@ -1,0 +1,332 @@
+"""Maps, big grids and random problems as `TabularMDP`s.
+
+A map is ASCII art, one character a cell: "#" wall, "." floor, "S" floor where episodes begin, "G" goal, and
+letters of your own. States are numbered along the rows; actions are up, right, down, left and stay.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.csgraph import dijkstra
+
+from mereq_min.checks import Array, check_array
+from mereq_min.mdp import TabularMDP
+
+Direction = Literal["up", "right", "down", "left"]
+
+MOVES: dict[str, tuple[int, int]] = {
+    "up": (-1, 0),
+    "right": (0, 1),
+    "down": (1, 0),
+    "left": (0, -1),
+    "stay": (0, 0),
+}
+"""Row and column step of each action, in the order of the actions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where on a drawing each state lies.
+
+    Attributes:
+        letters: (rows, columns) one character a cell; "#" is a wall.
+        cells: (S, 2) row and column of each state; states may share a cell.
+    """
+
+    letters: NDArray[np.str_]
+    cells: NDArray[np.int32]
+
+    def mark(self, letters: str) -> Array:
+        """Return (S,) 1.0 for states on one of the `letters`, else 0.0."""
+        here = self.letters[tuple(self.cells.T)]
+        return np.isin(here, list(letters)).astype(float)
+
+    def heat(self, values: ArrayLike) -> Array:
+        """Sum values (S,) by cell, for a heat map.
+
+        Returns:
+            (rows, columns) sums; NaN in cells that hold no state.
+
+        Raises:
+            ValueError: if `values` is not a finite vector of length S.
+        """
+        values = check_array("values", values, shape=(len(self.cells),))
+        rows, columns = self.cells.T
+        sums = np.full(self.letters.shape, np.nan)
+        sums[rows, columns] = 0.0
+        np.add.at(sums, (rows, columns), values)
+        return sums
+
+
+def parse_map(text: str, letters: Iterable[str] = ()) -> Layout:
+    """Read an ASCII map; every cell that is not a wall is a state.
+
+    Args:
+        text: rows of equal length, of "#", ".", "S", "G" and `letters`.
+        letters: the further characters that the map may hold.
+
+    Returns:
+        The layout, one state a cell.
+
+    Raises:
+        ValueError: on an empty or ragged map, an unknown character, or no start.
+    """
+    rows = [line.strip() for line in text.strip().splitlines()]
+    if not rows:
+        raise ValueError("text must hold at least one row, got an empty map")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"text must have rows of equal length, got {len(row)} characters in row {number} "
+                f"and {len(rows[0])} in row 0"
+            )
+        unknown = set(row) - set("#.SG") - set(letters)
+        if unknown:
+            raise ValueError(
+                f"text holds the unknown character {min(unknown)!r} in row {number}; "
+                f"known are # . S G and letters={sorted(letters)}"
+            )
+    if not any("S" in row for row in rows):
+        raise ValueError("text must mark at least one start with S, got none")
+    grid = np.array([list(row) for row in rows])
+    return Layout(grid, np.argwhere(grid != "#").astype(np.int32))
+
+
+def map_transition(
+    layout: Layout,
+    *,
+    slip: float = 0.0,
+    wind: ArrayLike = 0.0,
+    wind_direction: Direction = "down",
+    terminal: str = "",
+    restart: str = "",
+) -> sp.csr_array:
+    """Transition matrix of walking on a map.
+
+    A move goes where it should with probability 1 - slip and to either side with slip / 2 each; walls and the
+    rim stop it; stay stays. Then, with the probability given by the wind in the cell left, a gust carries on
+    by one cell in `wind_direction`, unless a wall is there.
+
+    Args:
+        layout: a map as `parse_map` returns it.
+        slip: probability in [0, 1] of moving sideways.
+        wind: probabilities of a gust, (columns,), (rows, 1) or (rows, columns).
+        wind_direction: where gusts blow to.
+        terminal: letters of the cells that end the episode; nothing moves there.
+        restart: letters of the cells from which any action leads to a random start S.
+
+    Returns:
+        (S*5, S) transition matrix, row s*5 + a for (s, a).
+
+    Raises:
+        ValueError: if `slip` or `wind` is no probability, `wind` does not fit the map, or `wind_direction` is
+            none.
+    """
+    if wind_direction not in get_args(Direction):
+        raise ValueError(f"wind_direction must be one of {get_args(Direction)}, got {wind_direction!r}")
+    gust = _spread_wind(wind, layout)
+    neighbours = _find_neighbours(layout)
+    ends = layout.mark(terminal) == 1.0
+    neighbours[ends] = np.flatnonzero(ends)[:, None]
+    gust[ends] = 0.0
+    transition = _move_matrix(neighbours, slip, n_actions=5)
+    S = len(gust)
+    blown_to = neighbours[:, list(MOVES).index(wind_direction)]
+    blow = sp.csr_array((np.ones(S), (np.arange(S), blown_to)), shape=(S, S))
+    gust = np.repeat(gust, 5)
+    transition = sp.diags_array(1.0 - gust) @ transition + sp.diags_array(gust) @ (transition @ blow)
+    again = np.repeat(layout.mark(restart), 5)
+    starts = np.repeat(layout.mark("S")[None] / layout.mark("S").sum(), 5 * S, axis=0)
+    return sp.csr_array(sp.diags_array(1.0 - again) @ transition + sp.diags_array(again) @ starts)
+
+
+def goal_distance(layout: Layout, closed: str = "") -> Array:
+    """Count the moves (S,) of a shortest walk to the nearest goal, if nothing slips; 0 in closed cells.
+
+    Args:
+        layout: a map as `parse_map` returns it.
+        closed: letters of cells that the walk may not enter.
+
+    Raises:
+        ValueError: if the map has no goal, or some open cell is cut off from all goals.
+    """
+    goals = np.flatnonzero(layout.mark("G"))
+    if len(goals) == 0:
+        raise ValueError("layout must hold a goal G, got none")
+    neighbours = _find_neighbours(layout)[:, :4]
+    S = len(neighbours)
+    shut = layout.mark(closed) == 1.0
+    entered, left = neighbours.ravel(), np.repeat(np.arange(S), 4)
+    open_ = ~shut[entered]
+    backwards = sp.csr_array((np.ones(open_.sum()), (entered[open_], left[open_])), shape=(S, S))
+    steps = dijkstra(backwards, unweighted=True, indices=goals, min_only=True)
+    steps[shut] = 0.0
+    if np.isinf(steps).any():
+        row, column = layout.cells[np.argmax(np.isinf(steps))]
+        raise ValueError(f"layout must join every cell to a goal, got none for row {row}, column {column}")
+    return steps
+
+
+def map_mdp(
+    layout: Layout,
+    transition: sp.csr_array,
+    features: Mapping[str, ArrayLike],
+    gamma: float,
+    *,
+    terminal: str = "",
+) -> TabularMDP:
+    """Put a map's dynamics and features together; episodes begin on any S with equal probability.
+
+    Args:
+        layout: a map as `parse_map` returns it.
+        transition: (S*5, S) as `map_transition` returns it.
+        features: columns by name, each (S,) or broadcastable to (S, 5); set to 0 in terminal states.
+        gamma: discount factor in [0, 1).
+        terminal: letters of the cells that end the episode.
+
+    Returns:
+        The MDP, with K = len(features).
+
+    Raises:
+        ValueError: without features, or from `TabularMDP`.
+    """
+    if not features:
+        raise ValueError("features must hold at least one column by name, got none")
+    S = len(layout.cells)
+    starts, ends = layout.mark("S"), layout.mark(terminal) == 1.0
+    return TabularMDP(
+        transition=transition,
+        features=stack_features(features.values(), (S, 5), ends),
+        initial=starts / starts.sum(),
+        gamma=gamma,
+        terminal=ends,
+    )
+
+
+def stack_features(columns: Iterable[ArrayLike], shape: tuple[int, int], ends: NDArray[np.bool_]) -> Array:
+    """Stack columns, each (S,) or broadcastable to (S, A), into (S, A, K), with 0 where an episode ends."""
+    arrays = [np.asarray(column, dtype=float) for column in columns]
+    spread = [np.broadcast_to(a[:, None] if a.ndim == 1 else a, shape) for a in arrays]
+    return np.where(ends[:, None, None], 0.0, np.stack(spread, axis=-1))
+
+
+def grid(n: int, *, slip: float = 0.1, gamma: float = 0.99) -> TabularMDP:
+    """Open n x n grid for scale: four moves, no terminal state, episodes begin anywhere.
+
+    A move goes sideways with probability slip / 2 each; the rim stops it. Features: `goal`, 1 in the last
+    corner; `height`, smooth hills in [0, 1].
+
+    Args:
+        n: side length >= 2; 1000 gives a million states.
+        slip: probability in [0, 1] of moving sideways.
+        gamma: discount factor in [0, 1).
+
+    Returns:
+        The MDP with S = n * n, A = 4, K = 2; state = row * n + column.
+
+    Raises:
+        ValueError: on a side under 2 or an impossible slip or gamma.
+    """
+    if n < 2:
+        raise ValueError(f"n must be at least 2, got {n}")
+    S = n * n
+    states = np.arange(S, dtype=np.int32).reshape(n, n)
+    wave = np.sin(np.linspace(0.0, 3.0 * np.pi, n))
+    features = np.zeros((S, 4, 2))
+    features[-1, :, 0] = 1.0
+    features[:, :, 1] = (0.5 + 0.5 * np.outer(wave, wave)).reshape(S, 1)
+    return TabularMDP(
+        transition=_move_matrix(_step_over(states), slip, n_actions=4),
+        features=features,
+        initial=np.full(S, 1.0 / S),
+        gamma=gamma,
+    )
+
+
+def random_mdp(
+    seed: int, S: int, A: int, K: int, *, branching: int | None = None, gamma: float = 0.9
+) -> TabularMDP:
+    """Random Garnet MDP of Archibald, McKinnon and Thomas (1995).
+
+    Each (s, a) leads to `branching` states drawn without replacement, with the gaps between sorted uniform
+    numbers as probabilities. Features are uniform on [0, 1]; episodes begin anywhere.
+
+    Args:
+        seed: of the generator.
+        S: number of states.
+        A: number of actions.
+        K: number of features.
+        branching: successors of each (s, a), 1 to S; default min(S, 5).
+        gamma: discount factor in [0, 1).
+
+    Returns:
+        The MDP.
+
+    Raises:
+        ValueError: if `branching` does not lie in 1..S, or from `TabularMDP`.
+    """
+    branching = min(S, 5) if branching is None else branching
+    if not 1 <= branching <= S:
+        raise ValueError(f"branching must lie in 1..S = {S}, got {branching}")
+    rng = np.random.default_rng(seed)
+    successors = rng.random((S * A, S)).argsort(axis=1)[:, :branching]
+    cuts = np.sort(rng.random((S * A, branching - 1)), axis=1)
+    probabilities = np.diff(cuts, axis=1, prepend=0.0, append=1.0)
+    rows = np.repeat(np.arange(S * A), branching)
+    return TabularMDP(
+        transition=sp.csr_array((probabilities.ravel(), (rows, successors.ravel())), shape=(S * A, S)),
+        features=rng.random((S, A, K)),
+        initial=np.full(S, 1.0 / S),
+        gamma=gamma,
+    )
+
+
+def _spread_wind(wind: ArrayLike, layout: Layout) -> Array:
+    wind = check_array("wind", wind)
+    if (wind < 0).any() or (wind > 1).any():
+        raise ValueError(f"wind must hold probabilities in [0, 1], got {wind.min():g} to {wind.max():g}")
+    try:
+        spread = np.broadcast_to(wind, layout.letters.shape)
+    except ValueError:
+        raise ValueError(
+            f"wind must broadcast to (rows, columns) = {layout.letters.shape}, got {wind.shape}"
+        ) from None
+    return spread[tuple(layout.cells.T)]
+
+
+def _find_neighbours(layout: Layout) -> NDArray[np.int32]:
+    states = np.full(layout.letters.shape, -1, dtype=np.int32)
+    states[tuple(layout.cells.T)] = np.arange(len(layout.cells), dtype=np.int32)
+    return _step_over(states)
+
+
+def _step_over(states: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Where each of the five moves leads from each state (S, 5), for state numbers on a grid (-1: wall)."""
+    rows, columns = states.shape
+    padded = np.pad(states, 1, constant_values=-1)
+    free = states >= 0
+    here = states[free]
+    targets = np.empty((len(here), 5), dtype=np.int32)
+    for action, (down, right) in enumerate(MOVES.values()):
+        there = padded[1 + down : 1 + down + rows, 1 + right : 1 + right + columns][free]
+        targets[:, action] = np.where(there < 0, here, there)
+    return targets
+
+
+def _move_matrix(neighbours: NDArray[np.int32], slip: float, n_actions: Literal[4, 5]) -> sp.csr_array:
+    if not 0.0 <= slip <= 1.0:
+        raise ValueError(f"slip must lie in [0, 1], got {slip}")
+    # Each move and its two sides; staying has no sides.
+    outcomes = np.array([[0, 3, 1], [1, 0, 2], [2, 1, 3], [3, 2, 0], [4, 4, 4]])[:n_actions]
+    S = len(neighbours)
+    indices = neighbours[:, outcomes.ravel()].ravel()
+    data = np.tile([1.0 - slip, slip / 2, slip / 2], S * n_actions)
+    indptr = np.arange(0, len(indices) + 1, 3, dtype=np.int32)
+    transition = sp.csr_array((data, indices, indptr), shape=(S * n_actions, S))
+    transition.sum_duplicates()
+    transition.eliminate_zeros()
+    return transition
