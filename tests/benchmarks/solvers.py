@@ -1,0 +1,241 @@
+"""Time the exact solvers on n x n grids and print a table: `taskset -c 0 python tests/benchmarks/solvers.py`.
+
+`gridworlds.grid` with slip 0.1 (a move goes sideways) and gamma 0.99, temperature 0.1, a standard normal
+reward for each (s, a), everything started from V = 0 and solved to a Bellman error of 1e-8. The best value
+iteration is that of the library on its sparse matrix, or the one below, which knows that the world is a grid,
+whichever is faster. The table of peers appears where `pip install '.[bench]'` was run; see `time_peers`.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from gridworlds import grid
+from mereq_min import TabularMDP, solve_soft
+from mereq_min.mdp import Array
+from mereq_min.soft import bellman_q, soft_value
+
+TEMPERATURE, TOL = 0.1, 1e-8
+SLIP, GAMMA = 0.1, 0.99
+BEST = "best value iteration"
+
+
+def draw_reward(mdp: TabularMDP) -> Array:
+    return np.random.default_rng(0).normal(size=(mdp.n_states, mdp.n_actions))
+
+
+def iterate_on_stencil(n: int, reward: Array) -> Array:
+    """Value iteration by shifted views of the grid: no matrix, no index, all work in place."""
+    r = np.ascontiguousarray(reward.T).reshape(4, n, n) / TEMPERATURE
+    v = np.zeros((n, n))
+    q = np.empty((4, n, n))  # up, right, down, left
+    while True:
+        q[0, 0], q[0, 1:] = v[0], v[:-1]
+        q[1, :, -1], q[1, :, :-1] = v[:, -1], v[:, 1:]
+        q[2, -1], q[2, :-1] = v[-1], v[1:]
+        q[3, :, 0], q[3, :, 1:] = v[:, 0], v[:, :-1]
+        slip_of_vertical, slip_of_horizontal = q[1] + q[3], q[0] + q[2]
+        q *= GAMMA * (1.0 - SLIP)
+        slip_of_vertical *= GAMMA * SLIP / 2
+        slip_of_horizontal *= GAMMA * SLIP / 2
+        q[0::2] += slip_of_vertical
+        q[1::2] += slip_of_horizontal
+        q += r
+        top = q.max(axis=0)
+        q -= top
+        np.exp(q, out=q)
+        backed_up = q.sum(axis=0)
+        np.log(backed_up, out=backed_up)
+        backed_up += top
+        v -= backed_up
+        error = TEMPERATURE * max(v.max(), -v.min())
+        v = backed_up
+        if error <= TOL:
+            return TEMPERATURE * v.ravel()
+
+
+def solvers(n: int, mdp: TabularMDP, reward: Array) -> dict[str, Callable[[], Array]]:
+    def solve(**options: str) -> Callable[[], Array]:
+        return lambda: solve_soft(mdp, reward, TEMPERATURE, tol=TOL, **options).v  # type: ignore[arg-type]
+
+    return {
+        "value iteration, sparse matrix": solve(method="value_iteration"),
+        "value iteration, stencil": lambda: iterate_on_stencil(n, reward),
+        "modified policy iteration": solve(method="modified_policy_iteration"),
+        "Newton (default)": solve(),
+        "Newton, numba": solve(backend="numba"),
+    }
+
+
+def time_runs(run: Callable[[], object], *, budget: float = 3.0, most: int = 15) -> list[float]:
+    """Seconds of each run: at least one, and more while they fit into `budget` seconds."""
+    seconds: list[float] = []
+    while len(seconds) < most and sum(seconds) <= budget:
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def time_solvers(n: int) -> dict[str, list[float]]:
+    mdp = grid(n, slip=SLIP, gamma=GAMMA)
+    reward = draw_reward(mdp)
+    runs = solvers(n, mdp, reward)
+    reference = runs["Newton (default)"]()
+    for name, run in runs.items():
+        if n <= 100 and not np.abs(run() - reference).max() <= 2 * TOL / (1 - GAMMA):
+            raise RuntimeError(f"{name} and the default disagree on {n}x{n}")
+    return {name: time_runs(run) for name, run in runs.items()}
+
+
+def measure_peak(n: int, backend: str) -> float:
+    """Peak memory [GiB] of a fresh process that builds the grid and solves it once."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_solve_and_report_peak, n, backend).result()
+
+
+def _solve_and_report_peak(n: int, backend: str) -> float:
+    mdp = grid(n, slip=SLIP, gamma=GAMMA)
+    solve_soft(mdp, draw_reward(mdp), TEMPERATURE, tol=TOL, backend=backend)  # type: ignore[arg-type]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def time_peers(n: int, horizon: int = 50) -> dict[str, list[float]]:
+    """Seconds a sweep over all states, where other packages do the same or less in one.
+
+    `imitation` has the soft backup of a finite horizon at temperature 1, on a dense matrix: the same sums,
+    and the values are compared. QuantEcon's DiscreteDP has the hard one, on a sparse matrix: ours does more,
+    exp and log. Neither solves the soft problem of an infinite horizon, hence no row for a whole solve.
+    """
+    from imitation.algorithms.mce_irl import mce_partition_fh
+    from quantecon.markov import DiscreteDP
+
+    mdp = grid(n, slip=SLIP, gamma=GAMMA)
+    S, A = mdp.n_states, mdp.n_actions
+    state_reward = np.random.default_rng(0).normal(size=S)
+    reward = np.repeat(state_reward[:, None], A, axis=1)
+    dense = SimpleNamespace(
+        horizon=horizon,
+        state_dim=S,
+        action_dim=A,
+        transition_matrix=mdp.transition.toarray().reshape(S, A, S),
+        reward_matrix=state_reward,
+    )
+    state, action = np.divmod(np.arange(S * A), A)
+    hard = DiscreteDP(reward.ravel(), mdp.transition, GAMMA, state, action)
+
+    def sweep_softly() -> Array:
+        v = np.zeros(S)
+        for _ in range(horizon):
+            v = soft_value(mdp, bellman_q(mdp, v, reward), 1.0)
+        return v
+
+    def sweep_hard() -> Array:
+        v = np.zeros(S)
+        for _ in range(horizon):
+            v = hard.bellman_operator(v)
+        return v
+
+    theirs = mce_partition_fh(dense, discount=GAMMA)[0][0]
+    if not np.allclose(sweep_softly(), theirs, atol=1e-9):
+        raise RuntimeError("our finite-horizon values are not those of imitation")
+    sweep_hard()
+    runs = {
+        "ours, soft, sparse": sweep_softly,
+        "imitation, soft, dense": lambda: mce_partition_fh(dense, discount=GAMMA),
+        "QuantEcon, hard, sparse": sweep_hard,
+    }
+    return {name: [t / horizon for t in time_runs(run)] for name, run in runs.items()}
+
+
+def print_table(title: str, columns: dict[int, dict[str, list[float]]], baseline: str) -> None:
+    """Print medians, and in brackets how many times faster than the baseline they are."""
+    print(f"\n| {title} | " + " | ".join(f"{n}x{n}" for n in columns) + " |")
+    print("| --- " * (1 + len(columns)) + "|")
+    for name in next(iter(columns.values())):
+        cells = []
+        for seconds in columns.values():
+            median = statistics.median(seconds[name])
+            ratio = baseline_seconds(seconds, baseline) / median
+            cells.append(f"{median:.3g} ({ratio:.3g})")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def baseline_seconds(seconds: dict[str, list[float]], baseline: str) -> float:
+    if baseline == BEST:
+        return min(statistics.median(runs) for name, runs in seconds.items() if "value iteration" in name)
+    return statistics.median(seconds[baseline])
+
+
+def find_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("mereq-min", "numpy", "scipy", "numba", "gymnasium", "imitation", "quantecon"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def find_cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 32, 100, 316, 1000], help="side lengths")
+    parser.add_argument(
+        "--peer-sizes", type=int, nargs="+", default=[10, 32], help="side lengths; dense peers"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for solvers.json")
+    arguments = parser.parse_args()
+
+    result: dict[str, object] = {
+        "versions": find_versions(),
+        "cpu": find_cpu(),
+        "platform": platform.platform(),
+    }
+    solve_soft(grid(2), np.zeros((4, 4)), TEMPERATURE, backend="numba")  # compile
+    seconds = {}
+    for n in arguments.sizes:
+        print(f"{n}x{n} ...", file=sys.stderr)
+        seconds[n] = time_solvers(n)
+    print_table("seconds (times best value iteration)", seconds, BEST)
+    result["seconds"] = seconds
+
+    largest = max(arguments.sizes)
+    peaks = {backend: measure_peak(largest, backend) for backend in ("scipy", "numba")}
+    print(f"\nPeak memory of a process that builds and solves {largest}x{largest}:")
+    for backend, peak in peaks.items():
+        print(f"- backend {backend}: {peak:.2f} GiB")
+    result["peak_gib"] = {"side": largest, **peaks}
+
+    try:
+        peers = {n: time_peers(n) for n in arguments.peer_sizes}
+    except ImportError as error:
+        print(f"\nNo table of peers: {error}; pip install '.[bench]'")
+    else:
+        print_table("seconds a sweep (times imitation)", peers, "imitation, soft, dense")
+        result["seconds_a_sweep"] = peers
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "solvers.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

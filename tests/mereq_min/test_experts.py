@@ -1,0 +1,284 @@
+"""The simulated expert's state machine: golden step tables, its definition by looking back, imperfections.
+
+Patterns are read from left to right, one character a step: `v` a violation, `.` none, `|` a new episode; the
+answer has P where the policy executed the step, E where the expert did.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from mereq_min.experts import Imperfections, SimulatedExpert
+from mereq_min.interfaces import Policy
+
+patterns = st.text("v.", max_size=40)
+counts = st.integers(1, 4)
+delays = st.integers(0, 4)
+
+
+class Constant:
+    """A policy that always answers with one action, and remembers where it was asked."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+        self.asked: list[int] = []
+
+    def log_prob(self, state: Any, action: Any) -> Any:
+        raise AssertionError("the expert has no use for its own likelihood")
+
+    def sample(self, state: Any, rng: np.random.Generator) -> Any:
+        self.asked.extend(state)
+        return np.full(len(state), self.action)
+
+
+class Uniform(Constant):
+    """A policy that draws one of ten actions."""
+
+    def sample(self, state: Any, rng: np.random.Generator) -> Any:
+        return rng.integers(10, size=len(state))
+
+
+ALWAYS_7 = Constant(7)
+IDEAL = Imperfections()
+
+
+def make_expert(
+    patience: int,
+    release: int,
+    imperfections: Imperfections = IDEAL,
+    *,
+    policy: Policy = ALWAYS_7,
+    seed: int = 0,
+) -> SimulatedExpert:
+    """An expert for whom state 1 is a violation and state 0 is not."""
+    return SimulatedExpert(
+        policy,
+        lambda state, action: bool(state),
+        patience=patience,
+        release=release,
+        rng=np.random.default_rng(seed),
+        imperfections=imperfections,
+    )
+
+
+def watch(expert: SimulatedExpert, pattern: str) -> str:
+    """Show the expert a pattern of violations; returns who executed each step."""
+    who = ""
+    for c in pattern:
+        if c == "|":
+            expert.reset()
+            who += "|"
+        else:
+            who += "P" if expert.intervene(np.array(int(c == "v")), np.array(0)) is None else "E"
+    return who
+
+
+# Golden step tables ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patience", "release", "pattern", "who"),
+    [
+        # The violating step itself is still executed by the policy, the expert acts from the next one on,
+        (1, 1, "......", "PPPPPP"),
+        (1, 1, "v.....", "PEPPPP"),
+        # for as long as violations go on,
+        (1, 1, "vvvv..", "PEEEEP"),
+        # and hands back after `release` calm steps, the first step in control among them.
+        (1, 2, "v.....", "PEEPPP"),
+        (1, 3, "v.....", "PEEEPP"),
+        (1, 2, "v.v.v..v", "PEEEEEEP"),
+        (1, 2, "vv...v.", "PEEEPPE"),
+        # Patience asks for violations in a row, all executed by the policy.
+        (2, 1, "v.v.v.", "PPPPPP"),
+        (2, 1, "v.vv..", "PPPPEP"),
+        (2, 2, "v.vv....", "PPPPEEPP"),
+        (3, 1, "vvvvv.", "PPPEEE"),
+        (3, 1, "vv.vvv..", "PPPPPPEP"),
+        # Violations under the expert's control do not count towards the next takeover,
+        (2, 1, "vvv.v..", "PPEEPPP"),
+        # nor do calm steps under the policy's count towards handing back.
+        (2, 2, "..vv...", "PPPPEEP"),
+        # The first step after handing back is the policy's, and watched like any other.
+        (1, 1, "v.v.v.", "PEPEPE"),
+        (1, 1, "v.vvv.", "PEPEEE"),
+        # A new episode begins with the policy in control and nothing held against it,
+        (1, 1, "v|v|.", "P|P|P"),
+        (2, 1, "v|vv|.", "P|PP|P"),
+        # and takes control from the expert.
+        (1, 3, "vv.|...", "PEE|PPP"),
+        (1, 2, "v.|v..", "PE|PEE"),
+    ],
+)
+def test_golden_takeovers(patience: int, release: int, pattern: str, who: str) -> None:
+    assert watch(make_expert(patience, release), pattern) == who
+
+
+@pytest.mark.parametrize(
+    ("delay", "patience", "pattern", "who"),
+    [
+        (1, 1, "v.....", "PPEPPP"),
+        (2, 1, "v.....", "PPPEPP"),
+        # Once decided, the takeover comes, whatever happens meanwhile; more violations do not add to it.
+        (2, 1, "vvv....", "PPPEPPP"),
+        (2, 2, "vv......", "PPPPEPPP"),
+        (2, 1, "vvvv...", "PPPEEPP"),
+        # An episode's end calls it off.
+        (2, 1, "vv|....", "PP|PPPP"),
+        (2, 1, "v..|v...", "PPP|PPPE"),
+    ],
+)
+def test_golden_delays(delay: int, patience: int, pattern: str, who: str) -> None:
+    assert watch(make_expert(patience, 1, Imperfections(delay=delay)), pattern) == who
+
+
+def test_a_value_rule_judges_the_policys_action_under_either_control() -> None:
+    """Action 1 violates; the expert, who always takes it, hands back once the policy would not."""
+    expert = SimulatedExpert(
+        Constant(1),
+        lambda state, action: bool(action == 1),
+        patience=1,
+        release=1,
+        rng=np.random.default_rng(0),
+    )
+    answers = [expert.intervene(np.array(0), np.array(action)) for action in (0, 1, 1, 0, 0, 1, 0)]
+    assert answers == [None, None, 1, 1, None, None, 1]
+
+
+# Properties ------------------------------------------------------------------------------------------------
+
+
+def look_back(pattern: str, patience: int, release: int, delay: int) -> str:
+    """The semantics without a state machine: each step, look back over the run of whoever is in control."""
+    who, start, expert = "", 0, False
+    for i in range(len(pattern)):
+        run = pattern[start:i]
+        if expert:
+            changes = run.endswith("." * release)
+        else:
+            changes = run[: max(len(run) - delay, 0)].endswith("v" * patience)
+        if changes:
+            start, expert = i, not expert
+        who += "E" if expert else "P"
+    return who
+
+
+@given(patterns, counts, counts, delays)
+def test_control_changes_exactly_when_looking_back_says_so(
+    pattern: str, patience: int, release: int, delay: int
+) -> None:
+    who = watch(make_expert(patience, release, Imperfections(delay=delay)), pattern)
+    assert who == look_back(pattern, patience, release, delay)
+
+
+@given(patterns, patterns, counts, counts, delays)
+def test_reset_forgets_everything(before: str, after: str, patience: int, release: int, delay: int) -> None:
+    who = watch(make_expert(patience, release, Imperfections(delay=delay)), f"{before}|{after}")
+    assert who.split("|")[1] == watch(make_expert(patience, release, Imperfections(delay=delay)), after)
+
+
+@given(patterns, counts, counts, delays, st.floats(0.0, 0.5), st.floats(0.0, 0.5))
+def test_takeovers_do_not_depend_on_what_the_expert_does(
+    pattern: str, patience: int, release: int, delay: int, miss: float, needless: float
+) -> None:
+    """The expert's own action is drawn in its own steps alone, and changes nothing."""
+    imperfections = Imperfections(miss, needless, delay)
+    policies = [Constant(action) for action in (0, 1)]
+    experts = [make_expert(patience, release, imperfections, policy=policy) for policy in policies]
+    first, second = (watch(expert, pattern) for expert in experts)
+    assert first == second
+    states = [int(c == "v") for c, controller in zip(pattern, first, strict=True) if controller == "E"]
+    assert [policy.asked for policy in policies] == [states, states]
+
+
+def test_the_expert_answers_with_its_own_action() -> None:
+    expert = make_expert(1, 1, policy=Constant(4))
+    answers = [expert.intervene(np.array(state), np.array(2)) for state in (1, 0, 0)]
+    assert answers == [None, 4, None]
+
+
+# Imperfections ---------------------------------------------------------------------------------------------
+
+
+def assert_rate(happened: int, of: int, rate: float) -> None:
+    assert binomtest(happened, of, rate).pvalue > 1e-3, (happened, of, rate)
+
+
+@given(patterns, counts, counts)
+def test_an_expert_who_misses_everything_never_takes_over(pattern: str, patience: int, release: int) -> None:
+    assert watch(make_expert(patience, release, Imperfections(miss=1.0)), pattern) == "P" * len(pattern)
+
+
+@pytest.mark.parametrize(
+    ("release", "delay", "pattern", "who"),
+    [
+        (1, 0, "....", "EPEP"),
+        (2, 0, ".....", "EEPEE"),
+        (1, 0, "vvv.", "EEEE"),
+        (1, 0, "..|..", "EP|EP"),
+        (1, 2, "......", "PPEPPP"),
+    ],
+)
+def test_an_expert_who_is_always_needless_takes_over_at_once(
+    release: int, delay: int, pattern: str, who: str
+) -> None:
+    assert watch(make_expert(3, release, Imperfections(needless=1.0, delay=delay)), pattern) == who
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
+def test_violations_are_missed_at_the_stated_rate(rate: float) -> None:
+    """A takeover after two violations asks that both were seen."""
+    who = watch(make_expert(2, 1, Imperfections(miss=rate), seed=1), "vv.|" * 4000)
+    assert_rate(who.count("PPE"), 4000, (1.0 - rate) ** 2)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_a_missed_violation_counts_as_calm_under_the_experts_control(rate: float) -> None:
+    who = watch(make_expert(1, 1, Imperfections(miss=rate), seed=2), "v" * 8000)
+    assert_rate(who.count("EP"), who[:-1].count("E"), rate)
+    assert_rate(who.count("PE"), who[:-1].count("P"), 1.0 - rate)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
+def test_needless_takeovers_come_at_the_stated_rate(rate: float) -> None:
+    who = watch(make_expert(1, 1, Imperfections(needless=rate), seed=3), "..|" * 4000)
+    assert_rate(who.count("E"), 4000, rate + (1.0 - rate) * rate)
+    assert_rate(who.count("EP|"), 4000, rate)
+
+
+def test_the_seed_decides_imperfections_and_actions() -> None:
+    def run(seed: int) -> list[Any]:
+        expert = make_expert(1, 1, Imperfections(miss=0.3, needless=0.2), policy=Uniform(0), seed=seed)
+        answers = [expert.intervene(np.array(state), np.array(0)) for state in [1, 0, 0, 1, 1] * 10]
+        return [-1 if answer is None else int(answer) for answer in answers]
+
+    assert run(0) == run(0)
+    assert len({tuple(run(seed)) for seed in range(5)}) == 5
+    assert len(set(run(0))) > 3
+
+
+# Refusals --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["miss", "needless"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
+def test_rates_that_are_no_probability_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"{name} must be a finite number at least 0 and at most 1, got {value}"
+    ):
+        Imperfections(**{name: value})
+
+
+def test_negative_delay_is_refused() -> None:
+    with pytest.raises(ValueError, match="delay must be a whole number at least 0, got -1"):
+        Imperfections(delay=-1)
+
+
+@pytest.mark.parametrize(("patience", "release", "name"), [(0, 1, "patience"), (1, 0, "release")])
+def test_patience_and_release_are_at_least_one_step(patience: int, release: int, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number at least 1, got 0"):
+        make_expert(patience, release)

@@ -1,0 +1,239 @@
+"""Runs on disk: lossless, atomic, resumable, never overwritten by accident, never unpickled."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mereq_min import LoopConfig, Steps, runs
+from mereq_min.catalogue import load_task
+from mereq_min.runs import RunConfig, RunError, read_config, read_rows, read_steps, run
+
+LOOP = LoopConfig(iterations=3, steps_per_iteration=80)
+
+
+def config(method="MEReQ-L", seed=0, loop=LOOP):
+    return RunConfig("carpet", method, seed, loop)
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.fixture(name="task", scope="module")
+def _task():
+    return load_task("carpet")
+
+
+@pytest.fixture(name="finished", scope="module")
+def _finished(task, tmp_path_factory):
+    return run(task, config(), tmp_path_factory.mktemp("runs"))
+
+
+def test_a_run_folder_holds_what_the_readme_says(finished):
+    assert finished.parts[-3:] == ("carpet", "MEReQ-L", "seed0")
+    assert sorted(contents(finished)) == [
+        "checkpoint-003.safetensors",
+        "config.json",
+        "iterations.jsonl",
+        "policy.safetensors",
+        "steps-001.safetensors",
+        "steps-002.safetensors",
+        "steps-003.safetensors",
+    ]
+    written = read_config(finished)
+    assert written["config"]["loop"]["steps_per_iteration"] == 80
+    assert {"python", "numpy", "scipy", "mereq-min"} <= set(written["versions"])
+    assert "git" in written
+
+
+def test_rows_are_plain_json_with_the_promised_keys(finished, task):
+    for line in (finished / "iterations.jsonl").read_text().splitlines():
+        row = json.loads(line, parse_constant=pytest.fail)  # NaN and Infinity are not JSON
+        assert {"iteration", "intervention_rate", "expert_samples", "theta"} <= set(row)
+        assert len(row["theta"]) == len(task.feature_names)
+    assert [row["steps"] for row in read_rows(finished)] == [80, 160, 240]
+
+
+def test_rows_agree_with_the_steps_on_disk(finished):
+    total = 0
+    for row in read_rows(finished):
+        steps = read_steps(finished, row["iteration"])
+        total += int(steps.is_intervention.sum())
+        assert row["intervention_rate"] == steps.intervention_rate
+        assert row["expert_samples"] == total
+
+
+def test_steps_are_saved_without_loss(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 7
+    steps = Steps(
+        state=rng.standard_normal((n, 3)).astype(np.float32),
+        action=np.asfortranarray(rng.standard_normal((n, 2))),
+        policy_action=rng.standard_normal((n, 2)),
+        features=rng.standard_normal((4, n)).T,  # not contiguous
+        is_intervention=rng.random(n) < 0.5,
+        episode=np.zeros(n, dtype=np.int64),
+        t=np.arange(n),
+        terminated=np.zeros(n, dtype=bool),
+        truncated=np.arange(n) == n - 1,
+        policy_version=np.full(n, 2),
+    )
+    (tmp_path / "steps-001.safetensors").write_bytes(runs.save(runs._contiguous(steps.columns())))
+    again = read_steps(tmp_path, 1)
+    for name, column in steps.columns().items():
+        np.testing.assert_array_equal(column, again.columns()[name])
+        assert column.dtype == again.columns()[name].dtype
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing after it runs."""
+
+
+@pytest.mark.parametrize("method", ["MEReQ-L", "MEReQ", "MaxEnt", "IWR-FT"])
+@pytest.mark.parametrize("writes", [1, 3, 5, 8, 10])
+def test_a_run_killed_at_any_write_ends_bit_identical(task, tmp_path, monkeypatch, method, writes):
+    unbroken = run(task, config(method), tmp_path / "unbroken")
+    real, left = runs._write, iter(range(writes))
+
+    def write_until_killed(file, data):
+        if next(left, None) is None:
+            file.with_name(f".{file.name}.tmp").write_bytes(data[: len(data) // 2])
+            raise Killed
+        real(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_write", write_until_killed)
+        with pytest.raises(Killed):
+            run(task, config(method), tmp_path / "broken")
+    resumed = run(task, config(method), tmp_path / "broken")
+    after = {name: data for name, data in contents(resumed).items() if not name.startswith(".")}
+    assert after == contents(unbroken)
+
+
+def test_a_thresholded_run_ends_bit_identical_too(task, tmp_path):
+    """Its last row is written without an update."""
+    stops = config(loop=LoopConfig(iterations=6, steps_per_iteration=250, threshold=0.05))
+    unbroken = run(task, stops, tmp_path / "unbroken")
+    assert len(read_rows(unbroken)) == 2
+
+    def kill(row):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(task, stops, tmp_path / "broken", on_iteration=kill)
+    resumed = run(task, stops, tmp_path / "broken")
+    assert contents(resumed) == contents(unbroken)
+
+
+def test_a_run_that_failed_before_its_first_iteration_claims_nothing(task, tmp_path):
+    class BrokenError(Exception):
+        pass
+
+    class BrokenTask:
+        def __getattr__(self, name):
+            if name == "make_env":
+                raise BrokenError
+            return getattr(task, name)
+
+    with pytest.raises(BrokenError):
+        run(BrokenTask(), config(loop=LoopConfig(iterations=9)), tmp_path)
+    assert len(read_rows(run(task, config(), tmp_path))) == 3
+
+
+def test_an_edited_task_is_not_taken_for_the_one_that_was_run(task, finished):
+    edited = dataclasses.replace(task, expert_weights=task.expert_weights - 1.0)
+    with pytest.raises(RunError, match=r"definition.expert_weights .* there, .* now"):
+        run(edited, config(), finished.parents[2])
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("seed", 1.5), ("method", "mereq")])
+def test_a_config_that_names_nothing_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        RunConfig("carpet", **{name: value})
+
+
+def test_a_finished_run_is_left_as_it_is(task, finished):
+    before, seen = contents(finished), []
+    run(task, config(), finished.parents[2], on_iteration=seen.append)
+    assert contents(finished) == before
+    assert seen == read_rows(finished)
+
+
+def test_other_settings_in_the_same_folder_are_refused_unless_asked(task, finished, tmp_path):
+    out = tmp_path / "runs"
+    shutil.copytree(finished.parents[2], out)
+    other = config(loop=LoopConfig(iterations=1, steps_per_iteration=80))
+    with pytest.raises(RunError, match=r"\(config.loop.iterations 3 there, 1 now\): choose another --out"):
+        run(task, other, out)
+    assert len(read_rows(out / "carpet/MEReQ-L/seed0")) == 3
+    assert len(read_rows(run(task, other, out, overwrite=True))) == 1
+
+
+def test_a_folder_that_is_no_run_is_not_touched(task, tmp_path):
+    mine = tmp_path / "carpet/MEReQ-L/seed0/thesis.tex"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="not empty and not a run"):
+            run(task, config(), tmp_path, overwrite=overwrite)
+    assert mine.read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("iterations.jsonl", lambda data: data[:-20]),
+        ("iterations.jsonl", lambda data: data.split(b"\n", 1)[1]),
+        ("config.json", lambda data: data[: len(data) // 2]),
+        ("steps-002.safetensors", lambda data: data[: len(data) // 2]),
+        ("steps-002.safetensors", lambda data: None),
+        ("checkpoint-003.safetensors", lambda data: b"\x80\x04N."),  # a pickle
+        ("checkpoint-003.safetensors", lambda data: runs.save({"theta": np.zeros(2)})),
+        ("checkpoint-003.safetensors", lambda data: None),
+    ],
+)
+def test_damage_is_named_with_what_to_do(task, finished, tmp_path, file, damage):
+    out = tmp_path / "runs"
+    shutil.copytree(finished.parents[2], out)
+    path = out / "carpet/MEReQ-L/seed0"
+    data = damage((path / file).read_bytes())
+    (path / file).unlink() if data is None else (path / file).write_bytes(data)
+    with pytest.raises(RunError, match=rf"{file} is missing or damaged .* pass --overwrite to run it again"):
+        run(task, config(), out)
+
+
+@pytest.mark.parametrize("file", ["config.json", "iterations.jsonl", "steps-001.safetensors"])
+def test_a_kill_in_the_middle_of_any_write_loses_nothing(task, tmp_path, monkeypatch, file):
+    def killed(temporary, target):
+        if target.name == file:
+            raise KeyboardInterrupt
+        return replace(temporary, target)
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(task, config(), tmp_path / "killed")
+    monkeypatch.undo()
+    paths = [run(task, config(), tmp_path / out) for out in ("killed", "whole")]
+    assert read_rows(paths[0]) == read_rows(paths[1])
+    assert not list(paths[0].glob(".*"))
+
+
+def test_a_bundle_holds_every_run(finished, tmp_path):
+    file = tmp_path / "carpet.jsonl.gz"
+    runs.bundle(runs.find_runs(finished.parents[2]), file)
+    (record,) = runs.read_bundle(file)
+    assert record["iterations"] == read_rows(finished)
+    assert record["config"] == read_config(finished)["config"]
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(RunError, match=r"carpet.jsonl.gz is missing or damaged"):
+        list(runs.read_bundle(file))
+
+
+def test_what_is_not_a_run_is_named(tmp_path):
+    with pytest.raises(RunError, match="is not a run: it has no config"):
+        read_config(tmp_path)

@@ -1,0 +1,40 @@
+"""What README shows works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_a_prior_of_ones_own_is_aligned(capsys):
+    (code,) = (block for block in BLOCKS if "align(task" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    rates = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line[0].isdigit()]
+    assert len(rates) == 5
+    assert rates[0] > 0.2
+    assert rates[-1] < 0.1
+
+
+def test_a_task_of_ones_own_is_aligned(tmp_path):
+    (code,) = (block for block in BLOCKS if "def make" in block)
+    (tmp_path / "my_task.py").write_text(code)
+    command = [Path(sys.executable).with_name("mereq"), "align", "my_task:make", "--method", "MEReQ-L"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "Before and after" in shown.stdout
+
+
+def test_a_task_is_a_gymnasium_environment(capsys):
+    (code,) = (block for block in BLOCKS if "gymnasium.make" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "3)" in capsys.readouterr().out  # an RGB image
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text()))))
+def test_every_file_that_is_linked_is_there(link):
+    assert (README.parent / link).exists()
