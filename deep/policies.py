@@ -1,0 +1,89 @@
+"""Policies that networks make, behind `mereq_min.interfaces.Policy`: numpy in, numpy out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from torch import nn
+
+from deep.nets import mlp_from_arrays, to_arrays
+from mereq_min.checks import Array, check_number
+from mereq_min.interfaces import Policy
+
+
+class DiscretePolicy:
+    """pi(a | s) proportional to exp(net(s)_a / temperature + prior_scale * log prior(a | s)).
+
+    One class for all policies over A actions here: a soft DQN (net is Q), SAC and cloning (net gives logits,
+    temperature 1), and residual Q-learning (net is Q_R, prior_scale omega' / alpha_hat; Li et al. 2023).
+
+    Args:
+        net: observations (N, ...) to (N, A).
+        temperature: what divides its outputs [reward].
+        prior: the policy that is customised, None for no prior.
+        prior_scale: what multiplies its log-probabilities.
+    """
+
+    def __init__(
+        self, net: nn.Module, temperature: float = 1.0, prior: Policy | None = None, prior_scale: float = 0.0
+    ) -> None:
+        check_number("temperature", temperature, 0, above=True)
+        self.net, self.temperature = net, temperature
+        self.prior, self.prior_scale = prior, prior_scale
+
+    def log_probs(self, state: NDArray[Any]) -> Array:
+        """Log-probabilities (N, A) of all actions in states (N, ...)."""
+        with torch.no_grad():
+            values = self.net(torch.as_tensor(np.asarray(state), dtype=torch.float32)).numpy()
+        logits = values.astype(np.float64) / self.temperature
+        if self.prior is not None:
+            logits = logits + self.prior_scale * all_log_probs(self.prior, state, logits.shape[1])
+        return log_softmax(logits, axis=1)
+
+    def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
+        """Log-probability (N,) of actions (N,) in states (N, ...)."""
+        return np.take_along_axis(self.log_probs(state), np.asarray(action)[:, None], axis=1)[:, 0]
+
+    def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw actions (N,) in states (N, ...)."""
+        cumulative = np.exp(self.log_probs(state)).cumsum(axis=1)
+        return (rng.random(len(cumulative))[:, None] * cumulative[:, -1:] >= cumulative[:, :-1]).sum(axis=1)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything but the prior, to be saved."""
+        scales = np.array([self.temperature, self.prior_scale])
+        return {"scales": scales, **to_arrays(self.net, "net.")}
+
+
+def discrete_policy(arrays: dict[str, NDArray[Any]], prior: Policy | None = None) -> DiscretePolicy:
+    """Rebuild a `DiscretePolicy` from its `state()`.
+
+    Args:
+        arrays: what `state()` returned.
+        prior: the prior it was made on, where it has one.
+
+    Raises:
+        ValueError: if the arrays are not those of such a policy.
+    """
+    scales = arrays.get("scales")
+    if scales is None or scales.shape != (2,) or not np.isfinite(scales).all():
+        raise ValueError(f"no policy: expected scales (temperature, prior_scale), got {sorted(arrays)}")
+    temperature, prior_scale = scales.tolist()
+    if prior_scale and prior is None:
+        raise ValueError("this policy customises a prior: it can only be loaded together with it")
+    return DiscretePolicy(
+        mlp_from_arrays(arrays, "net."), temperature, prior if prior_scale else None, prior_scale
+    )
+
+
+def all_log_probs(policy: Policy, state: NDArray[Any], n_actions: int) -> Array:
+    """Log-probabilities (N, A) of all actions under any policy over A actions."""
+    if hasattr(policy, "log_probs"):
+        return policy.log_probs(state)
+    n = len(state)
+    columns = [policy.log_prob(state, np.full(n, action)) for action in range(n_actions)]
+    return np.stack(columns, axis=1)
