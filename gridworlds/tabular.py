@@ -125,13 +125,9 @@ class TabularTask:
             return self.rule
         return self.expert_solution.q - self.expert_solution.v[:, None] < -self.rule
 
-    def make_env(self, render_mode: str | None = None) -> gym.Env[int, int]:
-        """Return a fresh environment with the time limit applied."""
+    def make_env(self, render_mode: str | None = None, *, reference: bool = False) -> gym.Env[int, int]:
+        """Return a fresh environment with the time limit applied; there is one simulator, the table."""
         return gym.wrappers.TimeLimit(TabularEnv(self, render_mode), self.horizon)
-
-    def features(self, state: NDArray[np.int64], action: NDArray[np.int64]) -> Array:
-        """Feature vectors (N, K) of states (N,) and actions (N,)."""
-        return self.mdp.features[state, action]
 
     def make_expert(
         self,

@@ -130,6 +130,25 @@ class ExactLearner:
         visits = visitation(self.mdp, self._solved().log_policy, self.horizon, self.discount)
         return np.einsum("sa,sak->k", visits, self.mdp.features) / visits.sum()
 
+    def mean_features_jacobian(self) -> Array:
+        """Derivative (K, K) of `mean_features` in theta.
+
+        Carried forward with the visits: theta moves pi_hat(a | s) by pi_hat (psi - E_pi_hat[psi]) / alpha_hat.
+        """
+        mdp, policy = self.mdp, np.exp(self._solved().log_policy)
+        d_policy = policy[..., None] * self._centred_psi() / self.temperature
+        # The last axis holds the visits themselves and then their K derivatives.
+        now = np.concatenate([mdp.initial[:, None], np.zeros((mdp.n_states, mdp.n_features))], axis=1)
+        total = np.zeros((mdp.n_states, mdp.n_actions, 1 + mdp.n_features))
+        for weight in time_weights(np.arange(self.horizon), self.discount):
+            visits = now[:, None] * policy[..., None]
+            visits[..., 1:] += now[:, :1, None] * d_policy
+            total += weight * visits
+            now = mdp.transition.T @ visits.reshape(-1, 1 + mdp.n_features)
+        total[mdp.terminal] = 0.0
+        count, sums = total.sum(axis=(0, 1)), np.einsum("saj,sak->kj", total, mdp.features)
+        return (sums[:, 1:] - np.outer(sums[:, 0] / count[0], count[1:])) / count[0]
+
     def score(self, steps: Steps) -> Array:
         """Gradient (K,) of the log-likelihood of the steps' actions at the last theta.
 

@@ -75,6 +75,10 @@ class Learner(Protocol):
         """Mean features (K,) of the last solved policy over whole episodes."""
         ...
 
+    def mean_features_jacobian(self) -> Array:
+        """Derivative (K, K) of `mean_features` with respect to the last theta, [k, j] = d f_bar_k / d theta_j."""
+        ...
+
     def score(self, steps: Steps) -> Array:
         """Derivative (K,) of the log-likelihood of the steps' actions with respect to the last theta."""
         ...
@@ -167,12 +171,17 @@ class Task(Protocol):
         """How the expert acts once in control."""
         ...
 
-    def make_env(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-        """Return a fresh environment with the time limit applied."""
-        ...
+    def make_env(self, render_mode: str | None = None, *, reference: bool = False) -> gymnasium.Env[Any, Any]:
+        """Return a fresh environment with the time limit applied.
 
-    def features(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """Feature vectors (N, K) of states (N, ...) and actions (N, ...)."""
+        Each step's info holds `features` (K,), those of the step just taken: a simulator's features may
+        depend on more than the observation shows.
+
+        Args:
+            render_mode: as gymnasium has it; "rgb_array" must work.
+            reference: whether to use the simulator on which results are reported, where a task trains on a
+                faster one.
+        """
         ...
 
     def make_expert(self, rng: np.random.Generator, imperfections: Imperfections) -> Expert:

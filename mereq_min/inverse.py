@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from mereq_min.checks import Array, check_array, check_number
 from mereq_min.interfaces import Learner, Policy
@@ -55,16 +54,24 @@ class FeatureMatchingConfig:
 
 @dataclass(frozen=True)
 class SegmentLikelihoodConfig:
-    """Maximum a posteriori by L-BFGS."""
+    """Maximum a posteriori by Fisher scoring."""
 
     prior_sd: float = 0.5
     """Standard deviation of the Gaussian prior on theta, for features of unit range [reward]."""
+    least_step: float = 1e-4
+    """Stop when a step moves theta by less than this [standard errors]."""
     max_iterations: int = 60
-    """L-BFGS iterations an update [iterations]."""
+    """Steps an update [steps]."""
 
     def __post_init__(self) -> None:
         check_number("prior_sd", self.prior_sd, 0, above=True)
+        check_number("least_step", self.least_step, 0, above=True)
         check_number("max_iterations", self.max_iterations, 1, whole=True)
+
+
+LONGEST_STEP = 0.5
+"""Longest step of Fisher scoring in theta [reward]: a longer one trusts the information of one policy on that
+of a very different one."""
 
 
 def match_features(
@@ -94,14 +101,14 @@ def match_features(
     target = mean_features(steps, weights, config.discount)
     theta = check_array("theta", theta, shape=target.shape)
     for iteration in range(1, config.max_steps + 1):
-        learner.solve(theta)
+        policy = learner.solve(theta)
         gradient = target - learner.mean_features()
         norm = float(np.linalg.norm(gradient))
         if norm < config.tolerance or iteration == config.max_steps:
             break
         theta = theta + config.learning_rate * gradient
-    errors = _matching_errors(learner, theta, _target_covariance(steps, weights, config.discount))
-    return Estimate(theta, errors, learner.solve(theta), norm, iteration, norm < config.tolerance)
+    errors = _matching_errors(learner, _target_covariance(steps, weights, config.discount))
+    return Estimate(theta, errors, policy, norm, iteration, norm < config.tolerance)
 
 
 def maximise_likelihood(
@@ -110,7 +117,9 @@ def maximise_likelihood(
     """Segment likelihood: the MAP theta of log pi_hat_theta over expert steps (ours).
 
     Maximises sum log pi_hat_theta(a | s) - |theta|^2 / (2 sd^2). It asks only how the expert acted in the
-    states it was in, and so is consistent on segments that start wherever the policy got to.
+    states it was in, and so is consistent on segments that start wherever the policy got to. Fisher scoring
+    steps along the score over the information: it needs no value of the likelihood, so that a learner whose
+    policies are a little off does not mislead a line search.
 
     Args:
         learner: solves for a theta, and gives score and information through successor features.
@@ -124,31 +133,23 @@ def maximise_likelihood(
     if len(steps) == 0:
         raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
     theta = check_array("theta", theta, shape=(steps.features.shape[1],))
-    precision = config.prior_sd**-2
-
-    def negative_log_posterior(theta: Array) -> tuple[float, Array]:
-        log_likelihood = learner.solve(theta).log_prob(steps.state, steps.action).sum()
-        if log_likelihood == -np.inf:
+    precision = config.prior_sd**-2 * np.eye(len(theta))
+    for solves in range(1, config.max_iterations + 1):
+        policy = learner.solve(theta)
+        if np.isneginf(policy.log_prob(steps.state, steps.action)).any():
             raise ValueError(
                 "the expert took an action that the prior never takes, so no residual reward explains it; "
                 "give the prior a little probability everywhere"
             )
-        value = 0.5 * precision * theta @ theta - log_likelihood
-        return float(value), precision * theta - learner.score(steps)
-
-    result = minimize(
-        negative_log_posterior,
-        theta,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": config.max_iterations, "ftol": 1e-10, "gtol": 1e-6 * len(steps)},
-    )
-    policy = learner.solve(result.x)
-    information = learner.information(steps) + precision * np.eye(len(theta))
+        gradient = learner.score(steps) - precision @ theta
+        information = learner.information(steps) + precision
+        step = np.linalg.solve(information, gradient)
+        converged = float(step @ gradient) < config.least_step**2
+        if converged or solves == config.max_iterations:
+            break
+        theta = theta + step * min(1.0, LONGEST_STEP / float(np.linalg.norm(step)))
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
-    return Estimate(
-        result.x, errors, policy, float(np.linalg.norm(result.jac)), int(result.nfev), bool(result.success)
-    )
+    return Estimate(theta, errors, policy, float(np.linalg.norm(gradient)), solves, converged)
 
 
 def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:
@@ -164,17 +165,10 @@ def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:
     return n_units / (n_units - 1) * sums.T @ sums / used.sum() ** 2
 
 
-def _matching_errors(learner: Learner, theta: Array, covariance: Array) -> Array:
+def _matching_errors(learner: Learner, covariance: Array) -> Array:
     """Delta method: theta solves f_bar_pi(theta) = f_bar_E, so Cov(theta) = J^-1 Cov(f_bar_E) J^-T."""
-    K, h = len(theta), 1e-3
-    jacobian = np.empty((K, K))
-    for k in range(K):
-        means = []
-        for sign in (1.0, -1.0):
-            learner.solve(theta + sign * h * np.eye(K)[k])
-            means.append(learner.mean_features())
-        jacobian[:, k] = (means[0] - means[1]) / (2 * h)
+    jacobian = learner.mean_features_jacobian()
     if np.linalg.cond(jacobian) > 1e12 or np.isinf(covariance).any():
-        return np.full(K, np.inf)
+        return np.full(len(jacobian), np.inf)
     inverse = np.linalg.inv(jacobian)
     return np.sqrt(np.diag(inverse @ covariance @ inverse.T))

@@ -10,7 +10,17 @@ from mereq_min.experts import Imperfections
 from mereq_min.interfaces import Expert, Policy, Task
 from mereq_min.steps import Steps
 
-_ROW = ("state", "action", "policy_action", "is_intervention", "episode", "t", "terminated", "truncated")
+_ROW = (
+    "state",
+    "action",
+    "policy_action",
+    "features",
+    "is_intervention",
+    "episode",
+    "t",
+    "terminated",
+    "truncated",
+)
 
 
 def rollout(
@@ -26,7 +36,7 @@ def rollout(
     """Take `n_steps` steps in a fresh environment of the task, the expert taking over as it sees fit.
 
     Args:
-        task: gives the environment and the features.
+        task: gives the environment, whose info holds the features.
         policy: proposes an action at every step, under the expert's control too.
         expert: who watches; None for nobody.
         n_steps: steps to take; the last episode is cut there.
@@ -52,11 +62,10 @@ def rollout(
         policy_action = policy.sample(np.asarray(state)[None], rng)[0]
         expert_action = None if expert is None else expert.intervene(state, policy_action)
         action = policy_action if expert_action is None else expert_action
-        next_state, _, terminated, truncated, _ = env.step(action)
+        next_state, _, terminated, truncated, info = env.step(action)
         truncated = truncated or (i == n_steps - 1 and not terminated)
-        rows.append(
-            (state, action, policy_action, expert_action is not None, episode, t, terminated, truncated)
-        )
+        intervened, features = expert_action is not None, np.array(info["features"], dtype=np.float64)
+        rows.append((state, action, policy_action, features, intervened, episode, t, terminated, truncated))
         state, t = next_state, t + 1
         if terminated or truncated:
             state, _ = env.reset()
@@ -65,11 +74,7 @@ def rollout(
                 expert.reset()
     env.close()
     columns = {name: np.array(column) for name, column in zip(_ROW, zip(*rows, strict=True), strict=True)}
-    return Steps(
-        **columns,
-        features=task.features(columns["state"], columns["action"]),
-        policy_version=np.full(n_steps, policy_version),
-    )
+    return Steps(**columns, policy_version=np.full(n_steps, policy_version))
 
 
 def watched_rate(task: Task, policy: Policy, n_steps: int, seed: int) -> float:
