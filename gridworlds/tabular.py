@@ -16,7 +16,7 @@ from gridworlds.maps import Layout
 from mereq_min.checks import Array, check_array, check_log_probabilities, check_number
 from mereq_min.exact import ExactCloner, ExactLearner, TabularPolicy, tabulate, visitation
 from mereq_min.experts import Imperfections, SimulatedExpert
-from mereq_min.interfaces import Policy, RewardModel
+from mereq_min.interfaces import Policy, RewardModel, Start
 from mereq_min.mdp import TabularMDP
 from mereq_min.metrics import feature_divergence, starc_distance, true_weights
 from mereq_min.soft import SoftSolution, solve_soft
@@ -144,8 +144,13 @@ class TabularTask:
             imperfections=imperfections,
         )
 
-    def make_learner(self, reward: RewardModel, discount: float) -> ExactLearner:
-        """Return the exact learner of the residual reward on the prior, or of the full reward without it."""
+    def make_learner(
+        self, reward: RewardModel, discount: float, *, start: Start = "prior", seed: int = 0
+    ) -> ExactLearner:
+        """Return the exact learner of the residual reward on the prior, or of the full reward without it.
+
+        Where a solve starts does not show in its solution, and nothing is drawn.
+        """
         residual = reward == "residual"
         return ExactLearner(
             self.mdp,
@@ -156,8 +161,8 @@ class TabularTask:
             scaled_prior_weight=self.prior_weight * self.prior_temperature if residual else 0.0,
         )
 
-    def make_cloner(self) -> ExactCloner:
-        """Return cloning by counting, from the prior."""
+    def make_cloner(self, *, seed: int = 0) -> ExactCloner:
+        """Return cloning by counting, from the prior; nothing is drawn."""
         return ExactCloner(self.prior.log_policy)
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> TabularPolicy:
@@ -174,11 +179,15 @@ class TabularTask:
         shape = (self.mdp.n_states, self.mdp.n_actions)
         return TabularPolicy(check_log_probabilities("log_policy", state["log_policy"], shape=shape))
 
-    def evaluate(self, policy: Policy) -> dict[str, Any]:
+    def evaluate(
+        self, policy: Policy, *, episodes: int | None = None, reference: bool = False
+    ) -> dict[str, Any]:
         """Measure a policy exactly, over episodes of the horizon from rho0.
 
         Args:
             policy: any policy over state and action indices; asked for log_prob of all of them.
+            episodes: not needed: these are expectations.
+            reference: not needed: there is one simulator, the table.
 
         Returns:
             `prior_return` and `expert_return`: mean undiscounted sum of prior_weights . f and expert_weights

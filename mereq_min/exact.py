@@ -104,13 +104,13 @@ class ExactLearner:
         self.mdp, self.temperature = mdp, temperature
         self.horizon, self.discount = horizon, discount
         self.log_prior, self.scaled_prior_weight = log_prior, scaled_prior_weight
-        self._v = np.zeros(mdp.n_states)
+        self._v, self._theta = np.zeros(mdp.n_states), np.zeros(mdp.n_features)
         self._solution: SoftSolution | None = None
         self._psi: Array | None = None
 
     def solve(self, theta: Array) -> TabularPolicy:
         """Return the policy for theta (K,), solved to 1e-8 and warm-started from the last call."""
-        reward = self.mdp.reward(theta)
+        self._theta, reward = np.asarray(theta, dtype=np.float64), self.mdp.reward(theta)
         if self.log_prior is None:
             self._solution = solve_soft(self.mdp, reward, self.temperature, initial_v=self._v)
         else:
@@ -123,7 +123,12 @@ class ExactLearner:
                 initial_v=self._v,
             )
         self._v, self._psi = self._solution.v, None
-        return TabularPolicy(self._solution.log_policy)
+        return self.policy
+
+    @property
+    def policy(self) -> TabularPolicy:
+        """The last solved policy."""
+        return TabularPolicy(self._solved().log_policy)
 
     def mean_features(self) -> Array:
         """Mean features (K,) of the last solved policy over episodes of the horizon."""
@@ -133,7 +138,7 @@ class ExactLearner:
     def mean_features_jacobian(self) -> Array:
         """Derivative (K, K) of `mean_features` in theta.
 
-        Carried forward with the visits: theta moves pi_hat(a | s) by pi_hat (psi - E_pi_hat[psi]) / alpha_hat.
+        Carried forward with the visits: theta moves pi_hat(a | s) by pi_hat (psi - E[psi]) / alpha_hat.
         """
         mdp, policy = self.mdp, np.exp(self._solved().log_policy)
         d_policy = policy[..., None] * self._centred_psi() / self.temperature
@@ -163,12 +168,13 @@ class ExactLearner:
         return np.einsum("na,nak,nal->kl", probability, centred, centred) / self.temperature**2
 
     def state(self) -> dict[str, Array]:
-        """The warm start."""
-        return {"v": self._v}
+        """The last theta and its values, the warm start of the next."""
+        return {"v": self._v, "theta": self._theta}
 
     def restore(self, state: dict[str, Array]) -> None:
-        """Take back the warm start."""
+        """Take back the warm start, and solve for the last policy again."""
         self._v = check_array("v", state["v"], shape=(self.mdp.n_states,))
+        self.solve(check_array("theta", state["theta"], shape=(self.mdp.n_features,)))
 
     def _solved(self) -> SoftSolution:
         if self._solution is None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mereq_min.steps import Steps
 
 RewardModel = Literal["residual", "full"]
+Start = Literal["prior", "scratch"]
 
 
 class Policy(Protocol):
@@ -67,6 +68,11 @@ class Learner(Protocol):
     discount: float
     """Weight of time in feature expectations: a step at time t counts discount**t, on both sides."""
 
+    @property
+    def policy(self) -> Policy:
+        """The last solved policy; `restore` brings it back."""
+        ...
+
     def solve(self, theta: Array) -> Policy:
         """Return the (customised) policy for reward weights theta (K,), warm-started from the last call."""
         ...
@@ -76,7 +82,7 @@ class Learner(Protocol):
         ...
 
     def mean_features_jacobian(self) -> Array:
-        """Derivative (K, K) of `mean_features` with respect to the last theta, [k, j] = d f_bar_k / d theta_j."""
+        """Derivative (K, K) of `mean_features` in the last theta, [k, j] = d f_bar_k / d theta_j."""
         ...
 
     def score(self, steps: Steps) -> Array:
@@ -188,22 +194,38 @@ class Task(Protocol):
         """Return the simulated expert of this task; its randomness comes from `rng`."""
         ...
 
-    def make_learner(self, reward: RewardModel, discount: float) -> Learner:
-        """Return a learner of the residual reward on the prior, or of the full reward without it."""
+    def make_learner(
+        self, reward: RewardModel, discount: float, *, start: Start = "prior", seed: int = 0
+    ) -> Learner:
+        """Return a learner of the residual reward on the prior, or of the full reward without it.
+
+        Args:
+            reward: which reward theta stands for.
+            discount: weight of time in its feature expectations.
+            start: whether a learner of the full reward that has weights to tune begins with the prior's.
+            seed: of its randomness, where it has any.
+        """
         ...
 
-    def make_cloner(self) -> Cloner:
+    def make_cloner(self, *, seed: int = 0) -> Cloner:
         """Return behaviour cloning that starts from the prior."""
         ...
 
-    def evaluate(self, policy: Policy) -> dict[str, Any]:
+    def evaluate(
+        self, policy: Policy, *, episodes: int | None = None, reference: bool = False
+    ) -> dict[str, Any]:
         """Measure a policy over whole episodes, without interventions.
+
+        Args:
+            policy: the policy.
+            episodes: how many are rolled out, where the measures are not exact; default: the task's choice.
+            reference: see `make_env`.
 
         Returns:
             `prior_return` and `expert_return`: mean return of an episode under either reward; `success`:
             share of episodes in which the task proper is done; `kl_to_expert`: mean KL(expert || policy) over
             the expert's steps [nats]; `feature_divergence`: (K,) Jensen-Shannon divergence of each feature's
-            distribution from the expert's [bits].
+            distribution from the expert's [bits]; and measures of the task's own.
         """
         ...
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mereq_min.checks import Array
-from mereq_min.interfaces import Cloner, Learner, Policy, RewardModel, Task
+from mereq_min.interfaces import Cloner, Learner, Policy, RewardModel, Start, Task
 from mereq_min.inverse import (
     Estimate,
     FeatureMatchingConfig,
@@ -41,7 +41,7 @@ class Method:
 
     name: str
     reward: RewardModel | None
-    start: Literal["prior", "scratch"]
+    start: Start
     expert_set: ExpertSet
     estimator: Literal["feature matching", "segment likelihood", "cloning"]
     source: str
@@ -124,12 +124,12 @@ class InverseRL:
         return {"theta": self.theta, "standard_errors": errors, **self.learner.state()}
 
     def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
-        """Take back theta and the warm start, and solve for the policy again."""
+        """Take back theta, the learner and its policy."""
         self.theta = state["theta"]
         self.info = {"theta": self.theta, "standard_errors": state["standard_errors"]}
         self.learner.restore(state)
-        if steps.is_intervention.any():
-            self.policy = self.learner.solve(self.theta)
+        if steps.is_intervention.any() or self.method.start == "scratch":
+            self.policy = self.learner.policy
 
 
 class Cloning:
@@ -155,9 +155,9 @@ class Cloning:
         self.update(steps)
 
 
-def make_aligner(task: Task, method: Method, config: EstimatorConfig) -> Aligner:
-    """Build what a method needs out of the task's own learner or cloner."""
+def make_aligner(task: Task, method: Method, config: EstimatorConfig, *, seed: int = 0) -> Aligner:
+    """Build what a method needs out of the task's own learner or cloner; `seed` is for networks."""
     if method.reward is None:
-        return Cloning(task, method, task.make_cloner())
-    learner = task.make_learner(method.reward, config.matching.discount)
+        return Cloning(task, method, task.make_cloner(seed=seed))
+    learner = task.make_learner(method.reward, config.matching.discount, start=method.start, seed=seed)
     return InverseRL(task, method, learner, config)

@@ -100,7 +100,7 @@ def run(
         shutil.rmtree(path)
     _claim(path, config, task)
     method = METHODS[config.method]
-    aligner = make_aligner(task, method, config.estimators)
+    aligner = make_aligner(task, method, config.estimators, seed=config.seed)
     rows = read_rows(path)
     done = [read_steps(path, row["iteration"]) for row in rows]
     if done:
