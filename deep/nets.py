@@ -1,8 +1,10 @@
-"""Multilayer perceptrons that can be rebuilt from their own arrays."""
+"""Multilayer perceptrons and their optimisers, both of which can be rebuilt from plain arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ def mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -28,7 +30,22 @@ def to_arrays(net: nn.Module, prefix: str = "") -> dict[str, NDArray[np.float32]
     return {prefix + name: value.numpy().copy() for name, value in net.state_dict().items()}
 
 
-def mlp_from_arrays(arrays: Mapping[str, NDArray[np.float32]], prefix: str = "") -> nn.Sequential:
+def load_arrays(net: nn.Module, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> None:
+    """Give a network the parameters that `to_arrays` returned.
+
+    Raises:
+        ValueError: if arrays are missing, too many, of another shape or not finite.
+    """
+    own = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    if any(not np.isfinite(value).all() for value in own.values()):
+        raise ValueError(f"the network under {prefix!r} holds numbers that are not finite")
+    try:
+        net.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in own.items()})
+    except RuntimeError as error:
+        raise ValueError(f"the network under {prefix!r} does not fit together: {error}") from error
+
+
+def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.Sequential:
     """Rebuild an `mlp` from what `to_arrays` returned; the shapes say what it looks like.
 
     Raises:
@@ -39,12 +56,36 @@ def mlp_from_arrays(arrays: Mapping[str, NDArray[np.float32]], prefix: str = "")
     weights = [own[f"{1 + 2 * i}.weight"] for i in range(len(weights)) if f"{1 + 2 * i}.weight" in own]
     if not weights or any(weight.ndim != 2 for weight in weights):
         raise ValueError(f"no network under {prefix!r}: expected {prefix}1.weight, ..., got {sorted(arrays)}")
-    sizes = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
-    if any(not np.isfinite(value).all() for value in own.values()):
-        raise ValueError(f"the network under {prefix!r} holds numbers that are not finite")
-    net = mlp(sizes, seed=0)
-    try:
-        net.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in own.items()})
-    except RuntimeError as error:
-        raise ValueError(f"the network under {prefix!r} does not fit together: {error}") from error
+    net = mlp([weights[0].shape[1], *(weight.shape[0] for weight in weights)], seed=0)
+    load_arrays(net, arrays, prefix)
     return net
+
+
+def optimiser_to_arrays(optimiser: torch.optim.Optimizer, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """The optimiser's moments and step counts, named `<prefix><parameter>.<moment>`, to be saved."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{prefix}{i}.{name}": value.numpy().copy()
+        for i, moments in state.items()
+        for name, value in moments.items()
+    }
+
+
+def load_optimiser(
+    optimiser: torch.optim.Optimizer, arrays: Mapping[str, NDArray[Any]], prefix: str = ""
+) -> None:
+    """Give an optimiser the moments that `optimiser_to_arrays` returned; its settings stay as they are.
+
+    Raises:
+        ValueError: if a moment is not shaped like its parameter, or not finite.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in arrays.items():
+        if key.startswith(prefix):
+            index, name = key.removeprefix(prefix).split(".")
+            fits = int(index) < len(parameters) and value.shape in ((), parameters[int(index)].shape)
+            if not fits or not np.isfinite(value).all():
+                raise ValueError(f"{key} is no moment of this optimiser: {value.shape} or not finite")
+            state.setdefault(int(index), {})[name] = torch.as_tensor(np.array(value))
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -19,19 +19,24 @@ class DiscretePolicy:
     """pi(a | s) proportional to exp(net(s)_a / temperature + prior_scale * log prior(a | s)).
 
     One class for all policies over A actions here: a soft DQN (net is Q), SAC and cloning (net gives logits,
-    temperature 1), and residual Q-learning (net is Q_R, prior_scale omega' / alpha_hat; Li et al. 2023).
+    temperature 1), and residual Q-learning (net is Q_R, prior_scale omega' / alpha_hat; Li et al. 2023). At
+    temperature 0, without a prior, it always takes the first of the best actions (DQN).
 
     Args:
         net: observations (N, ...) to (N, A).
         temperature: what divides its outputs [reward].
         prior: the policy that is customised, None for no prior.
         prior_scale: what multiplies its log-probabilities.
+
+    Raises:
+        ValueError: on malformed numbers, temperature 0 with a prior among them.
     """
 
     def __init__(
         self, net: nn.Module, temperature: float = 1.0, prior: Policy | None = None, prior_scale: float = 0.0
     ) -> None:
-        check_number("temperature", temperature, 0, above=True)
+        check_number("temperature", temperature, 0, above=prior is not None)
+        check_number("prior_scale", prior_scale, 0)
         self.net, self.temperature = net, temperature
         self.prior, self.prior_scale = prior, prior_scale
 
@@ -39,6 +44,9 @@ class DiscretePolicy:
         """Log-probabilities (N, A) of all actions in states (N, ...)."""
         with torch.no_grad():
             values = self.net(torch.as_tensor(np.asarray(state), dtype=torch.float32)).numpy()
+        if self.temperature == 0:
+            best = values.argmax(axis=1)[:, None] == np.arange(values.shape[1])
+            return np.where(best, 0.0, -np.inf)
         logits = values.astype(np.float64) / self.temperature
         if self.prior is not None:
             logits = logits + self.prior_scale * all_log_probs(self.prior, state, logits.shape[1])
@@ -57,6 +65,35 @@ class DiscretePolicy:
         """Everything but the prior, to be saved."""
         scales = np.array([self.temperature, self.prior_scale])
         return {"scales": scales, **to_arrays(self.net, "net.")}
+
+
+class EpsilonPolicy:
+    """With probability epsilon an action drawn evenly, else one of another policy; Watkins (1989).
+
+    Args:
+        policy: over A actions.
+        epsilon: share of even draws.
+        n_actions: A.
+
+    Raises:
+        ValueError: if epsilon is no probability.
+    """
+
+    def __init__(self, policy: Policy, epsilon: float, n_actions: int) -> None:
+        check_number("epsilon", epsilon, 0, 1)
+        self.policy, self.epsilon, self.n_actions = policy, epsilon, n_actions
+
+    def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
+        """Log-probability (N,) of actions (N,) in states (N, ...)."""
+        own = (1.0 - self.epsilon) * np.exp(self.policy.log_prob(state, action))
+        with np.errstate(divide="ignore"):
+            return np.log(own + self.epsilon / self.n_actions)
+
+    def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw actions (N,) in states (N, ...)."""
+        action = self.policy.sample(state, rng)
+        even = rng.random(len(action)) < self.epsilon
+        return np.where(even, rng.integers(self.n_actions, size=len(action)), action)
 
 
 def discrete_policy(arrays: dict[str, NDArray[Any]], prior: Policy | None = None) -> DiscretePolicy:

@@ -31,6 +31,11 @@ class Replay:
     def __len__(self) -> int:
         return min(self._added, self.capacity)
 
+    @property
+    def added(self) -> int:
+        """Transitions that were ever added, forgotten ones included [transitions]."""
+        return self._added
+
     def add(self, **columns: NDArray[Any]) -> None:
         """Store N transitions, column by column, each (N, ...); the oldest make room.
 
