@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -113,22 +113,32 @@ def collect(
     Raises:
         ValueError: if the environments reset themselves at another time.
     """
+    return Rollout(
+        *(np.stack(column) for column in zip(*interact(envs, policy, n_steps, rng, seed), strict=True))
+    )
+
+
+def interact(
+    envs: VectorEnv[Any, Any, Any], policy: Policy, n_steps: int, rng: np.random.Generator, seed: int
+) -> Iterator[tuple[Any, ...]]:
+    """Do what `collect` does step by step, so that an agent can learn meanwhile; the arguments are the same.
+
+    Yields:
+        One step of all E environments: a row (E, ...) of each column of `Rollout`.
+    """
     if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
         raise ValueError(
             "envs must reset in the step that ends an episode (autoreset_mode=AutoresetMode.SAME_STEP), got "
             f"{envs.metadata.get('autoreset_mode')}"
         )
-    rows: list[tuple[Any, ...]] = []
     state, _ = envs.reset(seed=seed)
     t = np.zeros(envs.num_envs, dtype=np.int64)
     for _ in range(n_steps):
         action = policy.sample(state, rng)
         after_reset, reward, terminated, truncated, info = envs.step(action)
         next_state = _before_reset(after_reset, info)
-        features = _features(reward, info)
-        rows.append((state.copy(), action, features, next_state, terminated.copy(), t))
+        yield state.copy(), action, _features(reward, info), next_state, terminated.copy(), t
         state, t = after_reset, np.where(terminated | truncated, 0, t + 1)
-    return Rollout(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 def _before_reset(state: NDArray[Any], info: dict[str, Any]) -> NDArray[Any]:
