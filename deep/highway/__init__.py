@@ -1,0 +1,5 @@
+"""Highway driving: highway-env 1.12.1 compiled for many roads at once, and the real one beside it."""
+
+from deep.highway.envs import HighwayEnv, HighwayVectorEnv, ReferenceEnv, RoadConfig, RoadState
+
+__all__ = ["HighwayEnv", "HighwayVectorEnv", "ReferenceEnv", "RoadConfig", "RoadState"]
