@@ -1,0 +1,469 @@
+"""Priors trained with Stable-Baselines3, read from its zip files without unpickling anything.
+
+Such a file holds pickles, and unpickling does whatever they say (torch's `weights_only` was no safeguard
+before 2.6, CVE-2025-32434). So the opcodes that describe the weights are read as data, and of the rest only
+JSON text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from deep.gaussian import SquashedGaussianPolicy
+from deep.policies import DiscretePolicy
+from mereq_min.checks import Array, check_number
+from mereq_min.interfaces import Policy
+
+MAX_BYTES = 2**28
+"""Largest part of a file that is read, and most bytes of all tensors together."""
+MAX_PICKLE_BYTES = 2**20
+"""Longest description of tensors that is read."""
+
+_DTYPES = {"torch HalfStorage": "f2", "torch FloatStorage": "f4", "torch DoubleStorage": "f8"}
+_ORDERED_DICT, _REBUILD = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
+_ACTIVATIONS = {
+    layer.__name__: layer for layer in (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid)
+}
+_SETTINGS = {
+    "net_arch", "activation_fn", "use_sde", "ortho_init", "log_std_init", "n_critics", "optimizer_class",
+    "optimizer_kwargs", "normalize_images", "share_features_extractor",
+}  # fmt: skip
+"""Settings of a policy that are honoured here, or do not change how it acts on vectors."""
+
+Layer = tuple[NDArray[Any], NDArray[Any]]
+"""Weight (outputs, inputs) and bias (outputs,)."""
+
+
+class GaussianPolicy:
+    """A diagonal Gaussian over actions (N, D), with the same width everywhere and without bounds.
+
+    Args:
+        net: observations (N, ...) to means (N, D).
+        log_std: (D,) log standard deviations.
+    """
+
+    def __init__(self, net: nn.Module, log_std: NDArray[Any]) -> None:
+        self.net, self.log_std = net, np.array(log_std, dtype=np.float64)
+
+    def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
+        """Log-density (N,) of actions (N, D) in states (N, ...)."""
+        z = (np.asarray(action, dtype=np.float64) - self._mean(state)) / np.exp(self.log_std)
+        return -(0.5 * z**2 + self.log_std + 0.5 * math.log(2 * math.pi)).sum(axis=1)
+
+    def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draw actions (N, D) in states (N, ...)."""
+        mean = self._mean(state)
+        return (mean + np.exp(self.log_std) * rng.standard_normal(mean.shape)).astype(np.float32)
+
+    def _mean(self, state: NDArray[Any]) -> Array:
+        with torch.no_grad():
+            return self.net(torch.as_tensor(np.asarray(state), dtype=torch.float32)).numpy().astype(float)
+
+
+class OneHot(nn.Module):
+    """Indices (N,) to unit vectors (N, n), as Stable-Baselines3 shows a network `Discrete` observations."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (N, n)."""
+        return nn.functional.one_hot(index.long(), self.n).float()
+
+
+def load_zip(path: str | Path, *, temperature: float | None = None) -> Policy:
+    """Read a policy over vectors or indices from the zip file that a Stable-Baselines3 model's `save` wrote.
+
+    DQN: pi(a | s) is proportional to exp(Q(s, a) / temperature). PPO, A2C: the categorical distribution, or
+    over a `Box` the Gaussian without bounds; Stable-Baselines3 clips its actions only on their way to the
+    environment, as `gymnasium.wrappers.ClipAction` does. SAC: the squashed Gaussian, in the units of the
+    action space, no narrower than `deep.gaussian.LOG_STD_BOUNDS` allows. Observations must be as the network
+    saw them: the statistics of `VecNormalize` are not in this file.
+
+    Args:
+        path: the file.
+        temperature: of a DQN, and of nothing else [reward].
+
+    Raises:
+        ValueError: if the file is missing, damaged, or would need code that is not here (a policy class of
+            your own, images, gSDE, ...), or if the temperature is missing or uncalled-for.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            settings = json.loads(_read(archive, "data"))
+            arrays = read_tensors(_read(archive, "policy.pth"))
+        return _build(_Settings(settings), _Weights(arrays), temperature)
+    except (OSError, zipfile.BadZipFile, RecursionError, ValueError) as error:
+        raise ValueError(f"cannot load {path} as a policy of Stable-Baselines3: {error}") from error
+
+
+def read_tensors(data: bytes) -> dict[str, NDArray[Any]]:
+    """Read the tensors by name that `torch.save` wrote, executing nothing.
+
+    Args:
+        data: contents of the file: a zip of a pickle that names storages, and of the storages.
+
+    Raises:
+        ValueError: naming what the file asks for beside tensors, or what does not fit.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            folders = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
+            if len(folders) != 1:
+                raise ValueError(f"the weights must hold one data.pkl, found {len(folders)}")
+            folder = folders[0]
+            order = b"little"  # what torch before 2.1 means by saying nothing
+            if f"{folder}byteorder" in names:
+                order = _read(archive, f"{folder}byteorder", 16)
+            if order not in (b"little", b"big"):
+                raise ValueError(f"byteorder must be little or big, got {order!r}")
+            return _Opcodes(
+                lambda key, size: _read(archive, f"{folder}data/{key}", size),
+                "<" if order == b"little" else ">",
+            ).run(_read(archive, f"{folder}data.pkl", MAX_PICKLE_BYTES))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"the weights are no zip as torch >= 1.6 writes it ({error})") from error
+
+
+def _read(archive: zipfile.ZipFile, name: str, limit: int = MAX_BYTES) -> bytes:
+    """Contents of a member; stored ones only, so that a small file cannot swell."""
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise ValueError(f"it holds no {name}") from None
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise ValueError(f"{name} must be stored as it is, neither compressed nor encrypted")
+    if info.file_size > limit:
+        raise ValueError(f"{name} must have at most {limit} bytes, it has {info.file_size}")
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{name} is damaged ({error})") from error
+
+
+@dataclass(frozen=True)
+class _Global:
+    """The name of something that unpickling would import."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The name of numbers that lie beside the pickle."""
+
+    dtype: str
+    key: str
+    size: int
+
+
+class _Opcodes:
+    """Follows the few opcodes that describe an ordered dict of tensors; refuses all others by name.
+
+    Args:
+        read_storage: contents of the storage of that name, if it has at most that many bytes.
+        byteorder: "<" or ">".
+    """
+
+    def __init__(self, read_storage: Callable[[str, int], bytes], byteorder: str) -> None:
+        self.read_storage, self.byteorder = read_storage, byteorder
+        self.stack: list[Any] = []
+        self.marked: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.bytes_left = MAX_BYTES
+
+    def run(self, pickled: bytes) -> dict[str, NDArray[Any]]:
+        """Follow a pickle to its end."""
+        try:
+            for opcode, argument, _ in pickletools.genops(pickled):
+                self._step(opcode.name, argument)
+        except (IndexError, KeyError) as error:
+            raise ValueError(f"the pickle of the weights is damaged ({error})") from error
+        result = self.stack[0] if len(self.stack) == 1 else None
+        if not isinstance(result, dict) or not all(
+            isinstance(value, np.ndarray) for value in result.values()
+        ):
+            raise ValueError("the weights must be tensors by name, and nothing else")
+        return result
+
+    def _step(self, opcode: str, argument: Any) -> None:
+        match opcode:
+            case "PROTO" | "STOP":
+                pass
+            case "GLOBAL":
+                if argument not in (_ORDERED_DICT, _REBUILD, *_DTYPES):
+                    raise ValueError(f"refused: its pickle asks for {argument.replace(' ', '.')}")
+                self.stack.append(_Global(argument))
+            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2":
+                self.stack.append(argument)
+            case "NEWTRUE" | "NEWFALSE":
+                self.stack.append(opcode == "NEWTRUE")
+            case "EMPTY_TUPLE":
+                self.stack.append(())
+            case "EMPTY_DICT":
+                self.stack.append({})
+            case "MARK":
+                self.marked.append(self.stack)
+                self.stack = []
+            case "TUPLE":
+                items = self._pop_to_mark()
+                self.stack.append(tuple(items))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self.stack.append(self._pop(int(opcode[-1])))
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[argument])
+            case "SETITEM":
+                self._set_items(self._pop(2))
+            case "SETITEMS":
+                self._set_items(self._pop_to_mark())
+            case "BINPERSID":
+                self.stack.append(self._name_storage(self._pop(1)[0]))
+            case "REDUCE":
+                self.stack.append(self._call(*self._pop(2)))
+            case "BUILD":  # the modules' versions, which a state dict carries along
+                self._pop(1)
+            case _:
+                raise ValueError(f"refused: its pickle has the opcode {opcode}, which weights do not need")
+
+    def _pop(self, n: int) -> tuple[Any, ...]:
+        if len(self.stack) < n:
+            raise IndexError("its stack runs empty")
+        popped = tuple(self.stack[-n:])
+        del self.stack[-n:]
+        return popped
+
+    def _pop_to_mark(self) -> list[Any]:
+        popped, self.stack = self.stack, self.marked.pop()
+        return popped
+
+    def _set_items(self, items: Sequence[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str) for key in items[::2]):
+            raise ValueError("refused: its pickle sets items that are not those of a dict with names")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def _name_storage(self, name: Any) -> _Storage:
+        match name:
+            case ("storage", _Global(kind), str(key), str(), int(size)) if kind in _DTYPES and size >= 0:
+                return _Storage(self.byteorder + _DTYPES[kind], key, size)
+        raise ValueError(f"refused: its pickle refers to {_shorten(name)}, which is no storage of floats")
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        match function, arguments:
+            case _Global(name), () if name == _ORDERED_DICT:
+                return {}
+            case (
+                _Global(name),
+                (_Storage() as storage, int(offset), tuple(shape), tuple(strides), bool(), dict()),
+            ) if name == _REBUILD:
+                return self._make_array(storage, offset, shape, strides)
+        raise ValueError(f"refused: its pickle calls {_shorten(function)} with {_shorten(arguments)}")
+
+    def _make_array(
+        self, storage: _Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...]
+    ) -> NDArray[Any]:
+        if len(shape) > 8 or not all(isinstance(n, int) and n > 0 for n in shape) or offset < 0:
+            raise ValueError(f"a tensor must have positive sizes, got {_shorten(shape)} from {offset}")
+        if offset + math.prod(shape) > storage.size:
+            raise ValueError(f"a tensor {shape} from {offset} does not fit into {storage.size} numbers")
+        if strides != tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))):
+            raise ValueError(f"a tensor {shape} must lie row by row, got strides {_shorten(strides)}")
+        n_bytes = storage.size * np.dtype(storage.dtype).itemsize
+        self.bytes_left -= n_bytes
+        if self.bytes_left < 0:
+            raise ValueError(f"the tensors must have at most {MAX_BYTES} bytes together")
+        data = self.read_storage(storage.key, n_bytes)
+        if len(data) != n_bytes:
+            raise ValueError(f"data/{storage.key} must have {n_bytes} bytes, it has {len(data)}")
+        return np.frombuffer(data, storage.dtype)[offset : offset + math.prod(shape)].reshape(shape)
+
+
+def _shorten(value: Any) -> str:
+    return repr(value)[:120]
+
+
+def _build(settings: _Settings, weights: _Weights, temperature: float | None) -> Policy:
+    """The policy, by the algorithm that the names of its layers tell."""
+    if weights.has("q_net."):
+        return _build_dqn(settings, weights, temperature)
+    if temperature is not None:
+        raise ValueError("temperature is for a DQN; this policy has a distribution of its own, leave it out")
+    if weights.has("actor.mu.weight"):
+        return _build_sac(settings, weights)
+    if weights.has("action_net."):
+        return _build_ppo(settings, weights)
+    names = ", ".join(sorted(weights.arrays)[:6])
+    raise ValueError(f"its layers are not those of DQN, SAC, PPO or A2C: {names}")
+
+
+def _build_dqn(settings: _Settings, weights: _Weights, temperature: float | None) -> DiscretePolicy:
+    if temperature is None:
+        raise ValueError("a DQN is greedy; pass a temperature, for pi(a | s) ~ exp(Q(s, a) / temperature)")
+    check_number("temperature", temperature, 0, above=True)
+    layers = weights.take_all("q_net.q_net.")
+    weights.finish("q_net_target.")
+    return DiscretePolicy(settings.make_net(layers, nn.ReLU, settings.n_actions()), temperature)
+
+
+def _build_sac(settings: _Settings, weights: _Weights) -> SquashedGaussianPolicy:
+    hidden = weights.take_all("actor.latent_pi.")
+    mean, log_std = (weights.take(f"actor.{name}.") for name in ("mu", "log_std"))
+    weights.finish("critic.", "critic_target.")
+    low, high = settings.bounds()
+    both = np.concatenate([mean[0], log_std[0]]), np.concatenate([mean[1], log_std[1]])
+    return SquashedGaussianPolicy(settings.make_net([*hidden, both], nn.ReLU, 2 * len(low)), low, high)
+
+
+def _build_ppo(settings: _Settings, weights: _Weights) -> DiscretePolicy | GaussianPolicy:
+    layers = [*weights.take_all("mlp_extractor.policy_net."), weights.take("action_net.")]
+    log_std = weights.arrays.pop("log_std", None)
+    weights.finish("mlp_extractor.value_net.", "value_net.")
+    if log_std is None:
+        return DiscretePolicy(settings.make_net(layers, nn.Tanh, settings.n_actions()))
+    n_axes = len(settings.bounds()[0])
+    if log_std.shape != (n_axes,):
+        raise ValueError(f"log_std must have shape {(n_axes,)}, got {log_std.shape}")
+    return GaussianPolicy(settings.make_net(layers, nn.Tanh, n_axes), log_std)
+
+
+class _Weights:
+    """Arrays by name, taken one layer after the other until none is left over."""
+
+    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.arrays = dict(arrays)
+        bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if bad:
+            raise ValueError(f"the weights are not finite in {', '.join(bad[:6])}")
+
+    def has(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self.arrays)
+
+    def take(self, prefix: str) -> Layer:
+        try:
+            weight, bias = (self.arrays.pop(f"{prefix}{part}") for part in ("weight", "bias"))
+        except KeyError as error:
+            raise ValueError(f"the layer {error.args[0]} is missing") from error
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise ValueError(f"{prefix}weight {weight.shape} and bias {bias.shape} make no linear layer")
+        return weight, bias
+
+    def take_all(self, prefix: str) -> list[Layer]:
+        """Linear layers at 0, 2, 4, ...; activations lie between them."""
+        layers: list[Layer] = []
+        while self.has(f"{prefix}{2 * len(layers)}."):
+            layers.append(self.take(f"{prefix}{2 * len(layers)}."))
+        return layers
+
+    def finish(self, *ignored: str) -> None:
+        left = [name for name in self.arrays if not name.startswith(ignored)]
+        if left:
+            raise ValueError(
+                f"it has layers that are not known here: {', '.join(left[:6])}; images are not read"
+            )
+
+
+class _Settings:
+    """What the file's JSON tells beside the weights.
+
+    Raises:
+        ValueError: if it tells of a policy that is not built here.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = data if isinstance(data, dict) else {}
+        module = str(self._of("policy_class").get("__module__"))
+        if not module.startswith("stable_baselines3."):
+            raise ValueError(f"only its own policies are built here, this one is from {_shorten(module)}")
+        if self.data.get("use_sde"):
+            raise ValueError("state-dependent exploration (gSDE) is not built here")
+        unknown = {name for name in self._of("policy_kwargs") if name[:1] != ":"} - _SETTINGS
+        if unknown:
+            raise ValueError(f"policy_kwargs {', '.join(sorted(unknown))} are not known here")
+
+    def _of(self, name: str) -> dict[str, Any]:
+        value = self.data.get(name)
+        return value if isinstance(value, dict) else {}
+
+    def make_net(self, layers: list[Layer], default: type[nn.Module], n_outputs: int) -> nn.Sequential:
+        """Linear layers with the activation between them, on vectors or one-hot indices."""
+        named = self._of("policy_kwargs").get("activation_fn")
+        activation = default
+        if named is not None:
+            name = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>", str(named))
+            if name is None or name[1] not in _ACTIVATIONS:
+                raise ValueError(
+                    f"activation_fn must be one of {', '.join(_ACTIVATIONS)}, got {_shorten(named)}"
+                )
+            activation = _ACTIVATIONS[name[1]]
+        n_inputs, first = self._observation()
+        modules = [first]
+        for weight, bias in layers:
+            if weight.shape[1] != n_inputs:
+                raise ValueError(f"a layer expects {weight.shape[1]} inputs where {n_inputs} come in")
+            linear = nn.Linear(n_inputs, len(weight))
+            linear.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+            modules += [linear, activation()]
+            n_inputs = len(weight)
+        if n_inputs != n_outputs:
+            raise ValueError(f"the action space asks for {n_outputs} outputs, the network has {n_inputs}")
+        return nn.Sequential(*modules[:-1])
+
+    def _observation(self) -> tuple[int, nn.Module]:
+        if self._kind("observation_space") == "Discrete":
+            n = self._discrete("observation_space")
+            return n, OneHot(n)
+        space = self._of("observation_space")
+        if self._kind("observation_space") != "Box" or not str(space.get("dtype")).startswith("float"):
+            raise ValueError(
+                "observations must be a Box of floats or Discrete; images and dicts are not read"
+            )
+        return math.prod(self._shape("observation_space")), nn.Flatten()
+
+    def n_actions(self) -> int:
+        """Size of a `Discrete` action space."""
+        return self._discrete("action_space")
+
+    def bounds(self) -> tuple[Array, Array]:
+        """Lowest and highest action (D,) of a `Box` action space."""
+        kind, shape = self._kind("action_space"), self._shape("action_space")
+        if kind != "Box" or len(shape) != 1:
+            raise ValueError(f"actions must be a Box of one axis for this network, got {kind} {shape}")
+        low, high = (str(self._of("action_space").get(name)).strip("[]").split() for name in ("low", "high"))
+        try:
+            return np.array(low, dtype=float).reshape(shape), np.array(high, dtype=float).reshape(shape)
+        except ValueError as error:
+            raise ValueError(f"the action space does not tell its low and high ({error})") from error
+
+    def _kind(self, name: str) -> str:
+        return str(self._of(name).get(":type:")).removesuffix("'>").rpartition(".")[2]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shape = self._of(name).get("_shape")
+        if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise ValueError(f"{name} must tell its shape, got {_shorten(shape)}")
+        return tuple(shape)
+
+    def _discrete(self, name: str) -> int:
+        n, start = str(self._of(name).get("n")), str(self._of(name).get("start", 0))
+        if self._kind(name) != "Discrete" or not n.isdecimal() or start != "0":
+            raise ValueError(
+                f"{name} must be Discrete from 0, got {self._kind(name)} of {_shorten(n)} from {start}"
+            )
+        return int(n)
