@@ -1,0 +1,574 @@
+"""Residual soft actor-critic: customise a frozen prior over discrete or continuous actions.
+
+Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018), on the residual reward of Li et al.,
+"Residual Q-Learning" (NeurIPS 2023). An actor pi_hat maximises, and twin critics estimate,
+
+    V_R(s)    = E_{a ~ pi_hat}[ Q_R(s, a) + omega' log pi(a | s) - alpha_hat log pi_hat(a | s) ]
+    Q_R(s, a) = theta . f(s, a) + gamma E_s'[ V_R(s') ],
+
+of which the smaller one counts. As in `residual_dqn`, a critic knows how its values depend on theta: it learns
+the successor features psi of pi_hat and the discounted cost h of straying from the prior, Q_R = psi . theta + h.
+Without a prior (omega' = 0) this is soft actor-critic.
+
+The expectation over actions is exact where they are discrete (Christodoulou 2019) and one reparametrised draw
+where they fill a Box. Both are M candidate actions with probabilities, so that one set of losses serves both.
+Densities over a Box are those of the unit action, the action rescaled to [-1, 1]^D.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from deep.gaussian import SquashedGaussianPolicy, log_jacobian, normal_log_density, split_head
+from deep.nets import load_arrays, load_optimiser, mlp, optimiser_to_arrays, to_arrays
+from deep.policies import DiscretePolicy, all_log_probs
+from deep.replay import Replay
+from mereq_min.checks import Array, check_array, check_number
+from mereq_min.interfaces import Policy
+
+# In place of -inf for an action that the prior never takes, so that probability 0 times it is 0.
+_LEAST_LOG_PRIOR = -1e4
+_DRAWS = 64  # candidates by which psi is averaged over a Box
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Settings of residual soft actor-critic."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers, of actor and critics alike [units]."""
+    learning_rate: float = 1e-3
+    """Step size of Adam [1]."""
+    batch_size: int = 256
+    """Transitions of a gradient update [transitions]."""
+    replay_capacity: int = 100_000
+    """Transitions that are kept [transitions]."""
+    target_rate: float = 0.005
+    """Share of the critics that the target critics take over at each update (Polyak averaging) [1]."""
+    target_entropy: float | None = None
+    """Mean entropy that the temperature is tuned for [nats]; None leaves the temperature as given."""
+
+    def __post_init__(self) -> None:
+        check_number("learning_rate", self.learning_rate, 0, above=True)
+        check_number("batch_size", self.batch_size, 1, whole=True)
+        check_number("replay_capacity", self.replay_capacity, 1, whole=True)
+        check_number("target_rate", self.target_rate, 0, 1, above=True)
+        if self.target_entropy is not None:
+            check_number("target_entropy", self.target_entropy, -np.inf)
+
+
+class TwinMLP(nn.Module):
+    """Two perceptrons of one shape, evaluated together: (N, sizes[0]) -> (2, N, sizes[-1])."""
+
+    def __init__(self, sizes: Sequence[int], seed: int) -> None:
+        super().__init__()
+        twins = [mlp(sizes, s) for s in np.random.SeedSequence(seed).generate_state(2).tolist()]
+        self.depth = len(sizes) - 1
+        for i in range(self.depth):
+            linear = [twin[1 + 2 * i] for twin in twins]
+            weight = torch.stack([layer.weight.detach().T for layer in linear])
+            bias = torch.stack([layer.bias.detach()[None] for layer in linear])
+            self.register_parameter(f"weight{i}", nn.Parameter(weight.contiguous()))
+            self.register_parameter(f"bias{i}", nn.Parameter(bias))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parameters = list(self.parameters())
+        x = inputs.expand(2, *inputs.shape)
+        for i in range(self.depth):
+            x = torch.baddbmm(parameters[2 * i + 1], x, parameters[2 * i])
+            if i < self.depth - 1:
+                x = torch.relu_(x)
+        return x
+
+
+class Candidates(NamedTuple):
+    """M actions in each of N states, by which an expectation over pi_hat is taken."""
+
+    action: Tensor
+    """(N, D) unit actions of a Box; (N, 0) where they are all A discrete ones."""
+    probability: Tensor
+    """(N, M), summing to 1."""
+    log_policy: Tensor
+    """(N, M) log pi_hat."""
+    log_prior: Tensor
+    """(N, M) log pi."""
+
+
+# --- Losses ---------------------------------------------------------------------------------------------------
+
+
+def stray_bonus(candidates: Candidates, scaled_prior_weight: float, temperature: Tensor) -> Tensor:
+    """omega' log pi - alpha_hat log pi_hat of each candidate (N, M)."""
+    return scaled_prior_weight * candidates.log_prior - temperature * candidates.log_policy
+
+
+def smaller_twin(values: Tensor, weights: Tensor) -> Tensor:
+    """psi and h (N, M, K + 1) of the critic whose Q_R = (psi, h) . weights is smaller; values (2, N, M, K + 1)."""
+    q = values @ weights
+    return torch.where((q[0] <= q[1])[..., None], values[0], values[1])
+
+
+def critic_target(
+    features: Tensor,
+    terminated: Tensor,
+    next_values: Tensor,
+    probability: Tensor,
+    bonus: Tensor,
+    gamma: float,
+) -> Tensor:
+    """Bellman targets (N, K + 1) of psi and h; their product with (theta, 1) is r_R + gamma V_R(s').
+
+    Where the episode terminated nothing comes after; where a time limit cut it, the next state's value stands
+    for what would have come.
+
+    Args:
+        features: (N, K) f(s, a).
+        terminated: (N,) flags.
+        next_values: (N, M, K + 1) psi and h of the candidates at s'.
+        probability: (N, M) of these candidates.
+        bonus: (N, M) their `stray_bonus`.
+        gamma: discount factor.
+    """
+    onward = (probability[..., None] * next_values).sum(1)
+    onward[:, -1] += (probability * bonus).sum(1)
+    return pad(features, (0, 1)) + gamma * (~terminated)[:, None] * onward
+
+
+def critic_loss(values: Tensor, target: Tensor) -> Tensor:
+    """Half the squared error of (psi, h), mean over the batch, summed over heads and twins.
+
+    Args:
+        values: (2, N, K + 1) at the actions taken.
+        target: (N, K + 1).
+    """
+    return 0.5 / len(target) * (values - target).square().sum()
+
+
+def actor_loss(q: Tensor, bonus: Tensor, probability: Tensor) -> Tensor:
+    """-mean_batch V_R(s) of candidates (N, M), with the smaller of the twins' q (2, N, M)."""
+    return -(probability * (q.amin(0) + bonus)).sum(1).mean()
+
+
+def temperature_loss(log_temperature: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+    """log alpha_hat * (entropy - target): falls where the policy is more random than it should be."""
+    return log_temperature * (entropy - target_entropy)
+
+
+# --- Actors: what differs between discrete and continuous actions ------------------------------------------------
+
+
+class CategoricalActor:
+    """pi_hat = softmax(net(s) + (omega' / alpha_hat) log pi): with net = 0 and omega' = alpha_hat it is pi."""
+
+    def __init__(
+        self,
+        n_inputs: int,
+        space: spaces.Discrete,
+        hidden: tuple[int, ...],
+        prior: Policy | None,
+        prior_scale: float,
+        seed: int,
+    ) -> None:
+        self.n_actions = int(space.n)
+        self.net = mlp([n_inputs, *hidden, self.n_actions], seed)
+        zero_last_layer(self.net)
+        self.prior, self.prior_scale = prior, prior_scale
+        self.critic_sizes = n_inputs, self.n_actions
+
+    def stored(self, state: NDArray[Any], next_state: NDArray[Any]) -> dict[str, Array]:
+        """What the prior says about all actions (N, A), to be kept in the replay."""
+        return {"log_prior": self._log_prior(state), "next_log_prior": self._log_prior(next_state)}
+
+    def encode(self, action: NDArray[Any]) -> NDArray[np.int64]:
+        """Actions (N,) as they are stored."""
+        action = np.asarray(action)
+        if action.dtype.kind not in "iu" or ((action < 0) | (action >= self.n_actions)).any():
+            raise ValueError(f"action must hold whole numbers from 0 to {self.n_actions - 1}, got {action}")
+        return action.astype(np.int64)
+
+    def propose(self, state: Tensor, log_prior: Tensor, rng: np.random.Generator) -> Candidates:
+        """All A actions with their probabilities."""
+        log_policy = torch.log_softmax(self.net(state) + self.prior_scale * log_prior, dim=1)
+        return Candidates(state[:, :0], log_policy.exp(), log_policy, log_prior)
+
+    def values(self, critics: TwinMLP, state: Tensor, action: Tensor) -> Tensor:
+        """psi and h (2, N, A, K + 1) of all actions."""
+        return critics(state).view(2, len(state), self.n_actions, -1)
+
+    def values_taken(self, critics: TwinMLP, state: Tensor, action: Tensor) -> Tensor:
+        """psi and h (2, N, K + 1) of the actions (N,)."""
+        return self.values(critics, state, action)[:, torch.arange(len(state)), action]
+
+    def draw(self, state: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[Any], Array]:
+        """All actions (N, A) and their probabilities (N, A)."""
+        return np.tile(np.arange(self.n_actions), (len(state), 1)), np.exp(self.policy().log_probs(state))
+
+    def policy(self) -> DiscretePolicy:
+        """A frozen copy."""
+        return DiscretePolicy(copy.deepcopy(self.net), 1.0, self.prior, self.prior_scale)
+
+    def _log_prior(self, state: NDArray[Any]) -> Array:
+        if self.prior is None:
+            return np.zeros((len(state), self.n_actions))
+        return np.maximum(all_log_probs(self.prior, state, self.n_actions), _LEAST_LOG_PRIOR)
+
+
+class GaussianActor:
+    """pi_hat a squashed Gaussian that starts as a copy of the prior, where there is one."""
+
+    def __init__(
+        self,
+        n_inputs: int,
+        space: spaces.Box,
+        hidden: tuple[int, ...],
+        prior: Policy | None,
+        prior_scale: float,
+        seed: int,
+    ) -> None:
+        if len(space.shape) != 1:
+            raise ValueError(f"actions must be vectors (D,), got a Box of shape {space.shape}")
+        self.low, self.high = space.low, space.high
+        start = SquashedGaussianPolicy(
+            mlp([n_inputs, *hidden, 2 * space.shape[0]], seed), self.low, self.high
+        )
+        self.prior = None if prior is None else _freeze_prior(prior, start)
+        self.net = copy.deepcopy((self.prior or start).net).requires_grad_(True)
+        self.centre, self.half_width = start.centre, start.half_width
+        self.critic_sizes = n_inputs + space.shape[0], 1
+
+    def stored(self, state: NDArray[Any], next_state: NDArray[Any]) -> dict[str, Array]:
+        """Nothing: the prior has to be asked about each draw anew."""
+        return {}
+
+    def encode(self, action: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (N, D) of the Box as unit actions."""
+        action = check_array("action", action, ndim=2)
+        return ((action - self.centre) / self.half_width).astype(np.float32)
+
+    def propose(self, state: Tensor, log_prior: Tensor | None, rng: np.random.Generator) -> Candidates:
+        """One draw tanh(mean + std * noise), through which gradients reach the net."""
+        mean, log_std = split_head(self.net(state))
+        noise = torch.as_tensor(rng.standard_normal(mean.shape, dtype=np.float32))
+        latent = mean + log_std.exp() * noise
+        volume = log_jacobian(latent)
+        # (latent - mean) / std is the noise itself.
+        standard = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(1)
+        log_policy = standard - log_std.sum(1) - volume
+        log_prior = torch.zeros(len(state))
+        if self.prior is not None:
+            log_prior = normal_log_density(*split_head(self.prior.net(state)), latent) - volume
+        return Candidates(
+            torch.tanh(latent), torch.ones(len(state), 1), log_policy[:, None], log_prior[:, None]
+        )
+
+    def values(self, critics: TwinMLP, state: Tensor, action: Tensor) -> Tensor:
+        """psi and h (2, N, 1, K + 1) of the unit actions (N, D)."""
+        return critics(torch.cat((state, action), dim=1))[:, :, None]
+
+    def values_taken(self, critics: TwinMLP, state: Tensor, action: Tensor) -> Tensor:
+        """psi and h (2, N, K + 1) of the unit actions (N, D)."""
+        return critics(torch.cat((state, action), dim=1))
+
+    def policy(self) -> SquashedGaussianPolicy:
+        """A frozen copy."""
+        return SquashedGaussianPolicy(copy.deepcopy(self.net), self.low, self.high)
+
+    def draw(self, state: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[Any], Array]:
+        """Draws from the policy (N, M, D) and their weights (N, M) in its expectation."""
+        repeated = np.repeat(state, _DRAWS, axis=0)
+        action = self.policy().sample(repeated, rng).reshape(len(state), _DRAWS, -1)
+        return action, np.full(action.shape[:2], 1.0 / _DRAWS)
+
+
+def _freeze_prior(prior: Policy, like: SquashedGaussianPolicy) -> SquashedGaussianPolicy:
+    """A copy of the prior, without gradients of its own, if its log-density can be differentiated."""
+    if not isinstance(prior, SquashedGaussianPolicy):
+        raise ValueError(
+            "over a Box the prior must be a SquashedGaussianPolicy, because the actor's gradient goes through "
+            f"its log-density; got {type(prior).__name__}: clone it into one first"
+        )
+    if not (np.array_equal(prior.low, like.low) and np.array_equal(prior.high, like.high)):
+        raise ValueError(
+            f"the prior must act on the Box from {like.low} to {like.high}, got {prior.low} to {prior.high}"
+        )
+    prior = copy.deepcopy(prior)
+    prior.net.requires_grad_(False)
+    return prior
+
+
+# --- Agent ------------------------------------------------------------------------------------------------------
+
+
+class ResidualSAC:
+    """Residual soft actor-critic on a frozen prior; soft actor-critic without one (`learner.Agent`).
+
+    With discrete actions the first policy is the prior's power omega' / alpha_hat, with a Box it is the prior.
+
+    Args:
+        n_inputs: numbers in an observation.
+        space: of the actions, Discrete(A) or a Box of shape (D,).
+        n_features: K.
+        gamma: discount factor.
+        temperature: alpha_hat [reward]; where the config has a target entropy, only the first.
+        prior: the policy that is customised; over a Box a `SquashedGaussianPolicy`. None for none.
+        scaled_prior_weight: omega' = omega * alpha [reward].
+        config: settings.
+        seed: of the initial weights, the batches and the draws.
+
+    Raises:
+        ValueError: on malformed numbers, other spaces or a prior that cannot be differentiated.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        space: spaces.Space[Any],
+        n_features: int,
+        *,
+        gamma: float,
+        temperature: float,
+        prior: Policy | None = None,
+        scaled_prior_weight: float = 0.0,
+        config: SACConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_number("gamma", gamma, 0, 1)
+        check_number("temperature", temperature, 0, above=True)
+        check_number("scaled_prior_weight", scaled_prior_weight, 0)
+        self.n_inputs, self.n_features, self.gamma, self.seed = n_inputs, n_features, gamma, seed
+        self.scaled_prior_weight = scaled_prior_weight if prior is not None else 0.0
+        self.config = config or SACConfig()
+        self.actor = _make_actor(
+            n_inputs, space, self.config.hidden, prior, self.scaled_prior_weight / temperature, seed
+        )
+        inputs, outputs = self.actor.critic_sizes
+        self.critics = TwinMLP([inputs, *self.config.hidden, outputs * (n_features + 1)], seed + 1)
+        zero_last_layer(self.critics)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_temperature = torch.tensor(math.log(temperature), requires_grad=True)
+        rate = self.config.learning_rate
+        # The temperature shares the actor's optimiser: Adam treats each number on its own.
+        self.actor_optimiser = torch.optim.Adam(self._actor_parameters(), lr=rate, fused=True)
+        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), lr=rate, fused=True)
+        self.replay = Replay(self.config.replay_capacity)
+        self.theta: Array = np.zeros(n_features)
+        self.updates_done = 0
+
+    @property
+    def temperature(self) -> float:
+        """alpha_hat [reward]."""
+        return float(self.log_temperature.detach().exp())
+
+    def add(
+        self,
+        state: NDArray[Any],
+        action: NDArray[Any],
+        features: Array,
+        next_state: NDArray[Any],
+        terminated: NDArray[np.bool_],
+    ) -> None:
+        """Store N transitions.
+
+        Args:
+            state: (N, ...) observations.
+            action: (N,) discrete actions, or (N, D) of the Box.
+            features: (N, K) f(s, a).
+            next_state: (N, ...) observations that followed; after a cut, the one before the reset.
+            terminated: (N,) whether the episode ended there in the MDP; a time limit does not count.
+
+        Raises:
+            ValueError: if the columns do not fit together, or are not finite.
+        """
+        n = len(state)
+        state, next_state = (
+            check_array(name, np.reshape(value, (n, -1)), shape=(n, self.n_inputs))
+            for name, value in (("state", state), ("next_state", next_state))
+        )
+        self.replay.add(
+            state=state,
+            action=self.actor.encode(action),
+            features=check_array("features", features, shape=(n, self.n_features)),
+            next_state=next_state,
+            terminated=np.asarray(terminated, dtype=bool),
+            **self.actor.stored(state, next_state),
+        )
+
+    def update(self, theta: Array, n_updates: int) -> dict[str, float]:
+        """Take gradient steps on critics, actor and, where it is tuned, temperature, for the reward theta . f.
+
+        Returns, of the last step: critic_loss and actor_loss, as the functions of these names;
+            q_residual: mean_batch Q_R(s, a) of the target [reward];
+            entropy: mean_batch -log pi_hat(a | s) [nats];
+            temperature: alpha_hat [reward].
+
+        Raises:
+            ValueError: if theta is malformed, or the replay is empty.
+        """
+        self.theta = check_array("theta", theta, shape=(self.n_features,))
+        check_number("n_updates", n_updates, 1, whole=True)
+        rng = np.random.default_rng([self.seed, self.updates_done])
+        for _ in range(n_updates):
+            metrics = self._update_once(rng)
+        self.updates_done += n_updates
+        return {name: float(value) for name, value in metrics.items()}
+
+    def _update_once(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        batch = self.replay.sample(self.config.batch_size, rng)
+        state, next_state = batch["state"], batch["next_state"]
+        weights, temperature = self._weights(), self.log_temperature.detach().exp()
+
+        with torch.no_grad():
+            after = self.actor.propose(next_state, batch.get("next_log_prior"), rng)
+            next_values = smaller_twin(
+                self.actor.values(self.target_critics, next_state, after.action), weights
+            )
+            bonus = stray_bonus(after, self.scaled_prior_weight, temperature)
+            target = critic_target(
+                batch["features"], batch["terminated"], next_values, after.probability, bonus, self.gamma
+            )
+        loss = critic_loss(self.actor.values_taken(self.critics, state, batch["action"]), target)
+        _step(self.critic_optimiser, loss)
+
+        now = self.actor.propose(state, batch.get("log_prior"), rng)
+        q = self.actor.values(self.critics, state, now.action) @ weights
+        bonus = stray_bonus(now, self.scaled_prior_weight, temperature)
+        loss_of_actor = total = actor_loss(q, bonus, now.probability)
+        entropy = -(now.probability * now.log_policy).detach().sum(1).mean()
+        if self.config.target_entropy is not None:
+            total = total + temperature_loss(self.log_temperature, entropy, self.config.target_entropy)
+        _step(self.actor_optimiser, total)
+
+        torch._foreach_lerp_(
+            list(self.target_critics.parameters()),
+            [p.detach() for p in self.critics.parameters()],
+            self.config.target_rate,
+        )
+        return {
+            "critic_loss": loss.detach(),
+            "actor_loss": loss_of_actor.detach(),
+            "q_residual": (target @ weights).mean(),
+            "entropy": entropy,
+            "temperature": temperature,
+        }
+
+    def policy(self) -> DiscretePolicy | SquashedGaussianPolicy:
+        """The policy, frozen: later updates do not change it."""
+        return self.actor.policy()
+
+    def explorer(self) -> Policy:
+        """The policy to collect transitions with: the policy itself."""
+        return self.policy()
+
+    def successor_features(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
+        """psi(s, a) (N, K) of the policy for actions (N, ...) in states (N, ...); mean of the two critics."""
+        inputs = torch.as_tensor(np.reshape(state, (len(state), -1)), dtype=torch.float32)
+        with torch.no_grad():
+            values = self.actor.values_taken(
+                self.target_critics, inputs, torch.as_tensor(self.actor.encode(action))
+            )
+        return values.mean(0)[:, :-1].numpy().astype(np.float64)
+
+    def score(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
+        """grad_theta log pi_hat(a | s) (N, K) = (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat."""
+        mean, _, _ = self._psi_of_draws(state)
+        return (self.successor_features(state, action) - mean) / self.temperature
+
+    def information(self, state: NDArray[Any]) -> Array:
+        """Fisher information on theta (N, K, K) of an action in each state: Cov_pi_hat[psi(s, .)] / alpha_hat^2."""
+        mean, psi, probability = self._psi_of_draws(state)
+        centred = psi - mean[:, None, :]
+        return np.einsum("nm,nmk,nml->nkl", probability, centred, centred) / self.temperature**2
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that later updates depend on, as named arrays."""
+        return {
+            **to_arrays(self.actor.net, "actor."),
+            **to_arrays(self.critics, "critics."),
+            **to_arrays(self.target_critics, "target_critics."),
+            **optimiser_to_arrays(self.actor_optimiser, "actor_optimiser."),
+            **optimiser_to_arrays(self.critic_optimiser, "critic_optimiser."),
+            **{"replay." + name: value for name, value in self.replay.state().items()},
+            "log_temperature": self.log_temperature.detach().numpy().copy(),
+            "agent_theta": self.theta,
+            "updates_done": np.array(self.updates_done),
+        }
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take back what `state` returned.
+
+        Raises:
+            ValueError: if arrays are missing, of another shape or not finite.
+        """
+        missing = {"log_temperature", "agent_theta", "updates_done", "replay.added"} - set(state)
+        if missing:
+            raise ValueError(f"no state of residual SAC: {', '.join(sorted(missing))} missing")
+        load_arrays(self.actor.net, state, "actor.")
+        load_arrays(self.critics, state, "critics.")
+        load_arrays(self.target_critics, state, "target_critics.")
+        load_optimiser(self.actor_optimiser, state, "actor_optimiser.")
+        load_optimiser(self.critic_optimiser, state, "critic_optimiser.")
+        self.replay.restore(
+            {key.removeprefix("replay."): value for key, value in state.items() if key.startswith("replay.")}
+        )
+        log_temperature = check_array("log_temperature", state["log_temperature"], shape=())
+        with torch.no_grad():
+            self.log_temperature.fill_(float(log_temperature))
+        self.theta = check_array("agent_theta", state["agent_theta"], shape=(self.n_features,))
+        self.updates_done = int(state["updates_done"])
+
+    def _actor_parameters(self) -> list[Tensor]:
+        return [*self.actor.net.parameters(), self.log_temperature]
+
+    def _weights(self) -> Tensor:
+        """What makes Q_R of psi and h: (theta, 1)."""
+        return torch.as_tensor(np.append(self.theta, 1.0), dtype=torch.float32)
+
+    def _psi_of_draws(self, state: NDArray[Any]) -> tuple[Array, Array, Array]:
+        """E_pi_hat[psi(s, .)] (N, K), and the psi (N, M, K) and weights (N, M) that it is the mean of."""
+        rng = np.random.default_rng([self.seed, self.updates_done])
+        action, probability = self.actor.draw(state, rng)
+        n, m = probability.shape
+        psi = self.successor_features(np.repeat(state, m, axis=0), action.reshape(n * m, *action.shape[2:]))
+        psi = psi.reshape(n, m, -1)
+        return np.einsum("nm,nmk->nk", probability, psi), psi, probability
+
+
+def zero_last_layer(net: nn.Module) -> None:
+    """Make all outputs 0, the neutral element: Q_R = 0, and a categorical actor that adds nothing to its prior."""
+    for parameter in list(net.parameters())[-2:]:
+        nn.init.zeros_(parameter)
+
+
+def _make_actor(
+    n_inputs: int,
+    space: spaces.Space[Any],
+    hidden: tuple[int, ...],
+    prior: Policy | None,
+    prior_scale: float,
+    seed: int,
+) -> CategoricalActor | GaussianActor:
+    if isinstance(space, spaces.Discrete):
+        return CategoricalActor(n_inputs, space, hidden, prior, prior_scale, seed)
+    if isinstance(space, spaces.Box):
+        return GaussianActor(n_inputs, space, hidden, prior, prior_scale, seed)
+    raise ValueError(f"space must be Discrete or a Box, got {space}")
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step on the optimiser's own parameters; gradients of no others are computed."""
+    parameters = optimiser.param_groups[0]["params"]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimiser.step()
