@@ -101,25 +101,29 @@ GAP_SCALE = 2 * sqrt(COMFORT_ACC * COMFORT_BRAKING)
 MIN_GAIN, MAX_BRAKING_IMPOSED, CHANGE_DELAY = 0.2, 2.0, 1.0
 
 
-@njit
+inner = njit(error_model="numpy")
+entry_point = njit(error_model="numpy", cache=True, nogil=True)
+
+
+@inner
 def power(base: float, exponent: float) -> float:
     """Return base**exponent."""
     return base**exponent
 
 
-@njit
+@inner
 def dot(ax: float, ay: float, bx: float, by: float) -> float:
     """Scalar product of two vectors in the plane."""
     return ax * bx + ay * by
 
 
-@njit
+@inner
 def clip(value: float, low: float, high: float) -> float:
     """Return the number in [low, high] that is closest to `value`."""
     return min(max(value, low), high)
 
 
-@njit
+@inner
 def not_zero(value: float) -> float:
     """Keep a divisor at least 0.01 away from zero."""
     if abs(value) > 0.01:
@@ -127,31 +131,31 @@ def not_zero(value: float) -> float:
     return 0.01 if value >= 0 else -0.01
 
 
-@njit
+@inner
 def wrap_angle(angle: float) -> float:
     """Return the angle in [-pi, pi) [rad]."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
-@njit
+@inner
 def lateral(car: Any, lane: int) -> float:
     """Signed distance from a lane's centre [m]."""
     return car.y - LANE_WIDTH * lane
 
 
-@njit
+@inner
 def is_on_lane(car: Any, lane: int, margin: float) -> bool:
     """Whether the car is on a lane that is widened by a margin on both sides [m]."""
     return abs(lateral(car, lane)) <= LANE_WIDTH / 2 + margin and -LENGTH <= car.x < ROAD_LENGTH + LENGTH
 
 
-@njit
+@inner
 def is_reachable(car: Any, lane: int) -> bool:
     """Whether the car is close enough to a lane to change to it."""
     return abs(lateral(car, lane)) <= 2 * LANE_WIDTH and 0 <= car.x < ROAD_LENGTH + LENGTH
 
 
-@njit
+@inner
 def closest_lane(car: Any, lanes: int) -> int:
     """The first of the closest; the terms that all lanes share stay, since they round."""
     angle = abs(wrap_angle(car.heading)) if car.heading != 0 else 0.0
@@ -164,7 +168,7 @@ def closest_lane(car: Any, lanes: int) -> int:
     return best
 
 
-@njit
+@inner
 def sort_along_road(cars: Any, order: NDArray[np.int64]) -> None:
     """Sort by (x, index); insertion, because the order hardly changes from one sub-step to the next."""
     for p in range(1, len(order)):
@@ -179,7 +183,7 @@ def sort_along_road(cars: Any, order: NDArray[np.int64]) -> None:
         cars[order[p]].rank = p
 
 
-@njit
+@inner
 def turn(car: Any) -> None:
     """Update the heading's cosine and sine."""
     if car.heading == 0:
@@ -188,7 +192,7 @@ def turn(car: Any) -> None:
         car.cos, car.sin = cos(car.heading), sin(car.heading)
 
 
-@njit
+@inner
 def find_front(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
     """The nearest car on the lane beside or ahead of car i, of several the last; -1 if there is none."""
     x = cars[i].x
@@ -205,7 +209,7 @@ def find_front(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
     return found
 
 
-@njit
+@inner
 def find_rear(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
     """The nearest car on the lane behind car i, of several the first; -1 if there is none."""
     x = cars[i].x
@@ -219,14 +223,14 @@ def find_rear(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
     return found
 
 
-@njit
+@inner
 def free_acceleration(car: Any, exponent: float) -> float:
     """The IDM on an empty road."""
     target = clip(car.target_speed, 0.0, SPEED_LIMIT)
     return COMFORT_ACC * (1.0 - power(max(car.speed, 0.0) / abs(not_zero(target)), exponent))
 
 
-@njit
+@inner
 def desired_gap(car: Any, front: Any) -> float:
     """The IDM's gap to the car in front [m]."""
     closing = dot(
@@ -238,7 +242,7 @@ def desired_gap(car: Any, front: Any) -> float:
     return GAP_WANTED + car.speed * TIME_WANTED + car.speed * closing / GAP_SCALE
 
 
-@njit
+@inner
 def follow(free: float, cars: Any, i: int, front: int) -> float:
     """The IDM's acceleration of car i behind a car, or behind none (-1), from that on an empty road."""
     if front < 0:
@@ -247,7 +251,7 @@ def follow(free: float, cars: Any, i: int, front: int) -> float:
     return free - COMFORT_ACC * (ratio * ratio)
 
 
-@njit
+@inner
 def steer(car: Any) -> float:
     """Steering angle towards the target lane: two proportional controllers, of position and heading."""
     offset = lateral(car, car.target_lane)
@@ -260,7 +264,7 @@ def steer(car: Any) -> float:
     return clip(atan(2 * tan(slip)), -MAX_STEERING, MAX_STEERING)
 
 
-@njit
+@inner
 def command_ego(ego: Any, lanes: int, action: int) -> None:
     """Set the ego's targets: a lane counts from its target lane, a speed from the speed it drives."""
     if action in (LEFT, RIGHT):
@@ -268,25 +272,26 @@ def command_ego(ego: Any, lanes: int, action: int) -> None:
         if is_reachable(ego, lane):
             ego.target_lane = lane
     elif action in (FASTER, SLOWER):
-        index = clip(nearest_target(ego.speed) + (1 if action == FASTER else -1), 0, TARGETS - 1)
+        index = nearest_target(ego.speed) + (1 if action == FASTER else -1)
+        index = min(max(index, 0), TARGETS - 1)
         ego.target_speed = LOWEST_TARGET + TARGET_STEP * index
 
 
-@njit
-def nearest_target(speed: float) -> float:
+@inner
+def nearest_target(speed: float) -> int:
     """Index of the target speed closest to a speed, halves to the even one."""
     scaled = (speed - LOWEST_TARGET) / (TARGET_STEP * (TARGETS - 1))
-    return clip(np.round(scaled * (TARGETS - 1)), 0, TARGETS - 1)
+    return min(max(round(scaled * (TARGETS - 1)), 0), TARGETS - 1)
 
 
-@njit
+@inner
 def drive_ego(ego: Any) -> None:
     """Choose the ego's steering and acceleration by proportional controllers."""
     ego.steering = steer(ego)
     ego.acceleration = KP_A * (ego.target_speed - ego.speed)
 
 
-@njit
+@inner
 def drive_other(cars: Any, order: NDArray[np.int64], i: int, lanes: int) -> None:
     """Choose lane, steering and acceleration of a car that follows IDM and MOBIL."""
     car = cars[i]
@@ -308,7 +313,7 @@ def drive_other(cars: Any, order: NDArray[np.int64], i: int, lanes: int) -> None
     car.acceleration = clip(acceleration, -ACC_MAX, ACC_MAX)
 
 
-@njit
+@inner
 def is_contested(cars: Any, i: int) -> bool:
     """Whether a car not far ahead is changing into the same lane; it may have decided so in this sub-step."""
     car = cars[i]
@@ -320,7 +325,7 @@ def is_contested(cars: Any, i: int) -> bool:
     return False
 
 
-@njit
+@inner
 def is_worth_changing(
     cars: Any, order: NDArray[np.int64], i: int, lane: int, free: float, acceleration: float
 ) -> bool:
@@ -337,7 +342,7 @@ def is_worth_changing(
     return follow(free_acceleration(cars[rear], car.exponent), cars, rear, i) >= -MAX_BRAKING_IMPOSED
 
 
-@njit
+@inner
 def move(car: Any, lanes: int, dt: float) -> None:
     """Move one car by the kinematic bicycle; an impact of the sub-step before shifts it and wrecks it."""
     if car.crashed:
@@ -363,7 +368,7 @@ def move(car: Any, lanes: int, dt: float) -> None:
     turn(car)
 
 
-@njit
+@inner
 def collide_all(
     cars: Any, order: NDArray[np.int64], close: NDArray[np.int64], dt: float, only_ego: bool
 ) -> None:
@@ -377,7 +382,7 @@ def collide_all(
                 collide(cars[i], cars[j], dt)
 
 
-@njit
+@inner
 def find_close(cars: Any, order: NDArray[np.int64], i: int, reach: float, close: NDArray[np.int64]) -> int:
     """Write the cars j > i within `reach` of i along the road into `close`, ascending; return how many."""
     count = 0
@@ -395,7 +400,7 @@ def find_close(cars: Any, order: NDArray[np.int64], i: int, reach: float, close:
     return count
 
 
-@njit
+@inner
 def corners(car: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """x and y of the corners: rear left, rear right, front right, front left."""
     c, s, length, width = car.cos, car.sin, LENGTH / 2, WIDTH / 2
@@ -415,7 +420,7 @@ def corners(car: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     )
 
 
-@njit
+@inner
 def project(xs: tuple[float, ...], ys: tuple[float, ...], nx: float, ny: float) -> tuple[float, float]:
     """Interval that a polygon covers along an axis."""
     low = high = dot(xs[0], ys[0], nx, ny)
@@ -425,13 +430,13 @@ def project(xs: tuple[float, ...], ys: tuple[float, ...], nx: float, ny: float) 
     return low, high
 
 
-@njit
+@inner
 def interval_distance(low_a: float, high_a: float, low_b: float, high_b: float) -> float:
     """Distance of two intervals, negative where they overlap."""
     return low_b - high_a if low_a < low_b else low_a - high_b
 
 
-@njit
+@inner
 def collide(a: Any, b: Any, dt: float) -> None:
     """Separating axes: wreck two cars that touch, and note the impact on two that will within dt."""
     a_x, a_y = corners(a)
@@ -473,7 +478,7 @@ def collide(a: Any, b: Any, dt: float) -> None:
         a.crashed = b.crashed = True
 
 
-@njit
+@inner
 def drive(cars: Any, scene: Scene, action: int) -> None:
     """One policy step of one road: all choose in the order of the list, then all move, then pairs collide."""
     order = np.arange(len(cars))
@@ -495,7 +500,7 @@ def drive(cars: Any, scene: Scene, action: int) -> None:
         collide_all(cars, order, close, scene.dt, scene.only_ego_collides)
 
 
-@njit
+@inner
 def measure(ego: Any, lanes: int, features: NDArray[np.float64]) -> None:
     """Write collision, right_lane and high_speed of the ego into `features` (3,)."""
     features[0] = 1.0 if ego.crashed else 0.0
@@ -503,13 +508,13 @@ def measure(ego: Any, lanes: int, features: NDArray[np.float64]) -> None:
     features[2] = clip((ego.speed * cos(ego.heading) - 20.0) / 10.0, 0.0, 1.0)
 
 
-@njit
+@inner
 def scale(value: float, extent: float) -> float:
     """Map [-extent, extent] to [-1, 1], and clip."""
     return clip(-1 + (value + extent) * 2 / (2 * extent), -1.0, 1.0)
 
 
-@njit
+@inner
 def write_row(row: NDArray[np.float32], x: float, y: float, vx: float, vy: float, lanes: int) -> None:
     """Write one car of an observation."""
     row[0] = 1.0
@@ -519,12 +524,11 @@ def write_row(row: NDArray[np.float32], x: float, y: float, vx: float, vy: float
     row[4] = scale(vy, 2 * MAX_SPEED)
 
 
-@njit
+@inner
 def observe(cars: Any, lanes: int, observation: NDArray[np.float32]) -> None:
     """Write presence, x, y, vx, vy of the ego, and relative to it of the closest cars, into (5, 5)."""
     ego = cars[0]
     ego_vx, ego_vy = ego.speed * cos(ego.heading), ego.speed * sin(ego.heading)
-    observation[:] = 0.0
     write_row(observation[0], ego.x, ego.y, ego_vx, ego_vy, lanes)
     seen = np.empty(OBSERVED, np.int64)
     count = 0
@@ -542,6 +546,9 @@ def observe(cars: Any, lanes: int, observation: NDArray[np.float32]) -> None:
         car = cars[seen[k]]
         vx, vy = car.speed * cos(car.heading), car.speed * sin(car.heading)
         write_row(observation[k + 1], car.x - ego.x, car.y - ego.y, vx - ego_vx, vy - ego_vy, lanes)
+    for k in range(count + 1, OBSERVED):
+        for feature in range(OBSERVED):
+            observation[k, feature] = 0.0
 
 
 LOW_HALF, HALF_BITS = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -549,7 +556,7 @@ ONE_BIT, FRACTION_SHIFT, ROTATION_SHIFT, ALL_BITS = np.uint64(1), np.uint64(11),
 MULTIPLIER_HIGH, MULTIPLIER_LOW = np.uint64(2549297995355413924), np.uint64(4865540595714422341)
 
 
-@njit
+@inner
 def multiply_high(a: np.uint64, b: np.uint64) -> np.uint64:
     """The upper 64 bits of the product of two 64-bit numbers."""
     a_low, a_high = a & LOW_HALF, a >> HALF_BITS
@@ -559,7 +566,7 @@ def multiply_high(a: np.uint64, b: np.uint64) -> np.uint64:
     return a_high * b_high + (middle >> HALF_BITS) + carry
 
 
-@njit
+@inner
 def draw_bits(road: Any) -> np.uint64:
     """Advance PCG64 (O'Neill, HMC-CS-2014-0905) and return 64 bits."""
     high, low = road.state_high, road.state_low
@@ -577,13 +584,13 @@ def draw_bits(road: Any) -> np.uint64:
     return (mixed >> rotation) | (mixed << ((ALL_BITS - rotation + ONE_BIT) & ALL_BITS))
 
 
-@njit
+@inner
 def draw_uniform(road: Any, low: float, high: float) -> float:
     """Draw from [low, high) as `Generator.uniform` does."""
     return low + (high - low) * ((draw_bits(road) >> FRACTION_SHIFT) * (1.0 / 9007199254740992.0))
 
 
-@njit
+@inner
 def draw_half(road: Any) -> np.uint64:
     """Draw 32 bits: the rest of the last draw, if there is one."""
     if road.has_half:
@@ -594,7 +601,7 @@ def draw_half(road: Any) -> np.uint64:
     return bits & LOW_HALF
 
 
-@njit
+@inner
 def draw_integer(road: Any, n: int) -> np.int64:
     """Draw from 0..n-1 as `Generator.integers` does, by multiplication (Lemire, TOMACS 2019)."""
     if n == 1:
@@ -608,7 +615,7 @@ def draw_integer(road: Any, n: int) -> np.int64:
     return np.int64(product >> HALF_BITS)
 
 
-@njit
+@inner
 def place_cars(cars: Any, road: Any, scene: Scene) -> None:
     """Draw the first state of a road, number by number as highway-env does."""
     crowding = np.exp(-5 / 40 * scene.lanes)
@@ -636,33 +643,34 @@ def place_cars(cars: Any, road: Any, scene: Scene) -> None:
     road.time = 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def reset_roads(cars: Any, roads: Any, scene: Scene, observations: NDArray[np.float32]) -> None:
-    """Draw a first state for each of N roads from its own generator, and write the observations (N, 5, 5)."""
+@entry_point
+def reset_roads(
+    cars: Any, roads: Any, scene: Scene, chosen: NDArray[np.bool_], observations: NDArray[np.float32]
+) -> None:
+    """Draw a first state for the chosen (N,) roads, each from its own generator, and write (N, 5, 5)."""
     for n in range(len(roads)):
-        place_cars(cars[n], roads[n], scene)
-        observe(cars[n], scene.lanes, observations[n])
+        if chosen[n]:
+            place_cars(cars[n], roads[n], scene)
+            observe(cars[n], scene.lanes, observations[n])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@entry_point
 def observe_roads(cars: Any, scene: Scene, observations: NDArray[np.float32]) -> None:
     """Write the observations (N, 5, 5) of N roads."""
     for n in range(len(cars)):
         observe(cars[n], scene.lanes, observations[n])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@entry_point
 def step_roads(
     start: int,
     stop: int,
     cars: Any,
     roads: Any,
     scene: Scene,
-    autoreset: bool,
     weights: NDArray[np.float64],
     actions: NDArray[np.int64],
     observations: NDArray[np.float32],
-    final_observations: NDArray[np.float32],
     features: NDArray[np.float64],
     rewards: NDArray[np.float64],
     terminated: NDArray[np.bool_],
@@ -676,27 +684,21 @@ def step_roads(
         cars: (N, V + 1) of `CAR`.
         roads: (N,) of `ROAD`.
         scene: of all roads.
-        autoreset: whether a road whose episode ended is reset at once.
         weights: (3,) of the reward.
         actions: (N,) in 0..4.
-        observations: (N, 5, 5), after the reset where there was one.
-        final_observations: (N, 5, 5), before any reset.
-        features: (N, 3) collision, right_lane, high_speed.
-        rewards: (N,) weights . features + 1, and 0 off the road.
-        terminated: (N,) whether the ego crashed.
-        truncated: (N,) whether the time is up.
+        observations: (N, 5, 5) written.
+        features: (N, 3) written: collision, right_lane, high_speed.
+        rewards: (N,) written: weights . features + 1, and 0 off the road.
+        terminated: (N,) written: whether the ego crashed.
+        truncated: (N,) written: whether the time is up.
     """
     for n in range(start, stop):
         ego = cars[n, 0]
         drive(cars[n], scene, actions[n])
         roads[n].time += scene.policy_dt
-        measure(ego, scene.lanes, features[n])
-        terminated[n], truncated[n] = ego.crashed, roads[n].time >= scene.duration
         f = features[n]
+        measure(ego, scene.lanes, f)
+        terminated[n], truncated[n] = ego.crashed, roads[n].time >= scene.duration
         reward = weights[0] * f[0] + weights[1] * f[1] + weights[2] * f[2] + 1
         rewards[n] = reward if is_on_lane(ego, ego.lane, 0.0) else 0.0
-        observe(cars[n], scene.lanes, final_observations[n])
-        observations[n] = final_observations[n]
-        if autoreset and (terminated[n] or truncated[n]):
-            place_cars(cars[n], roads[n], scene)
-            observe(cars[n], scene.lanes, observations[n])
+        observe(cars[n], scene.lanes, observations[n])

@@ -104,14 +104,21 @@ class _Roads:
         )
         self.is_set = False
 
+    def arguments(self) -> tuple[Any, ...]:
+        return (*self.state, self.scene, self.weights)
+
     def seed(self, n: int, generator: np.random.Generator) -> None:
         _save_generator(generator, self.state.roads[n])
 
     def reset(self) -> NDArray[np.float32]:
         self.is_set = True
-        observations = _empty_observations(len(self.state.roads))
-        engine.reset_roads(*self.state, self.scene, observations)
+        count = len(self.state.roads)
+        observations = _empty_observations(count)
+        self.reset_chosen(np.ones(count, np.bool_), observations)
         return observations
+
+    def reset_chosen(self, chosen: NDArray[np.bool_], observations: NDArray[np.float32]) -> None:
+        engine.reset_roads(*self.state, self.scene, chosen, observations)
 
     def get(self) -> RoadState:
         self.require("get_state")
@@ -197,21 +204,14 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
         """
         self._roads.require("step")
         N = self.num_envs
-        final, observations = _empty_observations(N), _empty_observations(N)
-        features, rewards = np.empty((N, len(FEATURES))), np.empty(N)
+        final, features, rewards = _empty_observations(N), np.empty((N, len(FEATURES))), np.empty(N)
         terminated, truncated = np.empty(N, np.bool_), np.empty(N, np.bool_)
-        state = (*self._roads.state, self._roads.scene, True, self._roads.weights)
-        results = (observations, final, features, rewards, terminated, truncated)
-        arguments: tuple[Any, ...] = (*state, _check_actions(actions, N), *results)
-        others = [
-            self._pool.submit(engine.step_roads, start, stop, *arguments)
-            for start, stop in self._shares[1:]
-            if self._pool is not None
-        ]
-        engine.step_roads(*self._shares[0], *arguments)
-        for other in others:
-            other.result()
-        info = {"features": features, "final_obs": final, "_final_obs": terminated | truncated}
+        chosen = _check_actions(actions, N)
+        self._run(*self._roads.arguments(), chosen, final, features, rewards, terminated, truncated)
+        observations, ended = final.copy(), terminated | truncated
+        if ended.any():
+            self._roads.reset_chosen(ended, observations)
+        info = {"features": features, "final_obs": final, "_final_obs": ended}
         return observations, rewards, terminated, truncated, info
 
     def get_state(self) -> RoadState:
@@ -229,6 +229,17 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: on other shapes or types, values that are not finite, or lanes that do not exist.
         """
         return self._roads.set(state)
+
+    def _run(self, *arguments: Any) -> None:
+        """Step each thread's share of the roads; the compiled code holds no lock."""
+        others = [
+            self._pool.submit(engine.step_roads, *share, *arguments)
+            for share in self._shares[1:]
+            if self._pool is not None
+        ]
+        engine.step_roads(*self._shares[0], *arguments)
+        for other in others:
+            other.result()
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads."""
@@ -257,8 +268,9 @@ class HighwayEnv(gym.Env[Any, Any]):
         self.config = config
         self.observation_space, self.action_space = _spaces()
         self._roads = _Roads(1, config, weights)
-        self._action, self._reward = np.zeros(1, np.int64), np.zeros(1)
-        self._terminated, self._truncated = np.zeros(1, np.bool_), np.zeros(1, np.bool_)
+        # Written again at every step, and only their items handed out.
+        self._action = np.zeros(1, np.int64)
+        self._results: tuple[Any, ...] = (np.zeros(1), np.zeros(1, np.bool_), np.zeros(1, np.bool_))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -276,14 +288,12 @@ class HighwayEnv(gym.Env[Any, Any]):
             ValueError: on an action outside 0..4.
             ResetNeeded: before the first `reset`.
         """
-        roads = self._roads
-        roads.require("step")
+        self._roads.require("step")
         self._action[0] = _check_action(action)
         observation, features = _empty_observations(1), np.empty((1, len(FEATURES)))
-        ends: tuple[Any, ...] = (self._reward, self._terminated, self._truncated)
-        state = (*roads.state, roads.scene, False, roads.weights)
-        engine.step_roads(0, 1, *state, self._action, observation, observation, features, *ends)
-        reward, terminated, truncated = (end.item() for end in ends)
+        arguments = (*self._roads.arguments(), self._action, observation, features, *self._results)
+        engine.step_roads(0, 1, *arguments)
+        reward, terminated, truncated = (result.item() for result in self._results)
         return observation[0], reward, terminated, truncated, {"features": features[0]}
 
     def get_state(self) -> RoadState:
