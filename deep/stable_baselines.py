@@ -13,7 +13,8 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from torch import nn
 from deep.gaussian import SquashedGaussianPolicy
 from deep.policies import DiscretePolicy
 from mereq_min.checks import Array, check_number
-from mereq_min.interfaces import Policy
+from mereq_min.interfaces import Policy, Task
 
 MAX_BYTES = 2**28
 """Largest part of a file that is read, and most bytes of all tensors together."""
@@ -103,13 +104,30 @@ def load_zip(path: str | Path, *, temperature: float | None = None) -> Policy:
         ValueError: if the file is missing, damaged, or would need code that is not here (a policy class of
             your own, images, gSDE, ...), or if the temperature is missing or uncalled-for.
     """
+    with _explained(path):
+        return _build(*_open(path), temperature)
+
+
+def load_for_task(path: Path, task: Task) -> Policy:
+    """`load_zip` as the command line calls it: a DQN acts at the task's `prior_temperature`."""
+    with _explained(path):
+        settings, weights = _open(path)
+        return _build(settings, weights, task.prior_temperature if weights.is_dqn else None)
+
+
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            settings = json.loads(_read(archive, "data"))
-            arrays = read_tensors(_read(archive, "policy.pth"))
-        return _build(_Settings(settings), _Weights(arrays), temperature)
+        yield
     except (OSError, zipfile.BadZipFile, RecursionError, ValueError) as error:
         raise ValueError(f"cannot load {path} as a policy of Stable-Baselines3: {error}") from error
+
+
+def _open(path: str | Path) -> tuple[_Settings, _Weights]:
+    with zipfile.ZipFile(path) as archive:
+        return _Settings(json.loads(_read(archive, "data"))), _Weights(
+            read_tensors(_read(archive, "policy.pth"))
+        )
 
 
 def read_tensors(data: bytes) -> dict[str, NDArray[Any]]:
@@ -301,7 +319,7 @@ def _shorten(value: Any) -> str:
 
 def _build(settings: _Settings, weights: _Weights, temperature: float | None) -> Policy:
     """The policy, by the algorithm that the names of its layers tell."""
-    if weights.has("q_net."):
+    if weights.is_dqn:
         return _build_dqn(settings, weights, temperature)
     if temperature is not None:
         raise ValueError("temperature is for a DQN; this policy has a distribution of its own, leave it out")
@@ -351,6 +369,10 @@ class _Weights:
         bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if bad:
             raise ValueError(f"the weights are not finite in {', '.join(bad[:6])}")
+
+    @property
+    def is_dqn(self) -> bool:
+        return self.has("q_net.")
 
     def has(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self.arrays)

@@ -1,51 +1,93 @@
-"""What every policy promises (`interfaces.Policy`): log_prob is normalised, sample agrees with it."""
+"""What every kind of policy promises (`mereq_min.contracts`); those of tasks are checked with their task."""
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import nn
 
+from deep.gaussian import SquashedGaussianPolicy
+from deep.nets import mlp
+from deep.policies import DiscretePolicy, EpsilonPolicy
+from deep.stable_baselines import GaussianPolicy
 from mereq_min import TabularPolicy
-from mereq_min.catalogue import load_task, task_factories
+from mereq_min.contracts import check_policy
 
-KINDS = ("prior", "expert_policy")
-
-
-@pytest.fixture(params=[(name, kind) for name in task_factories() for kind in KINDS], ids="-".join)
-def policy_and_actions(request):
-    """A policy over discrete states, a few states of its task, and the number of actions."""
-    name, kind = request.param
-    task = load_task(name)
-    env = task.make_env()
-    states = [env.reset(seed=seed)[0] for seed in range(5)]
-    return getattr(task, kind), np.array(states), int(env.action_space.n)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(30, 5, 5)).astype(np.float32)
+VECTORS = RNG.normal(size=(30, 3)).astype(np.float32)
+INDICES = np.arange(6)
 
 
-def test_log_prob_is_normalised_over_actions(policy_and_actions):
-    policy, states, n_actions = policy_and_actions
-    probabilities = [np.exp(policy.log_prob(states, np.full(len(states), a))) for a in range(n_actions)]
-    np.testing.assert_allclose(np.sum(probabilities, axis=0), 1.0, rtol=1e-9)
+class Convolution(nn.Module):
+    """A torch module as anybody might have trained it: images (N, 5, 5) to logits (N, 4)."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.convolution, self.head = nn.Conv2d(1, 2, 3), nn.Linear(18, 4)
+
+    def forward(self, images):
+        return self.head(torch.relu(self.convolution(images[:, None])).flatten(1))
 
 
-def test_sample_agrees_with_log_prob(policy_and_actions):
-    policy, states, n_actions = policy_and_actions
-    state = states[0]
-    drawn = policy.sample(np.full(20_000, state), np.random.default_rng(0))
-    expected = np.exp(policy.log_prob(np.full(n_actions, state), np.arange(n_actions)))
-    likely = expected * len(drawn) >= 5
-    counts = np.bincount(drawn, minlength=n_actions)
-    rest = [counts[~likely].sum()], [expected[~likely].sum() * len(drawn)]
-    observed = np.append(counts[likely], rest[0])
-    wanted = np.append(expected[likely] * len(drawn), rest[1])
-    keep = wanted > 0
-    assert observed[~keep].sum() == 0
-    if keep.sum() > 1:
-        assert chisquare(observed[keep], wanted[keep] * observed.sum() / wanted.sum()).pvalue > 1e-4
+class Uniform:
+    """Nothing but log_prob and sample."""
+
+    def log_prob(self, state, action):
+        return np.full(len(state), -np.log(4))
+
+    def sample(self, state, rng):
+        return rng.integers(4, size=len(state))
 
 
-def test_sampling_is_reproducible_from_the_generator(policy_and_actions):
-    policy, states, _ = policy_and_actions
-    first, again = (policy.sample(states, np.random.default_rng(3)) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
+def tabular():
+    """A table in which some actions are never taken."""
+    probabilities = np.array([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0], [0.3, 0.3, 0.4]]).repeat(2, axis=0)
+    with np.errstate(divide="ignore"):
+        return TabularPolicy(np.log(probabilities))
+
+
+POLICIES = {
+    "table": (tabular(), INDICES, Discrete(3)),
+    "any object": (Uniform(), IMAGES, Discrete(4)),
+    "any torch module": (DiscretePolicy(Convolution(), temperature=0.2), IMAGES, Discrete(4)),
+    "greedy": (DiscretePolicy(mlp([25, 8, 4], seed=1), temperature=0.0), IMAGES, Discrete(4)),
+    "greedy at times": (
+        EpsilonPolicy(DiscretePolicy(Convolution(), temperature=0.0), 0.1, 4),
+        IMAGES,
+        Discrete(4),
+    ),
+    "on a prior": (
+        DiscretePolicy(mlp([25, 8, 4], seed=1), 0.5, prior=DiscretePolicy(Convolution()), prior_scale=0.7),
+        IMAGES,
+        Discrete(4),
+    ),
+    "squashed": (
+        SquashedGaussianPolicy(mlp([3, 8, 4], seed=2), np.array([-3.0, 0.0]), np.array([3.0, 0.5])),
+        VECTORS,
+        Box(np.float32([-3, 0]), np.float32([3, 0.5])),
+    ),
+    "Gaussian": (
+        GaussianPolicy(mlp([3, 8, 2], seed=3), np.array([-1.0, 0.3])),
+        VECTORS,
+        Box(-np.inf, np.inf, (2,)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("policy", "states", "space"), POLICIES.values(), ids=POLICIES)
+def test_the_policy_keeps_its_contract(policy, states, space):
+    assert check_policy(policy, states, space, np.random.default_rng(1)) == []
+
+
+def test_a_torch_module_becomes_the_softmax_of_its_outputs():
+    module = Convolution()
+    actions = np.arange(30) % 4
+    expected = torch.log_softmax(module(torch.tensor(IMAGES)) / 0.2, dim=1).detach().numpy()
+    log_prob = DiscretePolicy(module, temperature=0.2).log_prob(IMAGES, actions)
+    np.testing.assert_allclose(log_prob, expected[np.arange(30), actions], rtol=1e-5)
 
 
 def test_a_policy_that_is_not_normalised_is_refused():
