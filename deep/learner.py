@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from mereq_min.checks import Array, check_array, check_number
+from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps, time_weights
 

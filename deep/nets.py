@@ -25,6 +25,18 @@ def mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def zero_last_layer(net: nn.Module) -> None:
+    """Make the outputs 0 until they are learnt."""
+    with torch.no_grad():
+        for parameter in list(net.parameters())[-2:]:
+            parameter.zero_()
+
+
+def with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """The arrays whose names begin with the prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
 def to_arrays(net: nn.Module, prefix: str = "") -> dict[str, NDArray[np.float32]]:
     """The parameters by name, to be saved."""
     return {prefix + name: value.numpy().copy() for name, value in net.state_dict().items()}
@@ -36,7 +48,7 @@ def load_arrays(net: nn.Module, arrays: Mapping[str, NDArray[Any]], prefix: str 
     Raises:
         ValueError: if arrays are missing, too many, of another shape or not finite.
     """
-    own = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    own = with_prefix(arrays, prefix)
     if any(not np.isfinite(value).all() for value in own.values()):
         raise ValueError(f"the network under {prefix!r} holds numbers that are not finite")
     try:
@@ -51,7 +63,7 @@ def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.
     Raises:
         ValueError: if the arrays are not those of an `mlp`, or not finite.
     """
-    own = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    own = with_prefix(arrays, prefix)
     weights = [value for name, value in own.items() if name.endswith("weight")]
     weights = [own[f"{1 + 2 * i}.weight"] for i in range(len(weights)) if f"{1 + 2 * i}.weight" in own]
     if not weights or any(weight.ndim != 2 for weight in weights):
@@ -81,11 +93,11 @@ def load_optimiser(
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in arrays.items():
-        if key.startswith(prefix):
-            index, name = key.removeprefix(prefix).split(".")
-            fits = int(index) < len(parameters) and value.shape in ((), parameters[int(index)].shape)
-            if not fits or not np.isfinite(value).all():
-                raise ValueError(f"{key} is no moment of this optimiser: {value.shape} or not finite")
-            state.setdefault(int(index), {})[name] = torch.as_tensor(np.array(value))
+    for key, value in with_prefix(arrays, prefix).items():
+        index, name = int(key.split(".")[0]), key.split(".")[1]
+        if index >= len(parameters) or value.shape not in ((), parameters[index].shape):
+            raise ValueError(f"{prefix}{key} of shape {value.shape} is no moment of this optimiser")
+        if not np.isfinite(value).all():
+            raise ValueError(f"{prefix}{key} holds numbers that are not finite")
+        state.setdefault(index, {})[name] = torch.as_tensor(np.array(value))
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

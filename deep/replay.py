@@ -40,22 +40,27 @@ class Replay:
         """Store N transitions, column by column, each (N, ...); the oldest make room.
 
         Raises:
-            ValueError: if the columns are not those of the first call, or differ in length.
+            ValueError: if the columns are not those of the first call, differ in length, or are not finite.
         """
         n = len(next(iter(columns.values())))
+        for name, column in columns.items():
+            if not np.isfinite(column).all():
+                raise ValueError(
+                    f"{name} must be finite, got {np.count_nonzero(~np.isfinite(column))} bad entries"
+                )
         if not self.columns:
             self.columns = {
                 name: torch.zeros((self.capacity, *column.shape[1:]), dtype=_dtype(column))
                 for name, column in columns.items()
             }
-        if set(columns) != set(self.columns) or any(len(column) != n for column in columns.values()):
-            raise ValueError(
-                f"columns must be {sorted(self.columns)}, all of one length, got "
-                f"{ {name: len(column) for name, column in columns.items()} }"
-            )
-        rows = torch.as_tensor((self._added + np.arange(n)) % self.capacity)
+        wanted = {name: (n, *column.shape[1:]) for name, column in self.columns.items()}
+        given = {name: column.shape for name, column in columns.items()}
+        if given != wanted:
+            raise ValueError(f"columns must have shapes {wanted}, got {given}")
+        kept = np.arange(max(n - self.capacity, 0), n)
+        rows = torch.as_tensor((self._added + kept) % self.capacity)
         for name, column in columns.items():
-            self.columns[name][rows] = torch.as_tensor(column, dtype=self.columns[name].dtype)
+            self.columns[name][rows] = torch.as_tensor(column[kept], dtype=self.columns[name].dtype)
         self._added += n
 
     def sample(self, n: int, rng: np.random.Generator) -> Batch:
@@ -63,7 +68,7 @@ class Replay:
         if len(self) == 0:
             raise ValueError("the replay is empty: add transitions before sampling")
         rows = torch.as_tensor(rng.integers(len(self), size=n))
-        return {name: column[rows] for name, column in self.columns.items()}
+        return {name: column.index_select(0, rows) for name, column in self.columns.items()}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What is stored, as named arrays."""
@@ -71,12 +76,22 @@ class Replay:
         return {"added": np.array(self._added), **filled}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned."""
-        self.columns, self._added = {}, 0
+        """Take back what `state` returned.
+
+        Raises:
+            ValueError: if the columns are damaged, or are fewer or more than were added.
+        """
         filled = {name: array for name, array in state.items() if name != "added"}
+        added = int(state.get("added", -1))
+        lengths = {name: len(array) for name, array in filled.items()}
+        if set(lengths.values()) != ({min(added, self.capacity)} if added else set()):
+            raise ValueError(
+                f"{added} transitions into a replay of {self.capacity} cannot leave columns of {lengths}"
+            )
+        self.columns, self._added = {}, 0
         if filled:
             self.add(**filled)
-        self._added = int(state["added"])
+        self._added = added
 
 
 def _dtype(column: NDArray[Any]) -> torch.dtype:

@@ -27,7 +27,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deep.nets import load_arrays, load_optimiser, mlp, mlp_from_arrays, optimiser_to_arrays, to_arrays
+from deep.nets import (
+    load_arrays,
+    load_optimiser,
+    mlp,
+    mlp_from_arrays,
+    optimiser_to_arrays,
+    to_arrays,
+    with_prefix,
+    zero_last_layer,
+)
 from deep.policies import DiscretePolicy, EpsilonPolicy, all_log_probs
 from deep.replay import Batch, Replay
 from mereq_min.checks import Array, check_array, check_number
@@ -150,7 +159,7 @@ class ResidualDQN:
         sizes = [n_inputs, *self.config.hidden, n_actions * (n_features + 1)]
         self.net, self.target_net = mlp(sizes, seed), mlp(sizes, seed)
         for net in (self.net, self.target_net):
-            _zero_last_layer(net)
+            zero_last_layer(net)  # Q_R = 0: with alpha_hat = omega' the first policy is the prior
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate, fused=True)
         self.replay = Replay(self.config.replay_capacity)
         self.theta: Array = np.zeros(n_features)
@@ -206,7 +215,10 @@ class ResidualDQN:
             batch = self.replay.sample(self.config.batch_size, rng)
             with torch.no_grad():
                 next_values = self._heads(self.target_net, batch["next_state"])
-                policy = policy_of(next_values @ weights, batch["next_bonus"], self.temperature)
+                # Double DQN (van Hasselt et al. 2016): a maximum would pick what the target network overrates.
+                # A soft policy spreads over actions, and gained nothing from a second network.
+                judge = next_values if self.temperature > 0 else self._heads(self.net, batch["next_state"])
+                policy = policy_of(judge @ weights, batch["next_bonus"], self.temperature)
                 target = targets(batch, policy, next_values, self.temperature, self.gamma)
             values = self._heads(self.net, batch["state"])
             loss = critic_loss(values, batch["action"], target)
@@ -227,8 +239,7 @@ class ResidualDQN:
         """The policy for the last theta, frozen: later updates do not change it."""
         arrays = to_arrays(self.target_net)
         weights = self._weights().numpy()
-        last = [name for name in arrays if name.endswith("weight")][-1].removesuffix("weight")
-        for name in (last + "weight", last + "bias"):
+        for name in list(arrays)[-2:]:  # weight and bias of the last layer
             heads = arrays[name].reshape(self.n_actions, self.n_features + 1, -1)
             arrays[name] = np.einsum("akh,k->ah", heads, weights).reshape(
                 self.n_actions, *arrays[name].shape[1:]
@@ -244,6 +255,20 @@ class ResidualDQN:
         return EpsilonPolicy(
             self.policy(), 1.0 + progress * (self.config.final_epsilon - 1.0), self.n_actions
         )
+
+    def start_from(self, policy: DiscretePolicy) -> None:
+        """Begin with the weights of another policy, as fine-tuning does: its logits become h, psi is 0.
+
+        Raises:
+            ValueError: if its network has other layers than `config.hidden` says.
+        """
+        arrays = to_arrays(policy.net)
+        for name in list(arrays)[-2:]:
+            heads = np.zeros((self.n_actions, self.n_features + 1, *arrays[name].shape[1:]), dtype=np.float32)
+            heads[:, -1] = arrays[name] * (self.temperature / policy.temperature)
+            arrays[name] = heads.reshape(-1, *heads.shape[2:])
+        load_arrays(self.net, arrays)
+        load_arrays(self.target_net, arrays)
 
     def successor_features(self, state: NDArray[Any]) -> Array:
         """psi(s, a) (N, A, K) of the policy in states (N, ...)."""
@@ -279,18 +304,15 @@ class ResidualDQN:
         Raises:
             ValueError: if arrays are missing, of another shape or not finite.
         """
+        missing = {"agent_theta", "updates_done"} - set(state)
+        if missing:
+            raise ValueError(f"no state of an agent: {sorted(missing)} missing, got {sorted(state)}")
+        self.theta = check_array("agent_theta", state["agent_theta"], shape=(self.n_features,))
+        self.updates_done = int(state["updates_done"])
         load_arrays(self.net, state, "net.")
         load_arrays(self.target_net, state, "target_net.")
         load_optimiser(self.optimiser, state, "optimiser.")
-        self.replay.restore(
-            {
-                name.removeprefix("replay."): value
-                for name, value in state.items()
-                if name.startswith("replay.")
-            }
-        )
-        self.theta = check_array("agent_theta", state["agent_theta"], shape=(self.n_features,))
-        self.updates_done = int(state["updates_done"])
+        self.replay.restore(with_prefix(state, "replay."))
 
     def _heads(self, net: nn.Module, state: torch.Tensor) -> torch.Tensor:
         """psi and h (N, A, K + 1)."""
@@ -311,10 +333,3 @@ class ResidualDQN:
         probability = np.exp(self.policy().log_probs(state))
         psi = self.successor_features(state)
         return psi - np.einsum("na,nak->nk", probability, psi)[:, None, :], probability
-
-
-def _zero_last_layer(net: nn.Sequential) -> None:
-    """Begin with psi = h = 0: Q_R = 0, and with alpha_hat = omega' the first policy is the prior."""
-    with torch.no_grad():
-        for parameter in net[-1].parameters():
-            parameter.zero_()
