@@ -12,6 +12,7 @@ import json
 import math
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ _SETTINGS = {
     "optimizer_kwargs", "normalize_images", "share_features_extractor",
 }  # fmt: skip
 """Settings of a policy that are honoured here, or do not change how it acts on vectors."""
+
+_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError)
+"""What zipfile raises on a damaged file."""
 
 Layer = tuple[NDArray[Any], NDArray[Any]]
 """Weight (outputs, inputs) and bias (outputs,)."""
@@ -119,7 +123,7 @@ def load_for_task(path: Path, task: Task) -> Policy:
 def _explained(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, zipfile.BadZipFile, RecursionError, ValueError) as error:
+    except (OSError, RecursionError, ValueError, *_ZIP_ERRORS) as error:
         raise ValueError(f"cannot load {path} as a policy of Stable-Baselines3: {error}") from error
 
 
@@ -155,7 +159,7 @@ def read_tensors(data: bytes) -> dict[str, NDArray[Any]]:
                 lambda key, size: _read(archive, f"{folder}data/{key}", size),
                 "<" if order == b"little" else ">",
             ).run(_read(archive, f"{folder}data.pkl", MAX_PICKLE_BYTES))
-    except zipfile.BadZipFile as error:
+    except _ZIP_ERRORS as error:
         raise ValueError(f"the weights are no zip as torch >= 1.6 writes it ({error})") from error
 
 
@@ -171,7 +175,7 @@ def _read(archive: zipfile.ZipFile, name: str, limit: int = MAX_BYTES) -> bytes:
         raise ValueError(f"{name} must have at most {limit} bytes, it has {info.file_size}")
     try:
         return archive.read(name)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _ZIP_ERRORS as error:
         raise ValueError(f"{name} is damaged ({error})") from error
 
 
@@ -209,8 +213,10 @@ class _Opcodes:
     def run(self, pickled: bytes) -> dict[str, NDArray[Any]]:
         """Follow a pickle to its end."""
         try:
-            for opcode, argument, _ in pickletools.genops(pickled):
-                self._step(opcode.name, argument)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd escapes, in strings that are refused
+                for opcode, argument, _ in pickletools.genops(pickled):
+                    self._step(opcode.name, argument)
         except (IndexError, KeyError) as error:
             raise ValueError(f"the pickle of the weights is damaged ({error})") from error
         result = self.stack[0] if len(self.stack) == 1 else None

@@ -238,6 +238,25 @@ def test_a_file_that_holds_no_tensors_is_refused(data, message):
         read_tensors(data)
 
 
+def test_damage_anywhere_gives_a_clear_error_or_none():
+    data = (DATA / "ppo_pendulum.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        weights = archive.read("policy.pth")
+    pickled = read_members(weights)["archive/data.pkl"]
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(500):
+        damaged = bytearray(pickled)
+        damaged[rng.integers(len(damaged))] = rng.integers(256)
+        torn = bytearray(weights)
+        torn[rng.integers(len(torn))] = rng.integers(256)
+        for content in (altered(weights, "archive/data.pkl", bytes(damaged)), bytes(torn)):
+            try:
+                read_tensors(content)
+            except ValueError:
+                refused += 1
+    assert refused > 500
+
+
 def changed_zip(tmp_path, name, *, tensors=None, **settings):
     """A copy of a recorded file with other tensors (None: without that one) or other settings."""
     members = read_members((DATA / f"{name}.zip").read_bytes())
