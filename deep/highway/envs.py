@@ -6,7 +6,6 @@ state, and the same actions then lead through the same observations (see `deep.h
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -341,8 +340,6 @@ class ReferenceEnv(gym.Env[Any, Any]):
 
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'human', 'rgb_array' or None, got {render_mode!r}")
-        if render_mode == "rgb_array":
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         self.config, self.render_mode = config, render_mode
         self._weights = check_array("weights", weights, shape=(len(FEATURES),)).tolist()
         self.observation_space, self.action_space = _spaces()
@@ -415,11 +412,23 @@ class ReferenceEnv(gym.Env[Any, Any]):
         """
         if not self._is_set:
             raise ResetNeeded("render needs a state: call reset first")
-        return None if self.render_mode is None else self.simulator.render()
+        if self.render_mode is None:
+            return None
+        image = self.simulator.render()
+        # Where SDL_VIDEODRIVER is "dummy", highway-env starts its viewer switched off: the image is black.
+        if not self.simulator.viewer.enabled:
+            self.simulator.viewer.enabled = True
+            image = self.simulator.render()
+        return image
 
     def close(self) -> None:
         """Close the window."""
         self.simulator.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Its surfaces cannot be pickled; the next `render` makes new ones.
+        self.simulator.viewer = None
+        return self.__dict__
 
 
 def _spaces() -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
