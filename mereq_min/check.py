@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -17,7 +15,7 @@ from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from mereq_min.catalogue import UsageError, load_task
+from mereq_min.catalogue import UsageError, import_attribute, load_task
 from mereq_min.contracts import POLICY_CHECKS, TASK_CHECKS, PolicySubject, TaskSubject, run_checks
 from mereq_min.interfaces import Policy, Task
 from mereq_min.rollout import rollout
@@ -115,9 +113,6 @@ def load_policy(name: str, task: Task) -> Policy:
 
 
 def _import(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a console script does not look in the working directory by itself
-    found = getattr(importlib.import_module(module), attribute)
+    found = import_attribute(name)
     is_factory = isinstance(found, type) or (callable(found) and not hasattr(found, "log_prob"))
     return found() if is_factory else found
