@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deep.nets import mlp, mlp_from_arrays, to_arrays
+from deep.nets import mlp, mlp_from_arrays, to_arrays, to_tensor
 from deep.policies import DiscretePolicy, all_log_probs
 from mereq_min.checks import Array, check_array, check_number
 from mereq_min.interfaces import Policy
@@ -106,7 +106,7 @@ class NeuralCloner:
         parameters = list(net.parameters())
         start = [parameter.detach().clone() for parameter in parameters]
         optimiser = torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True)
-        x, y = (torch.as_tensor(np.asarray(column), dtype=torch.float32) for column in (states, wanted))
+        x, y = to_tensor(states), to_tensor(wanted)
         rows = rng.choice(
             len(weights), size=(self.config.updates, self.config.batch_size), p=weights / weights.sum()
         )

@@ -167,7 +167,7 @@ class LearnerConfig:
 
     num_envs: int = 64
     """Environments side by side; each rolls out one whole episode a round [environments]."""
-    updates: int = 150
+    updates: int = 100
     """Gradient updates of a round [updates]."""
     first_rounds: int = 30
     """Rounds of the first solve; each later one goes on from the last with a single round [rounds]."""

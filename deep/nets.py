@@ -12,17 +12,36 @@ from numpy.typing import NDArray
 from torch import nn
 
 
-def mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
+class Scale(nn.Module):
+    """Flattens observations (N, ...) and multiplies their entries by fixed numbers (n,)."""
+
+    def __init__(self, scale: NDArray[Any]) -> None:
+        super().__init__()
+        self.scale: torch.Tensor
+        self.register_buffer("scale", to_tensor(scale))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, ...) to (N, n)."""
+        return inputs.flatten(1) * self.scale
+
+
+def mlp(sizes: Sequence[int], seed: int, scale: NDArray[Any] | None = None) -> nn.Sequential:
     """Linear layers of the given sizes with ReLU between them, initialised from `seed` alone.
 
-    Observations of any shape are flattened: (N, ...) -> (N, sizes[0]) -> (N, sizes[-1]).
+    Observations of any shape are flattened: (N, ...) -> (N, sizes[0]) -> (N, sizes[-1]). Where their entries
+    vary much less than by 1, they are learnt from slowly: `scale` (sizes[0],) multiplies them first.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Flatten()]
+        layers: list[nn.Module] = [nn.Flatten() if scale is None else Scale(scale)]
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def to_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A single-precision copy, so that arrays that cannot be written to will do."""
+    return torch.as_tensor(np.array(array, dtype=np.float32))
 
 
 def zero_last_layer(net: nn.Module) -> None:
@@ -68,7 +87,8 @@ def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.
     weights = [own[f"{1 + 2 * i}.weight"] for i in range(len(weights)) if f"{1 + 2 * i}.weight" in own]
     if not weights or any(weight.ndim != 2 for weight in weights):
         raise ValueError(f"no network under {prefix!r}: expected {prefix}1.weight, ..., got {sorted(arrays)}")
-    net = mlp([weights[0].shape[1], *(weight.shape[0] for weight in weights)], seed=0)
+    sizes = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
+    net = mlp(sizes, seed=0, scale=own.get("0.scale"))
     load_arrays(net, arrays, prefix)
     return net
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from torch import nn
 
-from deep.nets import mlp_from_arrays, to_arrays
+from deep.nets import mlp_from_arrays, to_arrays, to_tensor
 from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Policy
 
@@ -43,7 +43,7 @@ class DiscretePolicy:
     def log_probs(self, state: NDArray[Any]) -> Array:
         """Log-probabilities (N, A) of all actions in states (N, ...)."""
         with torch.no_grad():
-            values = self.net(torch.as_tensor(np.asarray(state), dtype=torch.float32)).numpy()
+            values = self.net(to_tensor(state)).numpy()
         if self.temperature == 0:
             best = values.argmax(axis=1)[:, None] == np.arange(values.shape[1])
             return np.where(best, 0.0, -np.inf)

@@ -34,6 +34,7 @@ from deep.nets import (
     mlp_from_arrays,
     optimiser_to_arrays,
     to_arrays,
+    to_tensor,
     with_prefix,
     zero_last_layer,
 )
@@ -49,13 +50,13 @@ class DQNConfig:
 
     hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers [units]."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Step size of Adam [1]."""
-    batch_size: int = 64
+    batch_size: int = 256
     """Transitions of a gradient update [transitions]."""
-    replay_capacity: int = 50_000
+    replay_capacity: int = 25_000
     """Transitions that are kept [transitions]."""
-    target_rate: float = 0.01
+    target_rate: float = 0.02
     """Share of the network that the target network takes over at each update (Polyak averaging) [1]."""
     exploration_steps: int = 50_000
     """At temperature 0, transitions over which epsilon falls from 1 to `final_epsilon` [transitions]."""
@@ -125,6 +126,7 @@ class ResidualDQN:
         temperature: alpha_hat of the policy [reward]; 0 only without a prior.
         prior: the policy that is customised; None for plain control of theta . f.
         scaled_prior_weight: omega' = omega * alpha [reward].
+        input_scale: (n_inputs,) what observations are multiplied by first, see `nets.mlp`.
         config: settings.
         seed: of the initial weights and of the batches.
 
@@ -142,28 +144,51 @@ class ResidualDQN:
         temperature: float,
         prior: Policy | None = None,
         scaled_prior_weight: float = 0.0,
+        input_scale: NDArray[Any] | None = None,
         config: DQNConfig | None = None,
         seed: int = 0,
     ) -> None:
         check_number("gamma", gamma, 0, 1)
         check_number("temperature", temperature, 0, above=prior is not None)
         check_number("scaled_prior_weight", scaled_prior_weight, 0)
-        self.n_actions, self.n_features, self.gamma, self.temperature = (
-            n_actions,
-            n_features,
-            gamma,
-            temperature,
-        )
+        self.n_inputs, self.n_actions, self.n_features = n_inputs, n_actions, n_features
+        self.gamma, self.temperature = gamma, temperature
         self.prior, self.scaled_prior_weight = prior, scaled_prior_weight
         self.config, self.seed = config or DQNConfig(), seed
         sizes = [n_inputs, *self.config.hidden, n_actions * (n_features + 1)]
-        self.net, self.target_net = mlp(sizes, seed), mlp(sizes, seed)
+        self.net, self.target_net = (mlp(sizes, seed, input_scale) for _ in range(2))
         for net in (self.net, self.target_net):
             zero_last_layer(net)  # Q_R = 0: with alpha_hat = omega' the first policy is the prior
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate, fused=True)
+        self.optimiser = self._make_optimiser()
         self.replay = Replay(self.config.replay_capacity)
         self.theta: Array = np.zeros(n_features)
         self.updates_done = 0
+
+    def start_from(self, policy: Policy) -> None:
+        """Begin with the hidden layers of another policy's network and with its logits as h: fine-tuning.
+
+        The policy is then that one whatever theta is, until gradient steps teach psi.
+
+        Raises:
+            ValueError: unless it is a softmax of a network alone, with this agent's inputs and actions.
+        """
+        if not isinstance(policy, DiscretePolicy) or policy.prior is not None or policy.temperature == 0:
+            raise ValueError(
+                "fine-tuning needs a DiscretePolicy of one network, without a prior, "
+                f"got {type(policy).__name__}"
+            )
+        arrays = to_arrays(policy.net)
+        sizes = arrays["1.weight"].shape[1], len(list(arrays.values())[-1])
+        if sizes != (self.n_inputs, self.n_actions):
+            raise ValueError(
+                f"fine-tuning needs {self.n_inputs} inputs and {self.n_actions} actions, got {sizes}"
+            )
+        for name in list(arrays)[-2:]:  # weight and bias of the last layer
+            heads = np.zeros((self.n_actions, self.n_features + 1, *arrays[name].shape[1:]), np.float32)
+            heads[:, -1] = arrays[name] * (self.temperature / policy.temperature)
+            arrays[name] = heads.reshape(-1, *arrays[name].shape[1:])
+        self.net, self.target_net = mlp_from_arrays(arrays), mlp_from_arrays(arrays)
+        self.optimiser = self._make_optimiser()
 
     def add(
         self,
@@ -215,8 +240,8 @@ class ResidualDQN:
             batch = self.replay.sample(self.config.batch_size, rng)
             with torch.no_grad():
                 next_values = self._heads(self.target_net, batch["next_state"])
-                # Double DQN (van Hasselt et al. 2016): a maximum would pick what the target network overrates.
-                # A soft policy spreads over actions, and gained nothing from a second network.
+                # Double DQN (van Hasselt et al. 2016): a maximum picks what the target network overrates.
+                # A soft policy spreads over actions and gained nothing from a second network.
                 judge = next_values if self.temperature > 0 else self._heads(self.net, batch["next_state"])
                 policy = policy_of(judge @ weights, batch["next_bonus"], self.temperature)
                 target = targets(batch, policy, next_values, self.temperature, self.gamma)
@@ -256,24 +281,10 @@ class ResidualDQN:
             self.policy(), 1.0 + progress * (self.config.final_epsilon - 1.0), self.n_actions
         )
 
-    def start_from(self, policy: DiscretePolicy) -> None:
-        """Begin with the weights of another policy, as fine-tuning does: its logits become h, psi is 0.
-
-        Raises:
-            ValueError: if its network has other layers than `config.hidden` says.
-        """
-        arrays = to_arrays(policy.net)
-        for name in list(arrays)[-2:]:
-            heads = np.zeros((self.n_actions, self.n_features + 1, *arrays[name].shape[1:]), dtype=np.float32)
-            heads[:, -1] = arrays[name] * (self.temperature / policy.temperature)
-            arrays[name] = heads.reshape(-1, *heads.shape[2:])
-        load_arrays(self.net, arrays)
-        load_arrays(self.target_net, arrays)
-
     def successor_features(self, state: NDArray[Any]) -> Array:
         """psi(s, a) (N, A, K) of the policy in states (N, ...)."""
         with torch.no_grad():
-            values = self._heads(self.target_net, torch.as_tensor(np.asarray(state), dtype=torch.float32))
+            values = self._heads(self.target_net, to_tensor(state))
         return values[..., :-1].numpy().astype(np.float64)
 
     def score(self, state: NDArray[Any], action: NDArray[np.int64]) -> Array:
@@ -314,13 +325,17 @@ class ResidualDQN:
         load_optimiser(self.optimiser, state, "optimiser.")
         self.replay.restore(with_prefix(state, "replay."))
 
+    def _make_optimiser(self) -> torch.optim.Adam:
+        # A larger eps than usual: Adam would blow up the rounding errors of a gradient that ought to be 0.
+        return torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate, eps=1e-5, fused=True)
+
     def _heads(self, net: nn.Module, state: torch.Tensor) -> torch.Tensor:
         """psi and h (N, A, K + 1)."""
         return net(state).view(len(state), self.n_actions, self.n_features + 1)
 
     def _weights(self) -> torch.Tensor:
         """What makes Q_R of psi and h: (theta, 1)."""
-        return torch.as_tensor(np.append(self.theta, 1.0), dtype=torch.float32)
+        return to_tensor(np.append(self.theta, 1.0))
 
     def _bonus(self, state: NDArray[Any]) -> Array:
         """omega' log pi (N, A), with a large finite number for -inf, so that 0 times it is 0."""

@@ -7,7 +7,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from mereq_min.mdp import TabularMDP
+from mereq_min import TabularMDP, TabularPolicy
+from mereq_min.checks import Array
 
 
 def one_hot(mdp: TabularMDP, state: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -55,3 +56,18 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _first_states(self) -> NDArray[np.int64]:
         return self._rng.choice(self.mdp.n_states, size=self.num_envs, p=self.mdp.initial)
+
+
+class OneHotPolicy:
+    """A table log pi(a | s) (S, A) over one-hot observations."""
+
+    def __init__(self, log_policy: Array) -> None:
+        self._policy = TabularPolicy(log_policy)
+
+    def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
+        """Log-probability (N,) of actions (N,) in observations (N, S)."""
+        return self._policy.log_prob(state.argmax(axis=1), action)
+
+    def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw actions (N,) in observations (N, S)."""
+        return self._policy.sample(state.argmax(axis=1), rng)

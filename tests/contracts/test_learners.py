@@ -1,30 +1,40 @@
-"""What every learner promises (`interfaces.Learner`), against the exact solution of a small gridworld.
+"""What every learner promises (`interfaces.Learner`), against the exact solution of a small random MDP.
 
-A neural learner joins by adding its factory and the KL to which it can be held.
+A neural learner joins by adding its factory, what it observes of a state, and how close it must come.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
+from vector import OneHotPolicy, TabularVectorEnv, one_hot
 
+from deep.learner import LearnerConfig, NeuralLearner
+from deep.residual_dqn import ResidualDQN
 from gridworlds import random_mdp
 from mereq_min import ExactLearner, Learner, Steps, solve_residual, solve_soft
 
 THETA = np.array([0.4, -0.7, 0.2])
 TEMPERATURE, PRIOR_TEMPERATURE, PRIOR_WEIGHT, HORIZON = 0.2, 0.3, 0.8, 40
+SCALED_PRIOR_WEIGHT = PRIOR_WEIGHT * PRIOR_TEMPERATURE
 
 
 @dataclass(frozen=True)
 class Case:
     """A way to make learners, and how close to the exact one they must come."""
 
-    make: object
+    make: Callable[[bool], Learner]
     kl: float
     """Mean KL from the exact policy [nats]."""
     rtol: float
-    """Relative error of feature expectations, score and information."""
+    """Error of feature expectations, score and information, relative to the largest entry."""
+    jacobian_rtol: float
+    """The same for the Jacobian of the feature expectations."""
+    observe: Callable[[np.ndarray], np.ndarray] = lambda state: state
+    """Observations of states (N,)."""
 
 
 @cache
@@ -36,28 +46,70 @@ def problem():
 
 def make_exact(residual: bool) -> Learner:
     mdp, log_prior = problem()
-    prior = {"log_prior": log_prior, "scaled_prior_weight": PRIOR_WEIGHT * PRIOR_TEMPERATURE}
+    prior = {"log_prior": log_prior, "scaled_prior_weight": SCALED_PRIOR_WEIGHT}
     return ExactLearner(mdp, TEMPERATURE, horizon=HORIZON, **(prior if residual else {}))
 
 
-CASES = {"exact": Case(make_exact, kl=1e-12, rtol=1e-5)}
+def make_dqn(residual: bool) -> Learner:
+    mdp, log_prior = problem()
+    prior = {"prior": OneHotPolicy(log_prior), "scaled_prior_weight": SCALED_PRIOR_WEIGHT}
+    agent = ResidualDQN(
+        mdp.n_states,
+        mdp.n_actions,
+        mdp.n_features,
+        gamma=mdp.gamma,
+        temperature=TEMPERATURE,
+        **(prior if residual else {}),
+    )
+    return NeuralLearner(
+        agent,
+        lambda n: TabularVectorEnv(mdp, n, HORIZON),
+        horizon=HORIZON,
+        config=LearnerConfig(num_envs=256, first_rounds=15),
+    )
+
+
+def observe_one_hot(state: np.ndarray) -> np.ndarray:
+    return one_hot(problem()[0], state)
+
+
+CASES = {
+    "exact": Case(make_exact, kl=1e-12, rtol=1e-5, jacobian_rtol=1e-5),
+    "residual DQN": Case(make_dqn, kl=0.003, rtol=0.1, jacobian_rtol=0.3, observe=observe_one_hot),
+}
+
+
+@cache
+def solved_state(name: str, residual: bool) -> dict[str, Any]:
+    """What a learner knows after its first solve, so that every test can go on from there."""
+    learner = CASES[name].make(residual)
+    learner.solve(THETA)
+    return learner.state()
 
 
 def exact_log_policy(residual, theta=THETA):
     mdp, log_prior = problem()
     if residual:
-        omega = PRIOR_WEIGHT * PRIOR_TEMPERATURE
-        return solve_residual(mdp, mdp.reward(theta), log_prior, omega, TEMPERATURE, tol=1e-12).log_policy
+        reward = mdp.reward(theta)
+        solution = solve_residual(mdp, reward, log_prior, SCALED_PRIOR_WEIGHT, TEMPERATURE, tol=1e-12)
+        return solution.log_policy
     return solve_soft(mdp, mdp.reward(theta), TEMPERATURE, tol=1e-12).log_policy
 
 
-def all_steps():
-    """One step of each action in each state."""
+def derivative(function, h=1e-5):
+    """Central differences of a function of theta at THETA; theta's axis comes last."""
+    ends = [[function(THETA + sign * h * e) for sign in (1, -1)] for e in np.eye(len(THETA))]
+    return np.stack([(plus - minus) / (2 * h) for plus, minus in ends], axis=-1)
+
+
+def steps_in_all_states(case, repeats=(1, 1, 1)):
+    """In each state, action a as often as `repeats` has it."""
     mdp, _ = problem()
-    state, action = np.divmod(np.arange(mdp.n_states * mdp.n_actions), mdp.n_actions)
+    state = np.repeat(np.arange(mdp.n_states), sum(repeats))
+    action = np.tile(np.repeat(np.arange(mdp.n_actions), repeats), mdp.n_states)
     n, no = len(state), np.zeros(len(state), dtype=bool)
-    return Steps(
-        state=state,
+    steps = Steps(
+        state=case.observe(state),
         action=action,
         policy_action=action,
         features=mdp.features[state, action],
@@ -68,77 +120,103 @@ def all_steps():
         truncated=no,
         policy_version=np.zeros(n, dtype=int),
     )
+    return state, steps
 
 
-@pytest.fixture(params=CASES, name="case")
-def _case(request):
-    return CASES[request.param]
+def assert_close(actual, desired, rtol):
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * np.abs(desired).max())
 
 
-both_rewards = pytest.mark.parametrize("residual", [True, False], ids=["residual", "full"])
+@pytest.fixture(params=CASES, name="name")
+def _name(request):
+    return request.param
 
 
-@both_rewards
-def test_solve_reaches_the_exact_policy(case, residual):
-    steps = all_steps()
-    policy = case.make(residual).solve(THETA)
-    exact = exact_log_policy(residual)[steps.state, steps.action]
+@pytest.fixture(name="case")
+def _case(name):
+    return CASES[name]
+
+
+@pytest.fixture(params=[True, False], ids=["residual", "full"], name="residual")
+def _residual(request):
+    return request.param
+
+
+@pytest.fixture(name="learner")
+def _learner(name, case, residual):
+    learner = case.make(residual)
+    learner.restore(solved_state(name, residual))
+    return learner
+
+
+def test_solve_reaches_the_exact_policy(case, residual, learner):
+    state, steps = steps_in_all_states(case)
+    exact = exact_log_policy(residual)[state, steps.action]
+    kl = np.exp(exact) @ (exact - learner.policy.log_prob(steps.state, steps.action)) / problem()[0].n_states
+    assert abs(kl) <= case.kl
+
+
+def test_the_next_solve_follows_theta_from_where_the_last_one_ended(case, residual, learner):
+    state, steps = steps_in_all_states(case)
+    theta = THETA + np.array([0.2, 0.1, -0.2])
+    exact = exact_log_policy(residual, theta)[state, steps.action]
+    policy = learner.solve(theta)
     kl = np.exp(exact) @ (exact - policy.log_prob(steps.state, steps.action)) / problem()[0].n_states
     assert abs(kl) <= case.kl
 
 
-@both_rewards
-def test_mean_features_are_those_of_rolled_out_episodes(case, residual):
+def test_mean_features_are_those_of_rolled_out_episodes(case, learner):
     mdp, _ = problem()
-    learner = case.make(residual)
-    policy = learner.solve(THETA)
     rng, episodes = np.random.default_rng(0), 4_000
     state = rng.choice(mdp.n_states, size=episodes, p=mdp.initial)
     rows = np.cumsum(mdp.transition.toarray(), axis=1)
     total = np.zeros(mdp.n_features)
     for _ in range(HORIZON):
-        action = policy.sample(state, rng)
+        action = learner.policy.sample(case.observe(state), rng)
         total += mdp.features[state, action].sum(axis=0)
         state = (rng.random(episodes)[:, None] >= rows[state * mdp.n_actions + action]).sum(axis=1)
-    np.testing.assert_allclose(learner.mean_features(), total / (episodes * HORIZON), atol=0.01 + case.rtol)
+    np.testing.assert_allclose(learner.mean_features(), total / (episodes * HORIZON), atol=0.01)
 
 
-@both_rewards
-def test_score_is_the_derivative_of_the_log_likelihood(case, residual):
-    steps = all_steps()
-    learner = case.make(residual)
-    learner.solve(THETA)
-    h, numerical = 1e-5, []
-    for k in range(3):
-        ends = [
-            exact_log_policy(residual, THETA + sign * h * np.eye(3)[k])[steps.state, steps.action].sum()
-            for sign in (1, -1)
-        ]
-        numerical.append((ends[0] - ends[1]) / (2 * h))
-    np.testing.assert_allclose(learner.score(steps), numerical, rtol=case.rtol, atol=1e-5)
+def test_mean_features_jacobian_is_their_derivative(case, residual, learner):
+    exact = make_exact(residual)
+
+    def mean_features(theta):
+        exact.solve(theta)
+        return exact.mean_features()
+
+    assert_close(learner.mean_features_jacobian(), derivative(mean_features, 1e-3), case.jacobian_rtol)
 
 
-@both_rewards
-def test_information_is_the_variance_of_the_score_under_the_policy(case, residual):
-    steps = all_steps()
-    learner = case.make(residual)
-    policy = learner.solve(THETA)
-    expected = np.zeros((3, 3))
-    for i in range(len(steps)):
-        one = steps.select(np.arange(len(steps)) == i)
-        score = learner.score(one)
-        expected += np.exp(policy.log_prob(one.state, one.action)) * np.outer(score, score)
-    A = problem()[0].n_actions
-    np.testing.assert_allclose(learner.information(steps), A * expected, rtol=case.rtol)
+def test_score_is_the_derivative_of_the_log_likelihood(case, residual, learner):
+    state, steps = steps_in_all_states(case, repeats=(3, 1, 0))
+    numerical = derivative(lambda theta: exact_log_policy(residual, theta)[state, steps.action].sum())
+    assert_close(learner.score(steps), numerical, case.rtol)
 
 
-@both_rewards
-def test_a_restored_learner_goes_on_bit_for_bit(case, residual):
-    learner, twin = case.make(residual), case.make(residual)
-    learner.solve(THETA)
+def test_information_is_the_variance_of_the_score_under_the_policy(case, residual, learner):
+    _, steps = steps_in_all_states(case, repeats=(1, 0, 0))
+    score = derivative(lambda theta: exact_log_policy(residual, theta))
+    expected = np.einsum("sa,sak,sal->kl", np.exp(exact_log_policy(residual)), score, score)
+    assert_close(learner.information(steps), expected, case.rtol)
+
+
+def test_a_restored_learner_goes_on_bit_for_bit(case, residual, learner):
+    _, steps = steps_in_all_states(case)
+    learner.solve(1.1 * THETA)
+    twin = case.make(residual)
     twin.restore(learner.state())
-    for theta in (THETA, 1.1 * THETA):
-        steps = all_steps()
-        policies = [each.solve(theta) for each in (learner, twin)]
-        first, again = (policy.log_prob(steps.state, steps.action) for policy in policies)
-        np.testing.assert_array_equal(first, again)
+    for theta in (None, 1.2 * THETA):
+        for each in (learner, twin):
+            theta is None or each.solve(theta)
+        for look in (
+            lambda each: each.policy.log_prob(steps.state, steps.action),
+            lambda each: each.mean_features(),
+            lambda each: each.score(steps),
+        ):
+            np.testing.assert_array_equal(look(learner), look(twin))
+
+
+def test_nothing_is_known_before_the_first_solve(case, residual):
+    with pytest.raises(ValueError, match="call solve"):
+        case.make(residual).mean_features()
