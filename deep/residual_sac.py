@@ -6,9 +6,9 @@ Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018), on the 
     V_R(s)    = E_{a ~ pi_hat}[ Q_R(s, a) + omega' log pi(a | s) - alpha_hat log pi_hat(a | s) ]
     Q_R(s, a) = theta . f(s, a) + gamma E_s'[ V_R(s') ],
 
-of which the smaller one counts. As in `residual_dqn`, a critic knows how its values depend on theta: it learns
-the successor features psi of pi_hat and the discounted cost h of straying from the prior, Q_R = psi . theta + h.
-Without a prior (omega' = 0) this is soft actor-critic.
+of which the smaller one counts. As in `residual_dqn`, a critic knows how its values depend on theta: it
+learns the successor features psi of pi_hat and the discounted cost h of straying from the prior,
+Q_R = psi . theta + h. Without a prior (omega' = 0) this is soft actor-critic.
 
 The expectation over actions is exact where they are discrete (Christodoulou 2019) and one reparametrised draw
 where they fill a Box. Both are M candidate actions with probabilities, so that one set of losses serves both.
@@ -73,23 +73,21 @@ class TwinMLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int], seed: int) -> None:
         super().__init__()
-        twins = [mlp(sizes, s) for s in np.random.SeedSequence(seed).generate_state(2).tolist()]
-        self.depth = len(sizes) - 1
-        for i in range(self.depth):
-            linear = [twin[1 + 2 * i] for twin in twins]
-            weight = torch.stack([layer.weight.detach().T for layer in linear])
-            bias = torch.stack([layer.bias.detach()[None] for layer in linear])
-            self.register_parameter(f"weight{i}", nn.Parameter(weight.contiguous()))
-            self.register_parameter(f"bias{i}", nn.Parameter(bias))
+        seeds = np.random.SeedSequence(seed).generate_state(2).tolist()
+        one, two = (list(mlp(sizes, twin).parameters()) for twin in seeds)
+        stacked = [torch.stack((a.detach(), b.detach())) for a, b in zip(one, two, strict=True)]
+        self.weights = nn.ParameterList(w.transpose(1, 2).contiguous() for w in stacked[::2])
+        self.biases = nn.ParameterList(b[:, None] for b in stacked[1::2])
+        # Reading a ParameterList takes longer than a small matmul.
+        self._layers = list(zip(self.weights, self.biases, strict=True))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        parameters = list(self.parameters())
+        """The outputs of both for the same inputs."""
         x = inputs.expand(2, *inputs.shape)
-        for i in range(self.depth):
-            x = torch.baddbmm(parameters[2 * i + 1], x, parameters[2 * i])
-            if i < self.depth - 1:
-                x = torch.relu_(x)
-        return x
+        for weight, bias in self._layers[:-1]:
+            x = torch.baddbmm(bias, x, weight).relu_()
+        weight, bias = self._layers[-1]
+        return torch.baddbmm(bias, x, weight)
 
 
 class Candidates(NamedTuple):
@@ -105,16 +103,23 @@ class Candidates(NamedTuple):
     """(N, M) log pi."""
 
 
-# --- Losses ---------------------------------------------------------------------------------------------------
+# --- Losses ----------------------------------------------------------------------------------------------
 
 
 def stray_bonus(candidates: Candidates, scaled_prior_weight: float, temperature: Tensor) -> Tensor:
     """omega' log pi - alpha_hat log pi_hat of each candidate (N, M)."""
+    if scaled_prior_weight == 0:
+        return -temperature * candidates.log_policy
     return scaled_prior_weight * candidates.log_prior - temperature * candidates.log_policy
 
 
 def smaller_twin(values: Tensor, weights: Tensor) -> Tensor:
-    """psi and h (N, M, K + 1) of the critic whose Q_R = (psi, h) . weights is smaller; values (2, N, M, K + 1)."""
+    """psi and h (N, M, K + 1) of the twin whose Q_R = (psi, h) . weights is smaller.
+
+    Args:
+        values: (2, N, M, K + 1) psi and h of both.
+        weights: (K + 1,) theta, and 1 for h.
+    """
     q = values @ weights
     return torch.where((q[0] <= q[1])[..., None], values[0], values[1])
 
@@ -165,11 +170,11 @@ def temperature_loss(log_temperature: Tensor, entropy: Tensor, target_entropy: f
     return log_temperature * (entropy - target_entropy)
 
 
-# --- Actors: what differs between discrete and continuous actions ------------------------------------------------
+# --- Actors: what differs between discrete and continuous actions ----------------------------------------
 
 
 class CategoricalActor:
-    """pi_hat = softmax(net(s) + (omega' / alpha_hat) log pi): with net = 0 and omega' = alpha_hat it is pi."""
+    """pi_hat = softmax(net(s) + (omega' / alpha_hat) log pi), where net learns Q_R / alpha_hat from 0 on."""
 
     def __init__(
         self,
@@ -256,7 +261,7 @@ class GaussianActor:
         action = check_array("action", action, ndim=2)
         return ((action - self.centre) / self.half_width).astype(np.float32)
 
-    def propose(self, state: Tensor, log_prior: Tensor | None, rng: np.random.Generator) -> Candidates:
+    def propose(self, state: Tensor, log_prior: Tensor, rng: np.random.Generator) -> Candidates:
         """One draw tanh(mean + std * noise), through which gradients reach the net."""
         mean, log_std = split_head(self.net(state))
         noise = torch.as_tensor(rng.standard_normal(mean.shape, dtype=np.float32))
@@ -295,8 +300,8 @@ def _freeze_prior(prior: Policy, like: SquashedGaussianPolicy) -> SquashedGaussi
     """A copy of the prior, without gradients of its own, if its log-density can be differentiated."""
     if not isinstance(prior, SquashedGaussianPolicy):
         raise ValueError(
-            "over a Box the prior must be a SquashedGaussianPolicy, because the actor's gradient goes through "
-            f"its log-density; got {type(prior).__name__}: clone it into one first"
+            "over a Box the prior must be a SquashedGaussianPolicy, because the actor's gradient goes "
+            f"through its log-density; got {type(prior).__name__}: clone it into one first"
         )
     if not (np.array_equal(prior.low, like.low) and np.array_equal(prior.high, like.high)):
         raise ValueError(
@@ -307,13 +312,13 @@ def _freeze_prior(prior: Policy, like: SquashedGaussianPolicy) -> SquashedGaussi
     return prior
 
 
-# --- Agent ------------------------------------------------------------------------------------------------------
+# --- Agent -----------------------------------------------------------------------------------------------
 
 
 class ResidualSAC:
     """Residual soft actor-critic on a frozen prior; soft actor-critic without one (`learner.Agent`).
 
-    With discrete actions the first policy is the prior's power omega' / alpha_hat, with a Box it is the prior.
+    The first policy is the prior, over discrete actions to the power of omega' / alpha_hat.
 
     Args:
         n_inputs: numbers in an observation.
@@ -356,11 +361,13 @@ class ResidualSAC:
         self.critics = TwinMLP([inputs, *self.config.hidden, outputs * (n_features + 1)], seed + 1)
         zero_last_layer(self.critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self._slow = [parameter.detach() for parameter in self.target_critics.parameters()]
+        self._fast = [parameter.detach() for parameter in self.critics.parameters()]
         self.log_temperature = torch.tensor(math.log(temperature), requires_grad=True)
         rate = self.config.learning_rate
-        # The temperature shares the actor's optimiser: Adam treats each number on its own.
-        self.actor_optimiser = torch.optim.Adam(self._actor_parameters(), lr=rate, fused=True)
-        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), lr=rate, fused=True)
+        # One optimiser for three losses, since Adam treats each number on its own.
+        parameters = [*self.critics.parameters(), *self.actor.net.parameters(), self.log_temperature]
+        self.optimiser = torch.optim.Adam(parameters, lr=rate, fused=True)
         self.replay = Replay(self.config.replay_capacity)
         self.theta: Array = np.zeros(n_features)
         self.updates_done = 0
@@ -391,25 +398,26 @@ class ResidualSAC:
             ValueError: if the columns do not fit together, or are not finite.
         """
         n = len(state)
-        state, next_state = (
+        flat, next_flat = (
             check_array(name, np.reshape(value, (n, -1)), shape=(n, self.n_inputs))
             for name, value in (("state", state), ("next_state", next_state))
         )
         self.replay.add(
-            state=state,
+            state=flat,
             action=self.actor.encode(action),
             features=check_array("features", features, shape=(n, self.n_features)),
-            next_state=next_state,
+            next_state=next_flat,
             terminated=np.asarray(terminated, dtype=bool),
             **self.actor.stored(state, next_state),
         )
 
     def update(self, theta: Array, n_updates: int) -> dict[str, float]:
-        """Take gradient steps on critics, actor and, where it is tuned, temperature, for the reward theta . f.
+        """Take gradient steps for the reward theta . f on critics, actor and, where it is tuned, temperature.
 
-        Returns, of the last step: critic_loss and actor_loss, as the functions of these names;
-            q_residual: mean_batch Q_R(s, a) of the target [reward];
-            entropy: mean_batch -log pi_hat(a | s) [nats];
+        Returns:
+            Of the last step, critic_loss and actor_loss: as the functions of these names;
+            q_residual: mean_batch r_R + gamma V_R(s'), the target of Q_R(s, a) [reward];
+            entropy: mean_batch E_pi_hat[-log pi_hat(a | s)] [nats];
             temperature: alpha_hat [reward].
 
         Raises:
@@ -427,9 +435,10 @@ class ResidualSAC:
         batch = self.replay.sample(self.config.batch_size, rng)
         state, next_state = batch["state"], batch["next_state"]
         weights, temperature = self._weights(), self.log_temperature.detach().exp()
+        nothing = state[:, :0]  # stands for a prior's log-probabilities that the replay does not hold
 
         with torch.no_grad():
-            after = self.actor.propose(next_state, batch.get("next_log_prior"), rng)
+            after = self.actor.propose(next_state, batch.get("next_log_prior", nothing), rng)
             next_values = smaller_twin(
                 self.actor.values(self.target_critics, next_state, after.action), weights
             )
@@ -437,26 +446,26 @@ class ResidualSAC:
             target = critic_target(
                 batch["features"], batch["terminated"], next_values, after.probability, bonus, self.gamma
             )
-        loss = critic_loss(self.actor.values_taken(self.critics, state, batch["action"]), target)
-        _step(self.critic_optimiser, loss)
+        of_critics = critic_loss(self.actor.values_taken(self.critics, state, batch["action"]), target)
 
-        now = self.actor.propose(state, batch.get("log_prior"), rng)
+        now = self.actor.propose(state, batch.get("log_prior", nothing), rng)
         q = self.actor.values(self.critics, state, now.action) @ weights
-        bonus = stray_bonus(now, self.scaled_prior_weight, temperature)
-        loss_of_actor = total = actor_loss(q, bonus, now.probability)
+        of_actor = actor_loss(q, stray_bonus(now, self.scaled_prior_weight, temperature), now.probability)
         entropy = -(now.probability * now.log_policy).detach().sum(1).mean()
-        if self.config.target_entropy is not None:
-            total = total + temperature_loss(self.log_temperature, entropy, self.config.target_entropy)
-        _step(self.actor_optimiser, total)
 
-        torch._foreach_lerp_(
-            list(self.target_critics.parameters()),
-            [p.detach() for p in self.critics.parameters()],
-            self.config.target_rate,
-        )
+        # The actor's loss reaches through the critics, but gives them no gradient.
+        critics, actor = list(self.critics.parameters()), list(self.actor.net.parameters())
+        gradients = torch.autograd.grad(of_critics, critics) + torch.autograd.grad(of_actor, actor)
+        for parameter, gradient in zip(critics + actor, gradients, strict=True):
+            parameter.grad = gradient
+        if self.config.target_entropy is not None:
+            of_temperature = temperature_loss(self.log_temperature, entropy, self.config.target_entropy)
+            (self.log_temperature.grad,) = torch.autograd.grad(of_temperature, self.log_temperature)
+        self.optimiser.step()
+        torch._foreach_lerp_(self._slow, self._fast, self.config.target_rate)
         return {
-            "critic_loss": loss.detach(),
-            "actor_loss": loss_of_actor.detach(),
+            "critic_loss": of_critics.detach(),
+            "actor_loss": of_actor.detach(),
             "q_residual": (target @ weights).mean(),
             "entropy": entropy,
             "temperature": temperature,
@@ -485,7 +494,7 @@ class ResidualSAC:
         return (self.successor_features(state, action) - mean) / self.temperature
 
     def information(self, state: NDArray[Any]) -> Array:
-        """Fisher information on theta (N, K, K) of an action in each state: Cov_pi_hat[psi(s, .)] / alpha_hat^2."""
+        """Fisher information on theta (N, K, K) of an action in each state, Cov_pi_hat[psi] / alpha_hat^2."""
         mean, psi, probability = self._psi_of_draws(state)
         centred = psi - mean[:, None, :]
         return np.einsum("nm,nmk,nml->nkl", probability, centred, centred) / self.temperature**2
@@ -496,8 +505,7 @@ class ResidualSAC:
             **to_arrays(self.actor.net, "actor."),
             **to_arrays(self.critics, "critics."),
             **to_arrays(self.target_critics, "target_critics."),
-            **optimiser_to_arrays(self.actor_optimiser, "actor_optimiser."),
-            **optimiser_to_arrays(self.critic_optimiser, "critic_optimiser."),
+            **optimiser_to_arrays(self.optimiser, "optimiser."),
             **{"replay." + name: value for name, value in self.replay.state().items()},
             "log_temperature": self.log_temperature.detach().numpy().copy(),
             "agent_theta": self.theta,
@@ -516,8 +524,7 @@ class ResidualSAC:
         load_arrays(self.actor.net, state, "actor.")
         load_arrays(self.critics, state, "critics.")
         load_arrays(self.target_critics, state, "target_critics.")
-        load_optimiser(self.actor_optimiser, state, "actor_optimiser.")
-        load_optimiser(self.critic_optimiser, state, "critic_optimiser.")
+        load_optimiser(self.optimiser, state, "optimiser.")
         self.replay.restore(
             {key.removeprefix("replay."): value for key, value in state.items() if key.startswith("replay.")}
         )
@@ -526,9 +533,6 @@ class ResidualSAC:
             self.log_temperature.fill_(float(log_temperature))
         self.theta = check_array("agent_theta", state["agent_theta"], shape=(self.n_features,))
         self.updates_done = int(state["updates_done"])
-
-    def _actor_parameters(self) -> list[Tensor]:
-        return [*self.actor.net.parameters(), self.log_temperature]
 
     def _weights(self) -> Tensor:
         """What makes Q_R of psi and h: (theta, 1)."""
@@ -545,7 +549,7 @@ class ResidualSAC:
 
 
 def zero_last_layer(net: nn.Module) -> None:
-    """Make all outputs 0, the neutral element: Q_R = 0, and a categorical actor that adds nothing to its prior."""
+    """Make all outputs 0: a critic says Q_R = 0, a categorical actor adds nothing to its prior."""
     for parameter in list(net.parameters())[-2:]:
         nn.init.zeros_(parameter)
 
@@ -563,12 +567,3 @@ def _make_actor(
     if isinstance(space, spaces.Box):
         return GaussianActor(n_inputs, space, hidden, prior, prior_scale, seed)
     raise ValueError(f"space must be Discrete or a Box, got {space}")
-
-
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step on the optimiser's own parameters; gradients of no others are computed."""
-    parameters = optimiser.param_groups[0]["params"]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    optimiser.step()
