@@ -326,8 +326,7 @@ class ResidualDQN:
         self.replay.restore(with_prefix(state, "replay."))
 
     def _make_optimiser(self) -> torch.optim.Adam:
-        # A larger eps than usual: Adam would blow up the rounding errors of a gradient that ought to be 0.
-        return torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate, eps=1e-5, fused=True)
+        return torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate, fused=True)
 
     def _heads(self, net: nn.Module, state: torch.Tensor) -> torch.Tensor:
         """psi and h (N, A, K + 1)."""

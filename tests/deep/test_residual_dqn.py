@@ -6,6 +6,7 @@ import torch
 from vector import OneHotPolicy, TabularVectorEnv
 
 from deep.learner import collect
+from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.residual_dqn import DQNConfig, ResidualDQN, critic_loss, policy_of, targets
 from gridworlds import TASKS
@@ -121,21 +122,34 @@ def make_transitions(n=40, seed=0, n_inputs=3):
     }
 
 
-def make_prior(seed=7):
-    net = make_agent().net
-    return DiscretePolicy(torch.nn.Sequential(*list(net)[:-1], torch.nn.Linear(16, A)), 1.0)
+def make_prior():
+    return DiscretePolicy(mlp([3, 16, A], seed=7), 0.5)
 
 
 STATES = np.random.default_rng(5).normal(size=(9, 3))
 
 
-def test_no_residual_reward_leaves_the_prior_as_it_is():
-    """alpha_hat = omega' and theta = 0: Q_R = 0 is the fixed point, so that h stays 0 whatever psi learns."""
+def test_without_residual_reward_q_stays_zero():
+    """alpha_hat = omega', theta = 0: where Q_R = h = 0 the loss has no gradient in h, whatever psi is."""
+    batch = make_batch(scaled_prior_weight=TEMPERATURE)
+    values = make_values()[0]
+    values[..., -1] = 0.0
+    policy = policy_of(values[..., -1], batch["next_bonus"], TEMPERATURE)
+    target = targets(batch, policy, values, TEMPERATURE, GAMMA)
+    values.requires_grad_()
+    loss = critic_loss(values, torch.zeros(N, dtype=torch.int64), target)
+    (gradient,) = torch.autograd.grad(loss, values)
+    assert gradient[..., -1].abs().max() < 1e-7
+    assert gradient[..., :-1].abs().max() > 1e-2
+
+
+def test_the_first_policy_is_the_prior_and_without_residual_reward_it_stays_near():
     prior = make_prior()
     agent = make_agent(prior)
+    np.testing.assert_allclose(agent.policy().log_probs(STATES), prior.log_probs(STATES), atol=1e-6)
     agent.add(**make_transitions())
     agent.update(np.zeros(K), 50)
-    np.testing.assert_allclose(agent.policy().log_probs(STATES), prior.log_probs(STATES), atol=1e-5)
+    np.testing.assert_allclose(agent.policy().log_probs(STATES), prior.log_probs(STATES), atol=0.05)
     assert np.abs(agent.successor_features(STATES)).max() > 0.1
 
 
