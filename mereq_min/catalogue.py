@@ -1,17 +1,20 @@
-"""Finding tasks by name, without importing any task's package here.
+"""Finding tasks, policies and commands by name, without importing any task's package here.
 
-Installed distributions offer dicts of tasks under the entry point `mereq_min.tasks`; anything else is named
-as `module:attribute`.
+Installed distributions offer them under entry points: dicts of factories under `mereq_min.tasks` and, for
+environments to pretrain on where no expert watches, `mereq_min.environments`; loaders of policy files under
+`mereq_min.policy_loaders`; commands under `mereq_min.commands`. Anything else is named as `module:attribute`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
+from typing import Any
 
 from mereq_min.interfaces import Task
 
@@ -21,12 +24,17 @@ class UsageError(ValueError):
 
 
 @functools.cache
+def factories(group: str) -> dict[str, Callable[[], Any]]:
+    """Everything that installed distributions offer in a group, by name."""
+    found: dict[str, Callable[[], Any]] = {}
+    for entry in sorted(entry_points(group=f"mereq_min.{group}"), key=lambda entry: entry.name):
+        found.update(entry.load())
+    return found
+
+
 def task_factories() -> dict[str, Callable[[], Task]]:
     """Every installed task by name."""
-    factories: dict[str, Callable[[], Task]] = {}
-    for entry in sorted(entry_points(group="mereq_min.tasks"), key=lambda entry: entry.name):
-        factories.update(entry.load())
-    return factories
+    return factories("tasks")
 
 
 @functools.cache
@@ -36,18 +44,59 @@ def load_task(name: str) -> Task:
     Raises:
         UsageError: if there is none.
     """
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        if "" not in sys.path:
-            sys.path.insert(0, "")  # a console script does not look in the working directory by itself
-        try:
-            task = getattr(importlib.import_module(module), attribute)()
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise UsageError(f"cannot load task {name!r}: {error}") from error
-        if not hasattr(task, "make_learner"):
-            raise UsageError(f"cannot load task {name!r}: it makes a {type(task).__name__}, which is no Task")
-        return task
-    return task_factories()[check_name("task", name, task_factories())]()
+    if name in task_factories() or ":" not in name:
+        return _make(check_name("task", name, task_factories()), task_factories())
+    try:
+        task = import_attribute(name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"cannot load task {name!r}: {error}") from error
+    if not hasattr(task, "make_learner"):
+        raise UsageError(f"cannot load task {name!r}: it makes a {type(task).__name__}, which is no Task")
+    return task
+
+
+def load_environment(name: str) -> Any:
+    """The task of that name, or an environment to pretrain on.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    known = factories("environments")
+    if name in known:
+        return _make(name, known)
+    if ":" not in name:
+        check_name("task", name, [*task_factories(), *known])
+    return load_task(name)
+
+
+def load_commands() -> dict[str, Any]:
+    """Commands that installed distributions add, by name; those whose packages are missing are left out."""
+    commands = {}
+    for entry in entry_points(group="mereq_min.commands"):
+        with contextlib.suppress(ModuleNotFoundError):
+            commands[entry.name] = entry.load()
+    return commands
+
+
+def import_attribute(name: str) -> Any:
+    """What `module:attribute` names, the working directory included in the search.
+
+    Raises:
+        ImportError, AttributeError: if there is none.
+    """
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a console script does not look in the working directory by itself
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _make(name: str, known: dict[str, Callable[[], Any]]) -> Any:
+    try:
+        return known[name]()
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{name} needs the package {error.name}, which is not installed; pip install 'mereq-min[deep]'"
+        ) from error
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from safetensors.numpy import load
 
 from mereq_min.catalogue import UsageError, import_attribute, load_task
 from mereq_min.contracts import POLICY_CHECKS, TASK_CHECKS, PolicySubject, TaskSubject, run_checks
-from mereq_min.interfaces import Policy, Task
+from mereq_min.interfaces import Policy
 from mereq_min.rollout import rollout
 
 
@@ -78,19 +78,23 @@ def show_checks(results: Iterable[tuple[str, list[str] | None]]) -> int:
     return 1 if n_findings else 0
 
 
-def load_policy(name: str, task: Task) -> Policy:
+def load_policy(name: str, task: Any) -> Policy:
     """The policy of that name, for a task.
 
     Args:
-        name: `module:attribute` of a policy or of something that makes one without arguments; a file that a
-            run of the task saved (.safetensors); or a file with a suffix for which an installed distribution
-            offers a loader, `(path, task) -> Policy`, under the entry point `mereq_min.policy_loaders`.
-        task: the task that the policy is for.
+        name: "prior" or "expert" for the task's own; `module:attribute` of a policy or of what makes one
+            without arguments; a file that a run of the task saved (.safetensors); or a file with a suffix
+            for which an installed distribution offers a loader, `(path, task) -> Policy`, under the entry
+            point `mereq_min.policy_loaders`.
+        task: the task that the policy is for, or an environment to pretrain on.
 
     Raises:
         UsageError: if there is none.
         ValueError: if the file is not one of that kind.
     """
+    own = {"prior": "prior", "expert": "expert_policy"}.get(name)
+    if own is not None and hasattr(task, own):
+        return getattr(task, own)
     suffix = Path(name).suffix.removeprefix(".")
     loaders = {entry.name: entry for entry in entry_points(group="mereq_min.policy_loaders")}
     try:
@@ -102,7 +106,9 @@ def load_policy(name: str, task: Task) -> Policy:
             policy = _import(name)
         else:
             known = ", ".join(f".{kind}" for kind in sorted({"safetensors", *loaders}))
-            raise UsageError(f"policy must be module:attribute or a file ({known}), got {name!r}")
+            raise UsageError(
+                f"policy must be prior, expert, module:attribute or a file ({known}), got {name!r}"
+            )
     except (OSError, SafetensorError, ImportError, AttributeError, TypeError) as error:
         raise UsageError(f"cannot load policy {name!r}: {error}") from error
     if not hasattr(policy, "log_prob"):

@@ -1,4 +1,4 @@
-"""The command line `mereq`: tasks, align, compare, show."""
+"""The command line `mereq`: tasks, align, compare, show here, and what other modules and packages add."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mereq_min.catalogue import UsageError, check_name, load_task, task_factories
+from mereq_min.catalogue import UsageError, check_name, load_commands, load_task, task_factories
+from mereq_min.check import CheckPolicy, CheckTask
+from mereq_min.evaluate import Evaluate
+from mereq_min.interfaces import Policy
 from mereq_min.loop import LoopConfig
 from mereq_min.methods import METHODS, EstimatorConfig
+from mereq_min.pictures import draw_curve, film, to_gif
 from mereq_min.report import (
     before_after_table,
     comparison_table,
@@ -34,6 +38,8 @@ from mereq_min.runs import (
     read_rows,
     run,
     run_folder,
+    write_events,
+    write_file,
 )
 from mereq_min.soft import NotConvergedError
 from mereq_min.sweep import run_all
@@ -73,6 +79,7 @@ class Settings:
     """Discard what is there and start over."""
 
 
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Align(Settings):
     """Align the prior of a task with its expert; an interrupted run goes on where it stopped."""
@@ -83,9 +90,11 @@ class Align(Settings):
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L."""
     seed: int = 0
     """Seed of the run."""
+    tensorboard: bool = False
+    """Write TensorBoard event files into the run's folder too."""
 
     def __call__(self) -> int:
-        """Run, with progress, and print the table of before and after."""
+        """Run, with progress, print the table of before and after, and draw curve and film."""
         task = load_task(self.task)
         check_name("method", self.method, METHODS)
         config = RunConfig(self.task, self.method, self.seed, self.loop, self.estimators)
@@ -100,10 +109,19 @@ class Align(Settings):
             path = run(task, config, self.out, overwrite=self.overwrite, on_iteration=report)
         if not self.overwrite and before == count_iterations(path):
             console.print("This run had finished before; here is its record.")
-        show_run(path)
+        aligned = show_run(path)
+        rows = read_rows(path)
+        title = f"{self.task}, {self.method}, seed {self.seed}"
+        draw_curve(task, rows, METHODS[self.method].reward, title).savefig(path / "curve.png")
+        policies = {"prior": task.prior, "aligned": aligned or task.prior, "expert": task.expert_policy}
+        films = [film(task, policy, name, self.seed) for name, policy in policies.items()]
+        write_file(path / "film.gif", to_gif(films))
+        if self.tensorboard:
+            write_events(path / "tensorboard", rows, task.feature_names)
         return 0
 
 
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Compare(Settings):
     """Run methods on tasks over many seeds; the same command resumes what was interrupted."""
@@ -170,8 +188,12 @@ def count_iterations(path: Path) -> int:
     return len(read_rows(path)) if (path / "config.json").exists() else 0
 
 
-def show_run(path: Path) -> None:
-    """Print a run: its iterations, theta against theta*, and the policy before and after."""
+def show_run(path: Path) -> Policy | None:
+    """Print a run: its iterations, theta against theta*, and the policy before and after.
+
+    Returns:
+        The aligned policy, if it was saved.
+    """
     config = read_config(path)["config"]
     rows = read_rows(path)
     if not rows:
@@ -181,10 +203,12 @@ def show_run(path: Path) -> None:
     reward = METHODS[config["method"]].reward
     if reward is not None:
         console.print(theta_table(task, rows[-1], reward))
-    if (path / "policy.safetensors").exists():
-        aligned = task.load_policy(load_arrays(path / "policy.safetensors"))
+    file, aligned = path / "policy.safetensors", None
+    if file.exists():
+        aligned = task.load_policy(load_arrays(file))
         console.print(before_after_table(task, aligned))
     console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
+    return aligned
 
 
 def progress_bar() -> Progress:
@@ -204,22 +228,29 @@ def progress(items: Iterable[Any], label: str, total: int | None = None) -> Iter
         yield from bar.track(items, total=total, description=label)
 
 
-Command = (
-    Annotated[Tasks, tyro.conf.subcommand("tasks")]
-    | Annotated[Align, tyro.conf.subcommand("align")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Show, tyro.conf.subcommand("show")]
-)
+COMMANDS: dict[str, Any] = {
+    "tasks": Tasks,
+    "align": Align,
+    "compare": Compare,
+    "show": Show,
+    "evaluate": Evaluate,
+    "check-policy": CheckPolicy,
+    "check-task": CheckTask,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `mereq`; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    command: Any = tyro.cli(
-        Command,
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Commands of other packages may be slow to import: not before one is asked for, or all are listed.
+    is_own = bool(arguments) and arguments[0] in COMMANDS
+    commands = COMMANDS if is_own else {**COMMANDS, **load_commands()}
+    command: Any = tyro.extras.subcommand_cli_from_dict(
+        commands,
         prog="mereq",
         description="Alignment from intervention: infer what an expert wants beyond the prior policy.",
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     try:
         return command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -12,6 +13,16 @@ from mereq_min.methods import METHODS
 from mereq_min.metrics import THRESHOLDS, samples_interval, true_weights
 from mereq_min.rollout import watched_rate
 from mereq_min.runs import Record, Row
+
+LABELS = {
+    "expert_return": "return, expert's reward",
+    "prior_return": "return, prior's reward",
+    "kl_to_expert": "KL to expert [nats]",
+    "feature_divergence": "JS divergence [bits]",
+    "mean_speed": "mean speed [m/s]",
+    "length": "length [steps]",
+}
+"""What a measure is called in a table, where its name alone would not do."""
 
 
 def tasks_table(tasks: Iterable[Task], n_steps: int, seed: int) -> Table:
@@ -74,25 +85,26 @@ def theta_table(task: Task, row: Row, reward: RewardModel) -> Table:
 
 
 def before_after_table(task: Task, aligned: Policy) -> Table:
-    """Prior, aligned policy and expert side by side; each is watched for 2,000 steps."""
-    table = Table(title="Before and after", title_justify="left")
+    """Prior, aligned policy and expert on the reference simulator; each is watched for 2,000 steps."""
+    policies = {"prior": task.prior, "aligned": aligned, "expert": task.expert_policy}
+    measures = {name: task.evaluate(policy, reference=True) for name, policy in policies.items()}
+    for name, policy in policies.items():
+        measures[name] = {"intervention_rate": watched_rate(task, policy, 2_000, 0), **measures[name]}
+    return evaluation_table("Before and after", task, measures)
+
+
+def evaluation_table(title: str, task: Task, measures: dict[str, dict[str, Any]]) -> Table:
+    """Measures of `Task.evaluate` by policy, side by side."""
+    table = Table(title=title, title_justify="left")
     table.add_column("measure")
-    for name in ("prior", "aligned", "expert"):
+    for name in measures:
         table.add_column(name, justify="right")
-    policies = (task.prior, aligned, task.expert_policy)
-    columns = [task.evaluate(policy) for policy in policies]
-    rates = (watched_rate(task, policy, 2_000, 0) for policy in policies)
-    table.add_row("intervention rate", *(f"{rate:.3f}" for rate in rates))
-    for key, label in (
-        ("expert_return", "return, expert's reward"),
-        ("prior_return", "return, prior's reward"),
-        ("success", "success"),
-        ("kl_to_expert", "KL to expert [nats]"),
-    ):
-        table.add_row(label, *(f"{column[key]:.3f}" for column in columns))
-    for k, name in enumerate(task.feature_names):
-        values = (column["feature_divergence"][k] for column in columns)
-        table.add_row(f"JS divergence of {name} [bits]", *(f"{value:.3f}" for value in values))
+    for key in next(iter(measures.values())):
+        columns = [np.atleast_1d(column[key]) for column in measures.values()]
+        label = LABELS.get(key, key.replace("_", " "))
+        names = [label] if len(columns[0]) == 1 else [f"{label} of {name}" for name in task.feature_names]
+        for k, name in enumerate(names):
+            table.add_row(name, *(f"{column[k]:.3f}" for column in columns))
     return table
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mereq_min.experts import Imperfections
 from mereq_min.interfaces import Expert, Policy, Task
 from mereq_min.steps import Steps
+
+if TYPE_CHECKING:
+    import gymnasium
 
 _ROW = (
     "state",
@@ -32,6 +36,8 @@ def rollout(
     *,
     policy_version: int = 0,
     first_episode: int = 0,
+    env: gymnasium.Env[Any, Any] | None = None,
+    on_step: Callable[[bool], None] = lambda intervened: None,
 ) -> Steps:
     """Take `n_steps` steps in a fresh environment of the task, the expert taking over as it sees fit.
 
@@ -43,6 +49,8 @@ def rollout(
         rng: draws the policy's actions and seeds the environment.
         policy_version: recorded with each step.
         first_episode: number of the first episode.
+        env: where, if not in a fresh `task.make_env()`; it is closed at the end.
+        on_step: called after each step with whether the expert controlled it.
 
     Returns:
         The steps.
@@ -52,7 +60,7 @@ def rollout(
     """
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-    env = task.make_env()
+    env = env or task.make_env()
     rows: list[tuple[Any, ...]] = []
     state, _ = env.reset(seed=int(rng.integers(2**31)))
     episode, t = first_episode, 0
@@ -66,6 +74,7 @@ def rollout(
         truncated = truncated or (i == n_steps - 1 and not terminated)
         intervened, features = expert_action is not None, np.array(info["features"], dtype=np.float64)
         rows.append((state, action, policy_action, features, intervened, episode, t, terminated, truncated))
+        on_step(intervened)
         state, t = next_state, t + 1
         if terminated or truncated:
             state, _ = env.reset()

@@ -19,7 +19,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,39 @@ def load_arrays(file: Path) -> dict[str, NDArray[Any]]:
         raise _damaged(file, error) from error
 
 
+def save_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write named arrays as a safetensors file, in one step."""
+    # safetensors writes the buffer as it lies in memory, whatever the strides.
+    write_file(file, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+
+def write_events(folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Write the rows of a run as TensorBoard event files, in place of those that are there.
+
+    Args:
+        folder: for the files.
+        rows: of the run's iterations.
+        names: (K,) of the features, which name the entries of vectors such as theta.
+
+    Raises:
+        RunError: if TensorBoard is not installed.
+    """
+    try:
+        from tensorboard.summary import Writer
+    except ModuleNotFoundError as error:
+        raise RunError("--tensorboard needs TensorBoard; pip install 'mereq-min[deep]'") from error
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = Writer(str(folder))
+    for row in rows:
+        for key, value in row.items():
+            vector = dict(zip(names, value, strict=True)) if isinstance(value, list) else {}
+            tags = {f"{key}/{name}": entry for name, entry in vector.items()} or {key: value}
+            for tag, number in tags.items():
+                if number is not None:
+                    writer.add_scalar(tag, float(number), row["iteration"])
+    writer.close()
+
+
 def find_runs(root: Path) -> list[Path]:
     """All run folders below `root` with a finished iteration, sorted."""
     return sorted(file.parent for file in root.rglob("iterations.jsonl"))
@@ -211,7 +244,7 @@ def find_runs(root: Path) -> list[Path]:
 def bundle(paths: Iterable[Path], file: Path) -> None:
     """Write runs as one gzipped file, a JSON object {"config", "versions", "git", "iterations"} a line."""
     lines = "".join(json.dumps(read_record(path)) + "\n" for path in paths)
-    _write(file, gzip.compress(lines.encode(), mtime=0))  # no time stamp: the same runs, the same bytes
+    write_file(file, gzip.compress(lines.encode(), mtime=0))  # no time stamp: the same runs, the same bytes
 
 
 def read_bundle(file: Path) -> Iterator[Record]:
@@ -248,7 +281,7 @@ def _claim(path: Path, config: RunConfig, task: Task) -> None:
             )
     elif any(path.glob("[!.]*")):  # a kill may leave a hidden temporary behind, see _write
         raise RunError(f"{path} is not empty and not a run; choose another --out, or move it away")
-    _write(path / "config.json", json.dumps({**wanted, **provenance()}, indent=1).encode())
+    write_file(path / "config.json", json.dumps({**wanted, **provenance()}, indent=1).encode())
 
 
 def _flatten(record: Record, prefix: str = "") -> Record:
@@ -272,13 +305,11 @@ def _define(task: Task) -> Record:
 
 def _commit(path: Path, rows: list[Row], iteration: Iteration, aligner: Aligner) -> None:
     """Write an iteration down; it counts from the moment that iterations.jsonl is replaced."""
-    _write(
-        path / f"steps-{iteration.iteration:03d}.safetensors", save(_contiguous(iteration.steps.columns()))
-    )
-    _write(_checkpoint(path, iteration.iteration), save(_contiguous(aligner.state())))
+    save_arrays(path / f"steps-{iteration.iteration:03d}.safetensors", iteration.steps.columns())
+    save_arrays(_checkpoint(path, iteration.iteration), aligner.state())
     if hasattr(iteration.policy, "state"):
-        _write(path / "policy.safetensors", save(_contiguous(iteration.policy.state())))
-    _write(path / "iterations.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        save_arrays(path / "policy.safetensors", iteration.policy.state())
+    write_file(path / "iterations.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     _checkpoint(path, iteration.iteration - 1).unlink(missing_ok=True)
 
 
@@ -294,7 +325,7 @@ def _checkpoint(path: Path, iteration: int) -> Path:
     return path / f"checkpoint-{iteration:03d}.safetensors"
 
 
-def _write(file: Path, data: bytes) -> None:
+def write_file(file: Path, data: bytes) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one.
 
     What a kill leaves of the hidden temporary, the next write of the same file replaces.
@@ -306,11 +337,6 @@ def _write(file: Path, data: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(file)
-
-
-def _contiguous(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    # safetensors writes the buffer as it lies in memory, whatever the strides.
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,10 @@ import mereq_min
 
 ROOT = Path(__file__).parents[2]
 
-NEED_MORE = {"mereq_min.compiled", "mereq_min.cli", "mereq_min.report", "mereq_min.runs", "mereq_min.sweep"}
+NEED_MORE = {
+    f"mereq_min.{name}"
+    for name in ("check", "cli", "compiled", "evaluate", "pictures", "report", "runs", "sweep")
+}
 """Run folders and the command line: for use with the full installation."""
 
 IMPORT_ALONE = """

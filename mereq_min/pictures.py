@@ -1,0 +1,115 @@
+"""Pictures of a run: its curve, and a film of prior, aligned policy and expert with takeovers marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from mereq_min.experts import Imperfections
+from mereq_min.interfaces import Policy, RewardModel, Task
+from mereq_min.metrics import THRESHOLDS, true_weights
+from mereq_min.rollout import rollout
+from mereq_min.runs import Row
+
+Frame = NDArray[np.uint8]
+
+POLICY_COLOUR, EXPERT_COLOUR = (0, 114, 178), (213, 94, 0)
+BORDER, TITLE = 6, 26  # [pixels]
+
+
+def draw_curve(task: Task, rows: Sequence[Row], reward: RewardModel | None, title: str) -> Figure:
+    """Draw the intervention rate by iteration and, if a reward was inferred, theta with standard errors.
+
+    Args:
+        task: what was done.
+        rows: of the run's iterations.
+        reward: which reward theta stands for; None for imitation.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9.0, 3.2) if reward else (4.5, 3.2), dpi=130, layout="constrained")
+    left, *right = figure.subplots(1, 2 if reward else 1, squeeze=False)[0]
+    iterations = [row["iteration"] for row in rows]
+    left.plot(iterations, [row["intervention_rate"] for row in rows], "o-", color="#0072B2")
+    for threshold in THRESHOLDS:
+        left.axhline(threshold, color="0.7", lw=0.8, ls="--")
+    left.set(xlabel="iteration", ylabel="intervention rate", ylim=(0, None))
+    left.xaxis.get_major_locator().set_params(integer=True)
+    for axes in right:
+        truth = true_weights(task, reward or "residual")
+        for k, name in enumerate(task.feature_names):
+            values = [row["theta"][k] for row in rows]
+            errors = [row["standard_errors"][k] or 0.0 for row in rows]
+            line = axes.errorbar(iterations, values, errors, marker="o", ms=4, capsize=2, label=name)
+            if rows[-1]["reward_distance"] is not None:  # a prior of one's own has no true residual
+                axes.axhline(truth[k], color=line.lines[0].get_color(), lw=0.8, ls="--")
+        axes.set(xlabel="iteration", ylabel="theta ± standard error [reward]")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if right:
+        figure.legend(loc="outside right center", frameon=False, fontsize=8, title="dashed: theta*")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = True) -> list[Frame]:
+    """Film one time limit's worth of steps on the reference simulator.
+
+    The border says who is in control, the title line how often it was the expert.
+
+    Args:
+        task: what is done.
+        policy: who acts.
+        title: written over the picture.
+        seed: of the episode; the same for several policies shows them in the same situation.
+        watched: whether the task's simulated expert takes over where it sees fit.
+
+    Returns:
+        One RGB image (height, width, 3) a step.
+    """
+    rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)]
+    env = task.make_env("rgb_array", reference=True)
+    frames: list[Frame] = []
+    interventions = 0
+
+    def take(intervened: bool) -> None:
+        nonlocal interventions
+        interventions += intervened
+        count = f": expert in control {interventions} of {len(frames) + 1} steps" if watched else ""
+        frames.append(_decorate(env.render(), title + count, EXPERT_COLOUR if intervened else POLICY_COLOUR))
+
+    expert = task.make_expert(rngs[1], Imperfections()) if watched else None
+    rollout(task, policy, expert, task.horizon, rngs[0], env=env, on_step=take)
+    return frames
+
+
+def to_gif(films: Sequence[list[Frame]], frames_per_second: float = 4.0) -> bytes:
+    """Show films side by side, the shorter ones standing still at their end; returns a GIF file's bytes."""
+    height, width = films[0][0].shape[:2]
+    axis = 0 if width > 2 * height else 1  # wide pictures go below one another
+    length = max(len(film) for film in films)
+    images = [
+        Image.fromarray(np.concatenate([film[min(i, len(film) - 1)] for film in films], axis=axis))
+        for i in range(length)
+    ]
+    # One palette for all frames: a palette of their own would make colours flicker and the file larger.
+    palette = images[0].quantize(64)
+    small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    file = BytesIO()
+    durations = [round(1000 / frames_per_second)] * (length - 1) + [2000]  # [ms], with a rest on the last
+    small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=durations, loop=0)
+    return file.getvalue()
+
+
+def _decorate(picture: Any, title: str, colour: tuple[int, int, int]) -> Frame:
+    """Put a title above a picture and a border in the controller's colour around it."""
+    image = Image.fromarray(np.asarray(picture, dtype=np.uint8))
+    canvas = Image.new("RGB", (image.width + 2 * BORDER, image.height + TITLE + BORDER), colour)
+    canvas.paste(image, (BORDER, TITLE))
+    font = ImageFont.load_default(size=min(14, max(9, canvas.width // 24)))
+    ImageDraw.Draw(canvas).text((BORDER, TITLE / 2), title, fill="white", font=font, anchor="lm")
+    return np.asarray(canvas)
