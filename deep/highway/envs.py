@@ -182,14 +182,16 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ValueError: on a list of seeds whose length is not N.
         """
+        seeds: Any = seed
         if seed is None and not self._roads.is_set:
-            seed = [int(s) for s in np.random.SeedSequence().generate_state(self.num_envs)]
-        if seed is not None:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed)
+            seeds = np.random.SeedSequence().generate_state(self.num_envs)
+        if seeds is not None:
+            if np.ndim(seeds) == 0:
+                seeds = [int(seeds) + i for i in range(self.num_envs)]
             if len(seeds) != self.num_envs:
                 raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(seeds)}")
             for n, road_seed in enumerate(seeds):
-                self._roads.seed(n, seeding.np_random(road_seed)[0])
+                self._roads.seed(n, seeding.np_random(int(road_seed))[0])
         return self._roads.reset(), {}
 
     def step(
