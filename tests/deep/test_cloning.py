@@ -37,7 +37,7 @@ def probabilities(policy):
 def test_the_fit_is_the_share_of_weight_of_each_action():
     steps = steps_of([0, 0, 0, 1, 1], [0, 1, 2, 1, 2])
     weights = np.array([1.0, 2.0, 5.0, 3.0, 1.0])
-    config = CloningConfig(updates=1_500, batch_size=256, pull=0.0)
+    config = CloningConfig(updates=1_000, batch_size=256, pull=0.0)
     policy = NeuralCloner(make_prior(), A, config).clone(steps, weights)
     expected = [[1 / 8, 2 / 8, 5 / 8], [0, 3 / 4, 1 / 4]]
     np.testing.assert_allclose(probabilities(policy)[:2], expected, atol=0.05)
@@ -51,7 +51,7 @@ def test_a_few_steps_move_the_policy_there_and_the_pull_spares_it_elsewhere():
         probabilities(NeuralCloner(prior, A, CloningConfig(pull=pull)).clone(steps, np.ones(10)))
         for pull in (0.0, CloningConfig().pull)
     )
-    assert before[0, 2] < 0.6 < 0.8 < min(free[0, 2], pulled[0, 2])
+    assert before[0, 2] + 0.3 < pulled[0, 2] < free[0, 2]
     assert np.abs(pulled[1:] - before[1:]).sum() < 0.9 * np.abs(free[1:] - before[1:]).sum()
 
 
@@ -71,7 +71,7 @@ def test_without_weight_the_prior_is_returned():
 def test_a_prior_without_a_network_is_distilled_on_the_states_of_the_steps():
     table = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4], [0.2, 0.6, 0.2]])
     policy = NeuralCloner(Table(table), A).clone(steps_of([0, 1, 2, 3], [0] * 4), np.zeros(4))
-    np.testing.assert_allclose(probabilities(policy), table, atol=0.02)
+    np.testing.assert_allclose(probabilities(policy), table, atol=0.05)
 
 
 def test_cloning_is_a_function_of_steps_weights_and_seed():

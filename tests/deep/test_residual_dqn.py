@@ -206,7 +206,6 @@ def test_successor_features_are_the_exact_ones_of_a_gridworld():
     weights = (visits / visits.sum())[..., None]
     exact = successor_features(mdp, log_prior)
     error = agent.successor_features(np.eye(mdp.n_states)) - exact
-    print((weights * error**2).sum() ** 0.5, (weights * exact**2).sum() ** 0.5)
     assert (weights * error**2).sum() ** 0.5 < 0.05 * (weights * exact**2).sum() ** 0.5
 
 
