@@ -75,11 +75,16 @@ class TwinMLP(nn.Module):
         super().__init__()
         seeds = np.random.SeedSequence(seed).generate_state(2).tolist()
         one, two = (list(mlp(sizes, twin).parameters()) for twin in seeds)
-        stacked = [torch.stack((a.detach(), b.detach())) for a, b in zip(one, two, strict=True)]
-        self.weights = nn.ParameterList(w.transpose(1, 2).contiguous() for w in stacked[::2])
-        self.biases = nn.ParameterList(b[:, None] for b in stacked[1::2])
+        # As in `mlp`: a layer's weights, its biases, the next layer.
+        self.stacked = nn.ParameterList(
+            torch.stack((a.detach().T, b.detach().T)).contiguous()
+            if a.ndim == 2
+            else torch.stack((a.detach(), b.detach()))[:, None]
+            for a, b in zip(one, two, strict=True)
+        )
         # Reading a ParameterList takes longer than a small matmul.
-        self._layers = list(zip(self.weights, self.biases, strict=True))
+        parameters = list(self.stacked)
+        self._layers = list(zip(parameters[::2], parameters[1::2], strict=True))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The outputs of both for the same inputs."""
