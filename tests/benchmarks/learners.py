@@ -1,0 +1,218 @@
+"""Time residual SAC against Stable-Baselines3 and compare what they learn: one core, one thread, one run.
+
+    taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py            # updates a second
+    taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py --curves   # learning on Pendulum-v1
+
+Both sides are plain SAC (no prior) with the same nets, batch and temperature tuning. The speed is that of
+`SAC.train()` and `ResidualSAC.update()` on a replay of 10,000 transitions of random actions, with sampling,
+losses, Adam and Polyak averaging, without the environment. Seconds are those of the processor, and the sides
+take turns, so that a busy machine does not decide. Curves are stored run by run; a killed run can go on.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.logger import Logger
+
+from deep.residual_sac import ResidualSAC, SACConfig
+
+ENV, GAMMA, RATE, BATCH, POLYAK, START = "Pendulum-v1", 0.99, 1e-3, 256, 0.005, 100
+OURS, THEIRS = "mereq-min", "Stable-Baselines3"
+Act = Callable[[np.ndarray], np.ndarray]
+
+
+def make_ours(hidden: tuple[int, ...], seed: int) -> ResidualSAC:
+    config = SACConfig(hidden, RATE, BATCH, replay_capacity=10_000, target_rate=POLYAK, target_entropy=-1.0)
+    space = gym.make(ENV).action_space
+    return ResidualSAC(3, space, 1, gamma=GAMMA, temperature=1.0, config=config, seed=seed)
+
+
+def make_theirs(hidden: tuple[int, ...], seed: int) -> SAC:
+    model = SAC(
+        "MlpPolicy", gym.make(ENV), learning_rate=RATE, buffer_size=10_000, learning_starts=START,
+        batch_size=BATCH, tau=POLYAK, gamma=GAMMA, ent_coef="auto", target_entropy=-1.0,
+        policy_kwargs={"net_arch": list(hidden)}, seed=seed, device="cpu",
+    )  # fmt: skip
+    model.set_logger(Logger(None, []))
+    return model
+
+
+# --- Speed -----------------------------------------------------------------------------------------------
+
+
+def time_updates(hidden: tuple[int, ...], rounds: int, updates: int) -> dict[str, list[float]]:
+    """Updates a second of each side in each round."""
+    ours, theirs = make_ours(hidden, 0), make_theirs(hidden, 0)
+    env, space = gym.make(ENV), gym.make(ENV).action_space
+    space.seed(0)
+    state, _ = env.reset(seed=0)
+    for _ in range(10_000):
+        action = space.sample()
+        following, reward, terminated, truncated, _ = env.step(action)
+        ours.add(state[None], action[None], np.array([[reward]]), following[None], np.array([terminated]))
+        unit, done = (action / space.high)[None], np.array([terminated or truncated])
+        theirs.replay_buffer.add(state[None], following[None], unit, np.array([reward]), done, [{}])
+        state = env.reset()[0] if truncated else following
+    sides: dict[str, Callable[[], object]] = {
+        OURS: lambda: ours.update(np.ones(1), updates),
+        THEIRS: lambda: theirs.train(updates, BATCH),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for round_ in range(rounds + 1):
+        for name, run in sides.items():
+            start = time.process_time()
+            run()
+            if round_ > 0:  # the first one warms up
+                rates[name].append(updates / (time.process_time() - start))
+    return rates
+
+
+def print_speed(result: dict[str, dict[str, list[float]]]) -> None:
+    print("\n| updates a second (times Stable-Baselines3) | " + " | ".join(result) + " |")
+    print("| --- " * (1 + len(result)) + "|")
+    for name in (OURS, THEIRS):
+        cells = []
+        for rates in result.values():
+            median = statistics.median(rates[name])
+            cells.append(f"{median:.0f} ({median / statistics.median(rates[THEIRS]):.2f})")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+# --- Learning curves -------------------------------------------------------------------------------------
+
+
+def evaluate(act: Act, seed: int, episodes: int = 10) -> float:
+    """Mean return of episodes under the policy as it is, draws included."""
+    envs = gym.make_vec(ENV, episodes)
+    state, _ = envs.reset(seed=10_000 + seed)
+    total = np.zeros(episodes)
+    for _ in range(200):
+        state, reward, *_ = envs.step(act(state))
+        total += reward
+    return float(total.mean())
+
+
+def learn_ours(hidden: tuple[int, ...], seed: int, checkpoints: list[int]) -> list[float]:
+    agent, env, rng = make_ours(hidden, seed), gym.make(ENV), np.random.default_rng(seed)
+    env.action_space.seed(seed)
+    state, _ = env.reset(seed=seed)
+    returns = []
+    for step in range(1, checkpoints[-1] + 1):
+        warm = step > START
+        action = agent.policy().sample(state[None], rng)[0] if warm else env.action_space.sample()
+        following, reward, terminated, truncated, _ = env.step(action)
+        agent.add(state[None], action[None], np.array([[reward]]), following[None], np.array([terminated]))
+        state = env.reset()[0] if terminated or truncated else following
+        if warm:
+            agent.update(np.ones(1), 1)
+        if step in checkpoints:
+            policy = agent.policy()
+            returns.append(evaluate(lambda states, policy=policy: policy.sample(states, rng), seed))
+    return returns
+
+
+def learn_theirs(hidden: tuple[int, ...], seed: int, checkpoints: list[int]) -> list[float]:
+    model = make_theirs(hidden, seed)
+    returns = []
+    for done, until in zip([0, *checkpoints], checkpoints, strict=False):
+        model.learn(until - done, reset_num_timesteps=done == 0)
+        returns.append(evaluate(lambda states: model.predict(states)[0], seed))
+    return returns
+
+
+def bootstrap_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bootstrap interval of the mean over seeds; (seeds, checkpoints) -> 2 x (checkpoints,)."""
+    rows = np.random.default_rng(0).integers(len(returns), size=(10_000, len(returns)))
+    low, high = np.quantile(returns[rows].mean(axis=1), (0.025, 0.975), axis=0)
+    return low, high
+
+
+def compare_curves(hidden: tuple[int, ...], seeds: int, checkpoints: list[int], path: Path) -> None:
+    """Learn with every seed on both sides, writing each curve as soon as it is there."""
+    setting = {"env": ENV, "hidden": list(hidden), "checkpoints": checkpoints, "versions": find_versions()}
+    record = {**setting, "returns": {OURS: {}, THEIRS: {}}}
+    if path.exists():
+        record = json.loads(path.read_text())
+        if any(record[key] != value for key, value in setting.items()):
+            raise SystemExit(f"{path} holds curves of other settings or versions: move it away first")
+    for seed in range(seeds):
+        for name, learn in ((OURS, learn_ours), (THEIRS, learn_theirs)):
+            if str(seed) not in record["returns"][name]:
+                print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
+                record["returns"][name][str(seed)] = learn(hidden, seed, checkpoints)
+                write(path, record)
+    print_curves(record)
+
+
+def print_curves(record: dict) -> None:
+    print(
+        "\n| return, mean [95 % interval] | "
+        + " | ".join(f"{n:,} steps" for n in record["checkpoints"])
+        + " |"
+    )
+    print("| --- " * (1 + len(record["checkpoints"])) + "|")
+    for name, runs in record["returns"].items():
+        returns = np.array(list(runs.values()))
+        columns = zip(returns.mean(axis=0), *bootstrap_interval(returns), strict=True)
+        cells = [f"{mean:.0f} [{low:.0f}, {high:.0f}]" for mean, low, high in columns]
+        print(f"| {name} ({len(returns)} seeds) | " + " | ".join(cells) + " |")
+
+
+def write(path: Path, record: dict) -> None:
+    """Replace the file in one step, so that a kill leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(path)
+
+
+def find_versions() -> dict[str, str]:
+    packages = ("mereq-min", "numpy", "torch", "gymnasium", "stable-baselines3")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--curves", action="store_true", help="compare learning curves instead of speed")
+    parser.add_argument(
+        "--units", type=int, nargs="+", default=[64, 128, 256], help="of the two hidden layers"
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="timings of each side")
+    parser.add_argument("--updates", type=int, default=300, help="updates of one timing")
+    parser.add_argument("--seeds", type=int, default=8, help="learning curves of each side")
+    parser.add_argument("--steps", type=int, default=10_000, help="environment steps of a curve")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.curves:
+        checkpoints = list(range(1_000, arguments.steps + 1, 1_000))
+        width = arguments.units[0]
+        compare_curves((width, width), arguments.seeds, checkpoints, arguments.out / "learners_curves.json")
+        return
+    speed = {}
+    for width in arguments.units:
+        print(f"2x{width} ...", file=sys.stderr)
+        speed[f"2x{width}"] = time_updates((width, width), arguments.rounds, arguments.updates)
+    print_speed(speed)
+    record = {
+        "versions": find_versions(),
+        "platform": platform.platform(),
+        "batch_size": BATCH,
+        "updates_a_second": speed,
+    }
+    write(arguments.out / "learners.json", record)
+
+
+if __name__ == "__main__":
+    main()
