@@ -1,10 +1,9 @@
 """Highway-Sim as a task: a prior that drives well on any lane, and an expert who wants it to keep right.
 
-    violation: log pi_E(a | s) < -margin / alpha_hat,
+    violation(s, a): the ego is not on the right-most lane nor moving right, a is not "lane right", and the
+                     expert would more likely than not go there: pi_E(lane right | s) > 1/2
 
-the value rule: by the expert's own values the action a that the policy is about to take in s loses more than
-`margin`, Q_E(s, a) - V_E(s) < -margin. In practice it says that the ego is not on its way to the right-most
-lane although the expert would be (or that it drives where the expert sees a crash coming).
+is the expert's rule. Where the right lane is taken, the expert would not go there either and does not object.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from mereq_min.metrics import feature_divergence, true_weights
 from mereq_min.runs import load_arrays
 
 HERE = Path(__file__).parent
+RIGHT = ACTIONS.index("lane right")
 
 LOWEST_LOG_PROB = -20.0
 """Floor of log pi(a | s) in `kl_to_expert` [nats]; keeps it finite for policies that rule out an action."""
@@ -69,7 +69,6 @@ class HighwayTask:
         temperature: alpha_hat [reward].
         patience: consecutive violations before a takeover [steps].
         release: consecutive steps without violation before handing back [steps].
-        margin: loss by the expert's values from which on an action is a violation [reward].
         own_prior: a prior of your own, instead of the trained one that comes with this package.
 
     Raises:
@@ -85,14 +84,13 @@ class HighwayTask:
     prior_temperature: float = 0.05
     temperature: float = 0.05
     patience: int = 1
-    release: int = 2
-    margin: float = 0.1
+    release: int = 5
     own_prior: Policy | None = None
 
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, 0, 1)
         check_number("prior_weight", self.prior_weight, 0)
-        for name in ("prior_temperature", "temperature", "margin"):
+        for name in ("prior_temperature", "temperature"):
             check_number(name, getattr(self, name), 0, above=True)
         for name in ("patience", "release"):
             check_number(name, getattr(self, name), 1, whole=True)
@@ -146,20 +144,26 @@ class HighwayTask:
         rng: np.random.Generator,
         imperfections: Imperfections = Imperfections(),  # noqa: B008 (frozen)
     ) -> SimulatedExpert:
-        """Return the expert who watches by the value rule; `rng` draws its actions and imperfections."""
-
-        def violates(state: NDArray[Any], action: NDArray[Any]) -> bool:
-            advantage = self.temperature * self.expert_policy.log_prob(state[None], np.atleast_1d(action))
-            return bool(advantage[0] < -self.margin)
-
+        """Return the expert who watches by the rule above; `rng` draws its actions and imperfections."""
         return SimulatedExpert(
             self.expert_policy,
-            violates,
+            self.violates,
             patience=self.patience,
             release=self.release,
             rng=rng,
             imperfections=imperfections,
         )
+
+    def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:
+        """Whether the expert objects to an action in a state (5, 5).
+
+        An observation tells y over the width of the road, and vy / 80 m/s of the ego.
+        """
+        y, vy = state[0, 2], state[0, 4]
+        rightmost = (self.config.lanes_count - 1.5) / self.config.lanes_count
+        if y >= rightmost or vy > 0.4 / 80 or action == RIGHT:
+            return False
+        return bool(self.expert_policy.log_prob(state[None], np.array([RIGHT]))[0] > np.log(0.5))
 
     def make_learner(
         self, reward: RewardModel, discount: float, *, start: Start = "prior", seed: int = 0
