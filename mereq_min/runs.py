@@ -206,7 +206,7 @@ def load_arrays(file: Path) -> dict[str, NDArray[Any]]:
 def save_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write named arrays as a safetensors file, in one step."""
     # safetensors writes the buffer as it lies in memory, whatever the strides.
-    write_file(file, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    write_file(file, save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
 def write_events(folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
