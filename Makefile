@@ -1,45 +1,44 @@
 # Every target does its own set-up: python3 with venv is all that is needed.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+BIN := .venv/bin
+INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow lint figures benchmark wheel clean
+.PHONY: demo test slow lint figures benchmark benchmark-highway benchmark-deep wheel clean
 
-demo: $(VENV)/.installed  ## align a prior on a gridworld, print before and after, draw the pictures
+demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
 	  $(BIN)/mereq align carpet --method $$method --seed 0 --out runs/demo && \
 	  $(BIN)/python figures/alignment.py runs/demo/carpet/$$method/seed0 --out runs/demo/$$method.png || exit 1; \
 	done
+	$(BIN)/mereq align highway --seed 1 --out runs/demo
 
-test: $(VENV)/.installed-dev  ## the default tests
+test: .venv/.installed-dev  ## the default tests
 	$(BIN)/python -m pytest -q
 
-slow: $(VENV)/.installed-dev  ## the long tests
+slow: .venv/.installed-dev  ## the long tests
 	$(BIN)/python -m pytest -q -m slow
 
-lint: $(VENV)/.installed-dev
+lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-figures: $(VENV)/.installed  ## draw every committed figure again from its recorded runs
+figures: .venv/.installed  ## draw every committed figure again from its recorded runs
 	$(BIN)/python figures/alignment.py figures/runs/carpet/MEReQ-L/seed0
 	$(BIN)/python figures/comparison.py
 	$(BIN)/python figures/batch_size.py
 	$(BIN)/python figures/bias.py
 
 benchmark: .venv-bench/.installed  ## time the solvers and their peers on one core
-	taskset -c 0 .venv-bench/bin/python tests/benchmarks/solvers.py
+	taskset -c 0 $(<D)/bin/python tests/benchmarks/solvers.py
 
-# The peers pin old versions, so they live apart; torch first, since imitation would bring its CUDA build.
-.venv-bench/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	.venv-bench/bin/pip install --quiet --disable-pip-version-check -e '.[bench]'
-	touch $@
+benchmark-highway: .venv/.installed  ## time the compiled highway and highway-env on one core
+	taskset -c 0 $(<D)/bin/python tests/benchmarks/highway.py
 
-wheel: $(VENV)/.installed-dev  ## build the wheel and import it in an environment of its own
+benchmark-deep: .venv-bench-deep/.installed  ## time residual SAC and Stable-Baselines3 on one core
+	taskset -c 0 $(<D)/bin/python tests/benchmarks/learners.py
+
+wheel: .venv/.installed-dev  ## build the wheel and import it in an environment of its own
 	rm -rf dist .venv-wheel
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv .venv-wheel
@@ -47,16 +46,26 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and import it in an environmen
 	cd dist && ../.venv-wheel/bin/python -c "import mereq_min, gridworlds, deep; print(mereq_min.__file__)"
 	cd dist && ../.venv-wheel/bin/mereq tasks --steps 500
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+%/bin/python:
+	$(PYTHON) -m venv $*
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) -e .
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[deep]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) -e '.[dev]'
-	touch $@ $(VENV)/.installed
+.venv/.installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[dev]'
+	touch $@ .venv/.installed
+
+# imitation pins old versions; torch comes first, since it would bring its CUDA build.
+.venv-bench/.installed: .venv-bench/bin/python pyproject.toml
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) -e '.[bench]'
+	touch $@
+
+.venv-bench-deep/.installed: .venv-bench-deep/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[bench-deep]'
+	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* build dist
+	rm -rf .venv .venv-* build dist
