@@ -82,7 +82,7 @@ def test_steps_are_saved_without_loss(tmp_path):
         truncated=np.arange(n) == n - 1,
         policy_version=np.full(n, 2),
     )
-    (tmp_path / "steps-001.safetensors").write_bytes(runs.save(runs._contiguous(steps.columns())))
+    runs.save_arrays(tmp_path / "steps-001.safetensors", steps.columns())
     again = read_steps(tmp_path, 1)
     for name, column in steps.columns().items():
         np.testing.assert_array_equal(column, again.columns()[name])
@@ -97,16 +97,16 @@ class Killed(BaseException):
 @pytest.mark.parametrize("writes", [1, 3, 5, 8, 10])
 def test_a_run_killed_at_any_write_ends_bit_identical(task, tmp_path, monkeypatch, method, writes):
     unbroken = run(task, config(method), tmp_path / "unbroken")
-    real, left = runs._write, iter(range(writes))
+    real, left = runs.write_file, iter(range(writes))
 
     def write_until_killed(file, data):
         if next(left, None) is None:
-            file.with_name(f".{file.name}.tmp").write_bytes(data[: len(data) // 2])
+            file.with_name(f".{file.name}.part").write_bytes(data[: len(data) // 2])
             raise Killed
         real(file, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", write_until_killed)
+        patch.setattr(runs, "write_file", write_until_killed)
         with pytest.raises(Killed):
             run(task, config(method), tmp_path / "broken")
     resumed = run(task, config(method), tmp_path / "broken")
