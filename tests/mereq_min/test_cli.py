@@ -9,8 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
+from mereq_min.catalogue import load_task
+from mereq_min.pictures import film
 from mereq_min.runs import find_runs, read_bundle, read_rows
 
 MEREQ = Path(sys.executable).with_name("mereq")
@@ -26,7 +32,9 @@ def mereq(*arguments, cwd):
 def test_help_names_every_command_and_setting(tmp_path):
     shown = mereq("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    assert all(command in shown.stdout for command in ("tasks", "align", "compare", "show"))
+    assert all(
+        command in shown.stdout for command in ("tasks", "align", "compare", "show", "evaluate", "pretrain")
+    )
     shown = mereq("align", "--help", cwd=tmp_path).stdout
     for option in ("--seed", "--out", "--method", "--overwrite", "--steps-per-iteration", "--threshold"):
         assert option in shown
@@ -81,6 +89,20 @@ def test_mistakes_get_one_sentence_and_the_right_exit_code(tmp_path, arguments, 
     assert re.search(message, said), said
     assert "Traceback" not in said
     assert find_runs(tmp_path) == []
+
+
+def test_align_draws_curve_and_film_and_writes_events_if_asked(tmp_path):
+    shown = mereq("align", "carpet", "--tensorboard", *SHORT, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    path, task = tmp_path / "runs/carpet/MEReQ/seed0", load_task("carpet")
+    with Image.open(path / "curve.png") as picture:
+        assert picture.format == "PNG"
+    frame = film(task, task.prior, "prior", 0)[0]
+    with Image.open(path / "film.gif") as pictures:
+        assert pictures.size == (3 * frame.shape[1], frame.shape[0])  # prior, aligned policy and expert
+    events = EventAccumulator(str(path / "tensorboard")).Reload()
+    rates = [make_ndarray(event.tensor_proto).item() for event in events.Tensors("intervention_rate")]
+    assert rates == [np.float32(row["intervention_rate"]) for row in read_rows(path)]
 
 
 def test_a_task_of_ones_own_is_named_by_module_and_attribute(tmp_path):

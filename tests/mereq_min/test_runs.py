@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from mereq_min import LoopConfig, Steps, runs
 from mereq_min.catalogue import load_task
@@ -232,6 +235,43 @@ def test_a_bundle_holds_every_run(finished, tmp_path):
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(RunError, match=r"carpet.jsonl.gz is missing or damaged"):
         list(runs.read_bundle(file))
+
+
+def read_events(folder):
+    """Every scalar in TensorBoard's files as TensorBoard reads it, {(tag, iteration): value}."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    return {
+        (tag, event.step): tensor_util.make_ndarray(event.tensor_proto).item()
+        for tag in events.Tags()["tensors"]
+        for event in events.Tensors(tag)
+    }
+
+
+def test_tensorboard_shows_every_number_of_the_rows_and_nothing_else(task, finished, tmp_path):
+    rows = read_rows(finished)
+    rows[1]["standard_errors"][2] = None  # not known
+    rows[2]["reward_distance"] = None
+    expected = {}
+    for row in rows:
+        for key, value in row.items():
+            entries = (
+                [(f"{key}/{task.feature_names[k]}", entry) for k, entry in enumerate(value)]
+                if isinstance(value, list)
+                else [(key, value)]
+            )
+            expected |= {(tag, row["iteration"]): float(entry) for tag, entry in entries if entry is not None}
+    for _ in range(2):  # the second time in place of the first
+        runs.write_events(tmp_path / "tensorboard", rows, task.feature_names)
+        found = read_events(tmp_path / "tensorboard")
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name] == np.float32(value), name
+
+
+def test_tensorboard_is_asked_for_where_it_is_missing(task, finished, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    with pytest.raises(RunError, match=r"--tensorboard needs TensorBoard; pip install 'mereq-min\[deep\]'"):
+        runs.write_events(tmp_path, read_rows(finished), task.feature_names)
 
 
 def test_what_is_not_a_run_is_named(tmp_path):
