@@ -60,7 +60,7 @@ class SegmentLikelihoodConfig:
     """Standard deviation of the Gaussian prior on theta, for features of unit range [reward]."""
     least_step: float = 1e-4
     """Stop when a step moves theta by less than this [standard errors]."""
-    max_iterations: int = 60
+    max_iterations: int = 20
     """Steps an update [steps]."""
 
     def __post_init__(self) -> None:
@@ -72,6 +72,10 @@ class SegmentLikelihoodConfig:
 LONGEST_STEP = 0.5
 """Longest step of Fisher scoring in theta [reward]: a longer one trusts the information of one policy on that
 of a very different one."""
+
+FULL_STEPS = 10
+"""Steps of an update that go all the way, which is more than exact solutions need; the k-th after them goes
+1 / (k + 1) of it, so that the noise of a learner that never settles averages out (Robbins and Monro 1951)."""
 
 
 def match_features(
@@ -147,7 +151,8 @@ def maximise_likelihood(
         converged = float(step @ gradient) < config.least_step**2
         if converged or solves == config.max_iterations:
             break
-        theta = theta + step * min(1.0, LONGEST_STEP / float(np.linalg.norm(step)))
+        gain = min(1.0, LONGEST_STEP / float(np.linalg.norm(step))) / max(1, solves - FULL_STEPS + 1)
+        theta = theta + gain * step
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
     return Estimate(theta, errors, policy, float(np.linalg.norm(gradient)), solves, converged)
 
