@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deep.gaussian import squashed_gaussian_policy
 from deep.learner import collect
+from deep.nets import with_prefix
 from deep.policies import discrete_policy
 from mereq_min.checks import Array
 from mereq_min.interfaces import Policy
@@ -82,8 +83,22 @@ class ClassicTask:
         }
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> Policy:
-        """Rebuild a policy from the arrays of its `state()`."""
-        return squashed_gaussian_policy(state) if "low" in state else discrete_policy(state)
+        """Rebuild a policy from the arrays of its `state()`, with its prior's under `prior.` if it has one.
+
+        Raises:
+            ValueError: if they are not those of a policy for this task.
+        """
+        env, of_prior = self.make_env(), with_prefix(state, "prior.")
+        prior = self.load_policy(of_prior) if of_prior else None
+        policy = squashed_gaussian_policy(state) if "low" in state else discrete_policy(state, prior)
+        observation = np.zeros((1, *(env.observation_space.shape or ())), np.float32)
+        try:
+            action = policy.sample(observation, np.random.default_rng(0))[0]
+        except RuntimeError as error:
+            raise ValueError(f"this policy does not take the observations of {self.name}: {error}") from error
+        if not env.action_space.contains(action):
+            raise ValueError(f"{self.name} has the actions {env.action_space}, this policy took {action!r}")
+        return policy
 
     def _make(self, weights: Array, render_mode: str | None) -> gym.Env[Any, Any]:
         env = gym.make(self.name.partition(":")[0], render_mode=render_mode, **self.options)

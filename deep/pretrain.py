@@ -14,6 +14,8 @@ import numpy as np
 import tyro
 from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from deep.learner import Agent, interact
 from deep.residual_dqn import DQNConfig, ResidualDQN
@@ -22,7 +24,7 @@ from mereq_min.catalogue import UsageError, load_environment
 from mereq_min.check import load_policy
 from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Policy
-from mereq_min.runs import RunError, load_arrays, provenance, save_arrays, write_file
+from mereq_min.runs import RunError, provenance, save_arrays, write_file
 
 
 class Trainable(Protocol):
@@ -65,7 +67,7 @@ class Pretrain:
     algo: Literal["dqn", "soft-dqn", "sac"] = "soft-dqn"
     """Learner; with --prior its residual form."""
     reward: Literal["prior", "expert"] = "prior"
-    """Whose reward."""
+    """Whose reward, without --prior."""
     prior: str | None = None
     """Customise this policy (see `mereq evaluate`) by what the expert's reward adds to the prior's."""
     temperature: float = 0.05
@@ -100,7 +102,8 @@ class Pretrain:
     def __call__(self) -> int:
         """Train with checkpoints, and write policy and record."""
         task = load_environment(self.task)
-        path = self.out / f"{self.task.replace(':', '-')}-{self.reward}-{self.algo}-seed{self.seed}"
+        reward = self.reward if self.prior is None else "residual"
+        path = self.out / f"{self.task.replace(':', '-')}-{reward}-{self.algo}-seed{self.seed}"
         train(self, task, path, report=lambda row: print(json.dumps(row), file=sys.stderr))
         print(f"policy: {path}.safetensors\nrecord: {path}.json")
         return 0
@@ -115,7 +118,7 @@ def train(
         settings: what to train, and how.
         task: on which task.
         path: where, without suffix: `.safetensors` is the policy, `.json` the settings, versions and measures
-            at each checkpoint, `.checkpoint.safetensors` what training goes on from.
+            at each checkpoint, `.checkpoint-<number>.safetensors` what training goes on from.
         report: called with the measures at each checkpoint.
 
     Raises:
@@ -123,25 +126,32 @@ def train(
     """
     record = _claim(settings, path)
     agent = make_agent(settings, task)
-    checkpoint = _suffixed(path, ".checkpoint.safetensors")
-    if record["measures"]:
-        _restore(agent, checkpoint)
+    done = len(record["measures"])
+    _discard_checkpoints(path, but=done)  # what a kill left
+    if done:
+        _restore(agent, _checkpoint(path, done))
     envs, theta = make_problem(settings, task)
     chunk = settings.steps_per_checkpoint
-    for number in range(len(record["measures"]), -(-settings.steps // chunk)):
+    for number in range(done, -(-settings.steps // chunk)):
         n_steps = min(chunk, settings.steps - number * chunk)
-        if settings.anneal:
-            anneal(agent, number * chunk / settings.steps)
         metrics = learn(agent, envs, theta, n_steps, settings, number)
-        measures = task.evaluate(agent.policy())
-        row = {"steps": number * chunk + n_steps, **metrics, **measures}
+        row = {"steps": number * chunk + n_steps, **metrics, **task.evaluate(agent.policy())}
         record["measures"].append({name: value for name, value in row.items() if np.isscalar(value)})
-        save_arrays(_suffixed(path, ".safetensors"), agent.policy().state())
-        save_arrays(checkpoint, agent.state())
+        save_arrays(_suffixed(path, ".safetensors"), policy_arrays(agent.policy()))
+        save_arrays(_checkpoint(path, number + 1), agent.state())
+        # The checkpoint counts from the moment that the record speaks of it.
         write_file(_suffixed(path, ".json"), json.dumps(record, indent=1).encode())
+        _discard_checkpoints(path, but=number + 1)
         report(record["measures"][-1])
     envs.close()
     return agent.policy()
+
+
+def policy_arrays(policy: Any) -> dict[str, NDArray[Any]]:
+    """A policy's `state()`, and under `prior.` that of the policy that it customises."""
+    prior = getattr(policy, "prior", None)
+    of_prior = policy_arrays(prior) if hasattr(prior, "state") else {}
+    return {**policy.state(), **{f"prior.{name}": array for name, array in of_prior.items()}}
 
 
 def make_problem(settings: Pretrain, task: Trainable) -> tuple[VectorEnv[Any, Any, Any], Array]:
@@ -190,21 +200,29 @@ def make_agent(settings: Pretrain, task: Trainable) -> ResidualDQN | ResidualSAC
 
 
 def anneal(agent: ResidualDQN | ResidualSAC, progress: float) -> None:
-    """Set the learning rate for a share of the training that is done."""
+    """Set the learning rate for the share of the training that is done."""
     for group in agent.optimiser.param_groups:
         group["lr"] = agent.config.learning_rate * (1.0 - 0.95 * progress)
 
 
 def learn(
-    agent: Agent, envs: VectorEnv[Any, Any, Any], theta: Array, n_steps: int, settings: Pretrain, number: int
+    agent: ResidualDQN | ResidualSAC,
+    envs: VectorEnv[Any, Any, Any],
+    theta: Array,
+    n_steps: int,
+    settings: Pretrain,
+    number: int,
 ) -> dict[str, float]:
     """Learn from `n_steps` transitions, the part `number` of the training; returns the last metrics."""
     rng = np.random.default_rng([settings.seed, number])
     rounds = -(-n_steps // settings.num_envs)
     metrics: dict[str, float] = {}
-    due = 0.0
+    due, seen = 0.0, number * settings.steps_per_checkpoint
     for row in interact(envs, Exploring(agent), rounds, rng, seed=int(rng.integers(2**31))):
         agent.add(*row[:5])
+        seen += settings.num_envs
+        if settings.anneal:
+            anneal(agent, min(seen / settings.steps, 1.0))
         due += settings.num_envs / settings.steps_per_update
         if due >= 1:
             metrics = agent.update(theta, int(due))
@@ -231,27 +249,52 @@ def _claim(settings: Pretrain, path: Path) -> dict[str, Any]:
     """The record at `path`, if it is of the same settings, else a new one."""
     file = _suffixed(path, ".json")
     wanted = json.loads(json.dumps({**asdict(settings), "out": None, "overwrite": None}))
-    if file.exists() and not settings.overwrite:
-        try:
-            record = json.loads(file.read_text())
-            found, _ = record["settings"], record["measures"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{file} is damaged ({error}); pass --overwrite to train again") from error
-        if found != wanted:
-            differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if settings.overwrite:
+        file.unlink(missing_ok=True)
+    if file.exists():
+        record = _read_record(file)
+        found = record["settings"]
+        differing = [
+            f"{name} {found.get(name)} there, {wanted[name]} now"
+            for name in wanted
+            if found.get(name) != wanted[name]
+        ]
+        if differing:
             raise RunError(
-                f"{file} is of other settings ({', '.join(differing)}): choose another --out, or --overwrite"
+                f"{file} is of other settings ({'; '.join(differing)}): choose another --out, or --overwrite"
             )
         return record
     command = "mereq " + " ".join(sys.argv[1:])
     return {"command": command, "settings": wanted, **provenance(), "measures": []}
 
 
+def _read_record(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text())
+        if not isinstance(record["settings"], dict) or not isinstance(record["measures"], list):
+            raise ValueError("it does not say what was trained")
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{file} is damaged ({error}); pass --overwrite to train again") from error
+    return record
+
+
 def _restore(agent: Agent, checkpoint: Path) -> None:
     try:
-        agent.restore(load_arrays(checkpoint))
-    except (KeyError, ValueError) as error:
-        raise RunError(f"{checkpoint} is damaged ({error}); pass --overwrite to train again") from error
+        agent.restore(load(checkpoint.read_bytes()))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{checkpoint} is missing or damaged ({error}); pass --overwrite to train again"
+        ) from error
+
+
+def _checkpoint(path: Path, number: int) -> Path:
+    return _suffixed(path, f".checkpoint-{number:03d}.safetensors")
+
+
+def _discard_checkpoints(path: Path, but: int) -> None:
+    for file in path.parent.glob(f"{path.name}.checkpoint-*.safetensors"):
+        if file != _checkpoint(path, but):
+            file.unlink()
 
 
 def _suffixed(path: Path, suffix: str) -> Path:
