@@ -26,9 +26,12 @@ ALGORITHMS = [(CARTPOLE, "soft-dqn"), (CARTPOLE, "dqn"), (CARTPOLE, "sac"), (CAR
 
 
 class ShortTask(ClassicTask):
-    """Measures policies over their first steps alone."""
+    """Measures policies by their first steps alone."""
 
     horizon = 10
+
+    def evaluate(self, policy, *, episodes=2, reference=False):
+        return super().evaluate(policy, episodes=episodes)
 
 
 def make_task(name, **changes):
@@ -84,7 +87,8 @@ def test_killed_anywhere_and_resumed_it_ends_bit_identical(tmp_path, monkeypatch
         "it.json",
         "it.safetensors",
     ]
-    for number in range(1, len(changes) + 1):
+    every = 1 if algo == "soft-dqn" else 4  # the same moments for all, so that a few tell
+    for number in range(1, len(changes) + 1, every):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             kill_at(patch, number)
             run(settings, tmp_path / f"{number}/it")
