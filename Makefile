@@ -44,7 +44,7 @@ wheel: .venv/.installed-dev  ## build the wheel and import it in an environment 
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd dist && ../.venv-wheel/bin/python -c "import mereq_min, gridworlds, deep; print(mereq_min.__file__)"
-	cd dist && ../.venv-wheel/bin/mereq tasks --steps 500
+	cd dist && ../.venv-wheel/bin/mereq align carpet --iterations 1
 
 %/bin/python:
 	$(PYTHON) -m venv $*
