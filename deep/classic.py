@@ -37,6 +37,7 @@ class ClassicTask:
         prior_weights: (K,) weights of the prior's reward.
         expert_weights: (K,) weights of the reward with what is added to it; the same where nothing is.
         options: what `gymnasium.make` is given beside the id.
+        prior_temperature: of a prior that is only known by its Q-values [reward].
     """
 
     name: str
@@ -45,6 +46,7 @@ class ClassicTask:
     prior_weights: Array
     expert_weights: Array
     options: dict[str, Any] = field(default_factory=dict)
+    prior_temperature: float = 0.05
 
     @property
     def feature_names(self) -> tuple[str, ...]:

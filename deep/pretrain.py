@@ -102,6 +102,8 @@ class Pretrain:
     def __call__(self) -> int:
         """Train with checkpoints, and write policy and record."""
         task = load_environment(self.task)
+        if not hasattr(task, "make_vector_env"):
+            raise UsageError(f"{self.task} has no make_vector_env, the environments to learn in side by side")
         reward = self.reward if self.prior is None else "residual"
         path = self.out / f"{self.task.replace(':', '-')}-{reward}-{self.algo}-seed{self.seed}"
         train(self, task, path, report=lambda row: print(json.dumps(row), file=sys.stderr))
@@ -176,8 +178,10 @@ def make_agent(settings: Pretrain, task: Trainable) -> ResidualDQN | ResidualSAC
     """The agent for a task's spaces.
 
     Raises:
-        UsageError: if the algorithm does not fit the task's actions.
+        UsageError: if the algorithm does not fit the task's actions, or a prior.
     """
+    if settings.algo == "dqn" and settings.prior is not None:
+        raise UsageError("dqn is greedy, a policy on a prior cannot be; choose --algo soft-dqn or sac")
     env = task.make_env()
     n_inputs = int(np.prod(env.observation_space.shape or ()))
     actions = env.action_space

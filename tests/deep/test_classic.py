@@ -1,5 +1,7 @@
 """Gymnasium's classic control as tasks: rewards are gymnasium's own or the paper's, time limits truncate."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from deep.classic import TASKS
 from deep.learner import collect
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
+from deep.stable_baselines import load_zip
+from mereq_min.check import load_policy
 from mereq_min.evaluate import UniformPolicy
 
 N_STEPS = 400
@@ -151,6 +155,13 @@ def test_a_policy_for_another_task_is_refused_in_words():
         task.load_policy(one_of_six)
     with pytest.raises(ValueError, match="no policy: expected scales"):
         task.load_policy({})
+
+
+def test_a_dqn_of_stable_baselines3_acts_at_the_temperature_of_a_prior():
+    task, states = TASKS["CartPole-v1"](), np.random.default_rng(0).standard_normal((9, 4))
+    file = Path(__file__).parents[1] / "data/dqn_cartpole.zip"
+    expected = load_zip(file, temperature=0.05).log_probs(states)
+    np.testing.assert_array_equal(load_policy(str(file), task).log_probs(states), expected)
 
 
 def test_a_policy_on_a_prior_on_a_prior_is_rebuilt_from_one_set_of_arrays():

@@ -179,6 +179,16 @@ def test_dqn_over_a_box_of_actions_is_refused(tmp_path, algo):
     assert contents(tmp_path) == {}
 
 
+def test_a_greedy_policy_on_a_prior_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="dqn is greedy, a policy on a prior cannot be; choose --algo soft"):
+        run(make_settings(algo="dqn", prior="prior.safetensors"), tmp_path / "it")
+
+
+def test_a_task_without_environments_side_by_side_is_refused(capsys):
+    assert main(["pretrain", "carpet"]) == 2
+    assert "carpet has no make_vector_env" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 0), ("num_envs", 1.5), ("seed", -1), ("steps_per_update", 0.0), ("steps_per_checkpoint", 0)],
