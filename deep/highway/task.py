@@ -1,9 +1,11 @@
 """Highway-Sim as a task: a prior that drives well on any lane, and an expert who wants it to keep right.
 
-    violation(s, a): the ego is not on the right-most lane nor moving right, a is not "lane right", and the
-                     expert would more likely than not go there: pi_E(lane right | s) > 1/2
+The expert's rule is a value rule. It objects to an action that costs more than the margin, by its own values:
 
-is the expert's rule. Where the right lane is taken, the expert would not go there either and does not object.
+    violation(s, a):  Q_E(s, a) - V_E(s) = alpha_hat log pi_E(a | s) < -margin
+
+Leaving the right lane, or not going there, is a violation where the right lane is free, and none where it is
+taken; and so is an action that is about to crash.
 """
 
 from __future__ import annotations
@@ -38,7 +40,6 @@ from mereq_min.metrics import feature_divergence, true_weights
 from mereq_min.runs import load_arrays
 
 HERE = Path(__file__).parent
-RIGHT = ACTIONS.index("lane right")
 
 LOWEST_LOG_PROB = -20.0
 """Floor of log pi(a | s) in `kl_to_expert` [nats]; keeps it finite for policies that rule out an action."""
@@ -58,6 +59,9 @@ class HighwayTask:
     (target lane / (lanes - 1), the right-most is 1), `high_speed` (clip((v cos(heading) - 20) / 10, 0, 1), v
     in m/s). Rewards are w . f + 1 on the road; the 1 is not part of the residual.
 
+    The paper weighs a collision by -0.5. With gamma 0.8 it then pays to drive into one: the optimum crashes
+    in every sixth episode. Here both rewards weigh it by -60; theta* = (0, 0.5, 0) is the paper's.
+
     Attributes:
         name: its key in `TASKS`.
         config: the scene.
@@ -67,6 +71,8 @@ class HighwayTask:
         prior_weight: omega.
         prior_temperature: alpha [reward].
         temperature: alpha_hat [reward].
+        margin: what an action may cost before the expert objects to it [reward]; by default what a step on
+            the right-most lane is worth to it.
         patience: consecutive violations before a takeover [steps].
         release: consecutive steps without violation before handing back [steps].
         own_prior: a prior of your own, instead of the trained one that comes with this package.
@@ -78,19 +84,20 @@ class HighwayTask:
     name: str = "highway"
     config: RoadConfig = field(default_factory=RoadConfig)
     gamma: float = 0.8
-    prior_weights: Array = field(default_factory=lambda: np.array([-40.0, 0.0, 0.4]))
-    expert_weights: Array = field(default_factory=lambda: np.array([-40.0, 0.5, 0.4]))
+    prior_weights: Array = field(default_factory=lambda: np.array([-60.0, 0.0, 0.4]))
+    expert_weights: Array = field(default_factory=lambda: np.array([-60.0, 0.5, 0.4]))
     prior_weight: float = 1.0
-    prior_temperature: float = 0.05
-    temperature: float = 0.05
+    prior_temperature: float = 0.04
+    temperature: float = 0.04
+    margin: float = 0.5
     patience: int = 1
-    release: int = 5
+    release: int = 6
     own_prior: Policy | None = None
 
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, 0, 1)
         check_number("prior_weight", self.prior_weight, 0)
-        for name in ("prior_temperature", "temperature"):
+        for name in ("prior_temperature", "temperature", "margin"):
             check_number(name, getattr(self, name), 0, above=True)
         for name in ("patience", "release"):
             check_number(name, getattr(self, name), 1, whole=True)
@@ -121,13 +128,22 @@ class HighwayTask:
 
     @cached_property
     def prior(self) -> Policy:
-        """`own_prior`, else soft DQN for prior_weights at prior_temperature."""
-        return self.own_prior or self._trained("prior")
+        """`own_prior`, else soft DQN for prior_weights, followed at prior_temperature."""
+        return self.own_prior or self._trained_prior
 
     @cached_property
     def expert_policy(self) -> DiscretePolicy:
-        """Soft DQN for expert_weights at temperature."""
-        return self._trained("expert")
+        """Residual soft DQN for expert_weights at temperature, on the trained prior.
+
+        Two networks that are trained apart disagree by more than what the expert wants: with an expert from
+        scratch the policy for theta* would still be stopped at every other step.
+        """
+        return discrete_policy(load_arrays(HERE / "expert.safetensors"), self._trained_prior)
+
+    @cached_property
+    def _trained_prior(self) -> DiscretePolicy:
+        q = discrete_policy(load_arrays(HERE / "prior.safetensors")).net
+        return DiscretePolicy(q, self.prior_temperature)
 
     def make_env(self, render_mode: str | None = None, *, reference: bool = False) -> gym.Env[Any, Any]:
         """Return a road: highway-env itself as the reference or to be drawn, else a compiled one."""
@@ -155,15 +171,9 @@ class HighwayTask:
         )
 
     def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:
-        """Whether the expert objects to an action in a state (5, 5).
-
-        An observation tells y over the width of the road, and vy / 80 m/s of the ego.
-        """
-        y, vy = state[0, 2], state[0, 4]
-        rightmost = (self.config.lanes_count - 1.5) / self.config.lanes_count
-        if y >= rightmost or vy > 0.4 / 80 or action == RIGHT:
-            return False
-        return bool(self.expert_policy.log_prob(state[None], np.array([RIGHT]))[0] > np.log(0.5))
+        """Whether the expert objects to an action in a state (5, 5)."""
+        advantage = self.temperature * self.expert_policy.log_prob(state[None], np.asarray(action)[None])[0]
+        return bool(advantage < -self.margin)
 
     def make_learner(
         self, reward: RewardModel, discount: float, *, start: Start = "prior", seed: int = 0
@@ -283,9 +293,6 @@ class HighwayTask:
     @cached_property
     def _expert_steps(self) -> Rollout:
         return self._roll_out(self.expert_policy, None, reference=False)
-
-    def _trained(self, whose: str) -> DiscretePolicy:
-        return discrete_policy(load_arrays(HERE / f"{whose}.safetensors"))
 
     def _roll_out(self, policy: Policy, episodes: int | None, reference: bool) -> Rollout:
         """Whole episodes from the seeds 0, 1, ..., side by side."""
