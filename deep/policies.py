@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from torch import nn
 
-from deep.nets import mlp_from_arrays, to_arrays, to_tensor
+from deep.nets import mlp_from_arrays, to_arrays, to_tensor, with_prefix
 from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Policy
 
@@ -100,8 +100,8 @@ def discrete_policy(arrays: dict[str, NDArray[Any]], prior: Policy | None = None
     """Rebuild a `DiscretePolicy` from its `state()`.
 
     Args:
-        arrays: what `state()` returned.
-        prior: the prior it was made on, where it has one.
+        arrays: what `state()` returned; a prior may lie beside it under `prior.`, as `mereq pretrain` saves it.
+        prior: the prior it was made on, where it has one that is not in the arrays.
 
     Raises:
         ValueError: if the arrays are not those of such a policy.
@@ -110,6 +110,9 @@ def discrete_policy(arrays: dict[str, NDArray[Any]], prior: Policy | None = None
     if scales is None or scales.shape != (2,) or not np.isfinite(scales).all():
         raise ValueError(f"no policy: expected scales (temperature, prior_scale), got {sorted(arrays)}")
     temperature, prior_scale = scales.tolist()
+    arrays_of_prior = with_prefix(arrays, "prior.")
+    if arrays_of_prior:
+        prior = discrete_policy(arrays_of_prior)
     if prior_scale and prior is None:
         raise ValueError("this policy customises a prior: it can only be loaded together with it")
     return DiscretePolicy(

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import tyro
-from comparison import add_legend, count_seeds, draw_bar, draw_rates, draw_samples, label_thresholds, read_runs
+from comparison import (
+    add_legend,
+    count_seeds,
+    draw_bar,
+    draw_rates,
+    draw_samples,
+    label_thresholds,
+    read_runs,
+)
 from matplotlib.axes import Axes
 from style import save
 

@@ -61,8 +61,13 @@ class Tasks:
     """Seed of the rollouts."""
 
     def __call__(self) -> int:
-        """Print the table."""
-        tasks = [load_task(name) for name in progress(task_factories(), "solving priors and experts")]
+        """Print the table of the tasks whose packages are installed."""
+        tasks = []
+        for name in progress(task_factories(), "solving priors and experts"):
+            try:
+                tasks.append(load_task(name))
+            except UsageError as error:
+                complaints.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
         console.print(tasks_table(tasks, self.steps, self.seed))
         return 0
 
@@ -166,7 +171,8 @@ class Compare(Settings):
             console.print(comparison_table(task, records))
             console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
         for path, message in failures.items():
-            complaints.print(f"failed: {path}: {message}", style="red", highlight=False, soft_wrap=True)
+            text = f"failed: {path}: {message}"
+            complaints.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return 1 if failures else 0
 
 
@@ -255,7 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command()
     except (UsageError, RunError, NotConvergedError, ValueError, OSError) as error:
-        complaints.print(f"mereq: {error}", style="red", highlight=False, soft_wrap=True)
+        # Errors and paths may hold brackets, which are not markup.
+        complaints.print(f"mereq: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         without = ", without --overwrite," if getattr(command, "overwrite", False) else ""

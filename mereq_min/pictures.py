@@ -96,8 +96,9 @@ def to_gif(films: Sequence[list[Frame]], frames_per_second: float = 4.0) -> byte
         Image.fromarray(np.concatenate([film[min(i, len(film) - 1)] for film in films], axis=axis))
         for i in range(length)
     ]
-    # One palette for all frames: a palette of their own would make colours flicker and the file larger.
-    palette = images[0].quantize(64)
+    # One palette for all frames, from all of them, since the first has not every colour: one for each would
+    # make colours flicker and the file larger.
+    palette = Image.fromarray(np.concatenate([np.asarray(image)[::3, ::3] for image in images])).quantize(64)
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = BytesIO()
     durations = [round(1000 / frames_per_second)] * (length - 1) + [2000]  # [ms], with a rest on the last

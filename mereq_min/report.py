@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from mereq_min.interfaces import Policy, RewardModel, Task
@@ -52,7 +53,7 @@ def iterations_table(rows: Sequence[Row], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     columns = ("iteration", "intervention\nrate", "expert\nsamples", "KL to expert\nafter update [nats]")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")  # rich takes [nats] for markup
     for row in rows:
         table.add_row(
             str(row["iteration"]),
@@ -104,7 +105,7 @@ def evaluation_table(title: str, task: Task, measures: dict[str, dict[str, Any]]
         label = LABELS.get(key, key.replace("_", " "))
         names = [label] if len(columns[0]) == 1 else [f"{label} of {name}" for name in task.feature_names]
         for k, name in enumerate(names):
-            table.add_row(name, *(f"{column[k]:.3f}" for column in columns))
+            table.add_row(escape(name), *(f"{column[k]:.3f}" for column in columns))
     return table
 
 

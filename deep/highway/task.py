@@ -32,7 +32,7 @@ from deep.highway.envs import (
 )
 from deep.learner import NeuralLearner, Rollout, collect
 from deep.policies import DiscretePolicy, all_log_probs, discrete_policy
-from deep.residual_dqn import ResidualDQN
+from deep.residual_dqn import DQNConfig, ResidualDQN
 from mereq_min.checks import Array, check_array, check_number
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Policy, RewardModel, Start
@@ -71,8 +71,8 @@ class HighwayTask:
         prior_weight: omega.
         prior_temperature: alpha [reward].
         temperature: alpha_hat [reward].
-        margin: what an action may cost before the expert objects to it [reward]; by default what a step on
-            the right-most lane is worth to it.
+        margin: what an action may cost before the expert objects to it [reward]; a step on the right-most lane
+            is worth 0.5 to it.
         patience: consecutive violations before a takeover [steps].
         release: consecutive steps without violation before handing back [steps].
         own_prior: a prior of your own, instead of the trained one that comes with this package.
@@ -89,9 +89,9 @@ class HighwayTask:
     prior_weight: float = 1.0
     prior_temperature: float = 0.04
     temperature: float = 0.04
-    margin: float = 0.5
+    margin: float = 0.4
     patience: int = 1
-    release: int = 6
+    release: int = 5
     own_prior: Policy | None = None
 
     def __post_init__(self) -> None:
@@ -129,7 +129,10 @@ class HighwayTask:
     @cached_property
     def prior(self) -> Policy:
         """`own_prior`, else soft DQN for prior_weights, followed at prior_temperature."""
-        return self.own_prior or self._trained_prior
+        if self.own_prior is not None:
+            return self.own_prior
+        q = discrete_policy(load_arrays(HERE / "prior.safetensors")).net
+        return DiscretePolicy(q, self.prior_temperature)
 
     @cached_property
     def expert_policy(self) -> DiscretePolicy:
@@ -138,12 +141,7 @@ class HighwayTask:
         Two networks that are trained apart disagree by more than what the expert wants: with an expert from
         scratch the policy for theta* would still be stopped at every other step.
         """
-        return discrete_policy(load_arrays(HERE / "expert.safetensors"), self._trained_prior)
-
-    @cached_property
-    def _trained_prior(self) -> DiscretePolicy:
-        q = discrete_policy(load_arrays(HERE / "prior.safetensors")).net
-        return DiscretePolicy(q, self.prior_temperature)
+        return discrete_policy(load_arrays(HERE / "expert.safetensors"))
 
     def make_env(self, render_mode: str | None = None, *, reference: bool = False) -> gym.Env[Any, Any]:
         """Return a road: highway-env itself as the reference or to be drawn, else a compiled one."""
@@ -189,6 +187,7 @@ class HighwayTask:
             prior=self.prior if residual else None,
             scaled_prior_weight=self.prior_weight * self.prior_temperature if residual else 0.0,
             input_scale=self.input_scale,
+            config=DQNConfig(hidden=(128, 128), replay_capacity=100_000),
             seed=seed,
         )
         if not residual and start == "prior":

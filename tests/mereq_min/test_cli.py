@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from mereq_min.catalogue import load_task
+from mereq_min.cli import main
 from mereq_min.pictures import film
 from mereq_min.runs import find_runs, read_bundle, read_rows
 
@@ -44,6 +45,18 @@ def test_tasks_shows_the_calibration(tmp_path):
     shown = mereq("tasks", "--steps", 200, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert all(name in shown.stdout for name in ("carpet", "lanes", "shelf", "windy"))
+
+
+def test_without_the_extras_the_tasks_that_need_them_are_named_and_left_out(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "deep.highway.task", None)  # as if its packages were missing
+    load_task.cache_clear()
+    assert main(["tasks", "--steps", "200"]) == 0
+    printed = capsys.readouterr()
+    assert "carpet" in printed.out
+    assert "highway" not in printed.out
+    assert "pip install 'mereq-min[deep]'" in printed.err
+    assert main(["align", "highway"]) == 2
+    assert "pip install 'mereq-min[deep]'" in capsys.readouterr().err
 
 
 def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path):

@@ -166,6 +166,17 @@ def test_the_film_of_a_gridworld_is_small_and_lasts_as_long_as_its_steps(name):
     assert sum(read_gif(data)[1]) == 250 * (task.horizon - 1) + 2000
 
 
+@pytest.mark.parametrize("name", GRIDWORLDS)
+def test_takeovers_keep_their_colour_in_the_gif(name):
+    task = load_task(name)
+    frames = film(task, task.prior, "prior", 0)
+    shown, _ = read_gif(to_gif([frames]))
+    colours = {colour_of_border(frame) for frame in frames}
+    assert len(colours) == 2
+    for frame, picture in zip(frames, shown, strict=True):
+        assert colour_of_border(picture) == colour_of_border(frame)
+
+
 # --- Curve -----------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,188 @@
+"""Highway-Sim as a task: shipped policies, the expert's rule, measures on both engines, and a whole run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deep.highway.envs import ACTIONS
+from deep.highway.task import HighwayTask
+from deep.policies import DiscretePolicy, all_log_probs
+from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
+from mereq_min.evaluate import UniformPolicy
+from mereq_min.metrics import true_weights
+from mereq_min.rollout import rollout, watched_rate
+from mereq_min.runs import RunConfig, load_arrays, read_rows, run
+
+A = len(ACTIONS)
+
+
+@pytest.fixture(scope="module", name="task")
+def _task():
+    return HighwayTask()
+
+
+@pytest.fixture(scope="module", name="states")
+def _states(task):
+    """Observations on episodes of the prior."""
+    return rollout(task, task.prior, None, 200, np.random.default_rng(0)).state
+
+
+def test_the_prior_is_skilled_as_it_samples(task):
+    """At least 95 of 100 episodes without a crash, and faster than the published prior."""
+    measures = task.evaluate(task.prior)
+    assert measures["success"] >= 0.95
+    assert measures["mean_speed"] > 22.9
+    assert task.evaluate(task.expert_policy)["success"] >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whose", ["prior", "expert_policy"])
+def test_a_hundred_episodes_on_highway_env_end_like_those_on_compiled_roads(task, whose):
+    policy = getattr(task, whose)
+    real, ours = (task.evaluate(policy, episodes=100, reference=reference) for reference in (True, False))
+    assert real["success"] >= 0.95
+    for name, value in real.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_two_episodes_are_measured_alike_on_both_engines(task):
+    real, ours = (task.evaluate(task.prior, episodes=2, reference=reference) for reference in (True, False))
+    for name, value in real.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_the_rule_is_the_expert_s_advantage(task, states):
+    """V_E from the expert's own Q: alpha_hat log sum exp, not from its log-probabilities."""
+    expert = task.expert_policy
+    bonus = task.prior_temperature * task.prior_weight * all_log_probs(task.prior, states, A)
+    q = task.temperature * (expert.log_probs(states) - expert.log_probs(states)[:, :1])
+    assert np.ptp(bonus) > 0
+    v = task.temperature * np.log(np.exp(q / task.temperature).sum(axis=1, keepdims=True))
+    wanted = q - v < -task.margin
+    objects = [[task.violates(state, np.int64(action)) for action in range(A)] for state in states]
+    np.testing.assert_array_equal(objects, wanted)
+    assert 0.1 < wanted.mean() < 0.9  # the rule tells actions apart
+    best = expert.log_probs(states).argmax(axis=1)
+    assert not wanted[np.arange(len(states)), best].any()
+
+
+def test_leaving_a_free_right_lane_is_a_violation(task):
+    empty = np.zeros((5, 5), np.float32)
+    empty[0] = [1, 1, 2 / 3, 25 / 80, 0]  # the ego on the right-most of three lanes, nobody else
+    assert task.violates(empty, np.int64(ACTIONS.index("lane left")))
+    assert not task.violates(empty, np.int64(ACTIONS.index("idle")))
+
+
+def test_the_expert_wants_the_right_lane_and_nothing_else(task):
+    np.testing.assert_array_equal(true_weights(task, "residual"), [0, 0.5, 0])
+    prior, expert = (
+        rollout(task, policy, None, 1_000, np.random.default_rng(1)).features.mean(axis=0)
+        for policy in (task.prior, task.expert_policy)
+    )
+    right = task.feature_names.index("right_lane")
+    assert expert[right] > 0.85 > 0.7 > prior[right]
+
+
+def test_a_prior_of_one_s_own_replaces_the_trained_one_but_not_the_expert(task, states):
+    own = replace(task, own_prior=UniformPolicy(task.make_env().action_space))
+    assert own.prior is own.own_prior
+    np.testing.assert_array_equal(own.expert_policy.log_probs(states), task.expert_policy.log_probs(states))
+    assert np.isnan(own.reward_distance(np.ones(3), "residual"))
+
+
+@pytest.mark.parametrize("reward", ["residual", "full"])
+def test_reward_distance_ignores_scale_and_knows_the_opposite(task, reward):
+    truth = true_weights(task, reward)
+    assert task.reward_distance(3.0 * truth, reward) == pytest.approx(0.0, abs=1e-6)
+    assert task.reward_distance(-truth, reward) == pytest.approx(1.0)
+    assert 0.1 < task.reward_distance(truth + [0.0, 0.0, 1.0], reward) < 0.9
+    assert task.reward_distance(np.zeros(3), reward) == 0.5
+
+
+def test_without_a_residual_reward_the_learner_s_policy_stays_near_the_prior(task, states):
+    """E3, up to what a network learns in one solve from a prior that it cannot copy any better."""
+    learner = task.make_learner("residual", 1.0)
+    log_prior = all_log_probs(task.prior, states, A)
+    log_policy = learner.solve(np.zeros(3)).log_probs(states)
+    assert (np.exp(log_prior) * (log_prior - log_policy)).sum(axis=1).mean() < 0.02
+
+
+def test_policies_of_another_shape_are_refused(task):
+    linear = DiscretePolicy(_linear(7, A)).state()
+    with pytest.raises(ValueError, match="does not take the task's observations"):
+        task.load_policy(linear)
+    with pytest.raises(ValueError, match="has 3 actions, the task 5"):
+        task.load_policy(DiscretePolicy(_linear(25, 3)).state())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"margin": 0.0}, "margin must be above 0"),
+        ({"release": 0}, "release must be"),
+        ({"expert_weights": np.ones(2)}, "expert_weights must have shape"),
+        ({"own_prior": object()}, "own_prior must offer log_prob"),
+    ],
+)
+def test_malformed_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        HighwayTask(**change)
+
+
+@pytest.mark.slow
+def test_the_expert_is_nearly_the_policy_that_theta_star_gives(task):
+    learner = task.make_learner("residual", 1.0)
+    for _ in range(10):
+        policy = learner.solve(true_weights(task, "residual"))
+    assert task.evaluate(policy)["kl_to_expert"] < 0.3 < task.evaluate(task.prior)["kl_to_expert"]
+    assert watched_rate(task, policy, 2_000, seed=0) < 0.03
+
+
+@pytest.mark.slow
+def test_segment_likelihood_aligns_the_prior(task):
+    aligner = make_aligner(task, METHODS["MEReQ-L"], EstimatorConfig())
+    rates = [it.intervention_rate for it in align(task, aligner, LoopConfig(iterations=3), seed=0)]
+    assert rates[0] > 0.2
+    assert max(rates[1:]) < 0.05
+    errors = np.array(aligner.info["standard_errors"])
+    right = task.feature_names.index("right_lane")
+    assert abs(aligner.info["theta"][right] - 0.5) < 3 * errors[right] < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["MEReQ-L", "MEReQ", "MaxEnt-FT", "IWR-FT"])
+def test_a_run_that_stopped_ends_bit_for_bit_like_an_unbroken_one(task, tmp_path, method):
+    estimators = EstimatorConfig()
+    estimators = replace(
+        estimators,
+        matching=replace(estimators.matching, max_steps=3),
+        likelihood=replace(estimators.likelihood, max_iterations=3),
+    )
+    config = RunConfig("highway", method, 0, LoopConfig(iterations=3, steps_per_iteration=100), estimators)
+    unbroken = run(task, config, tmp_path / "unbroken")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row):
+        raise Stopped
+
+    while True:
+        try:
+            resumed = run(task, config, tmp_path / "resumed", on_iteration=stop)
+            break
+        except Stopped:
+            continue
+    assert len(read_rows(resumed)) == 3
+    for row, other in zip(read_rows(resumed), read_rows(unbroken), strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    ours, theirs = (load_arrays(path / "policy.safetensors") for path in (resumed, unbroken))
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array)
+
+
+def _linear(inputs, outputs):
+    from deep.nets import mlp
+
+    return mlp([inputs, outputs], seed=0)
