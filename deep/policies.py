@@ -100,7 +100,7 @@ def discrete_policy(arrays: dict[str, NDArray[Any]], prior: Policy | None = None
     """Rebuild a `DiscretePolicy` from its `state()`.
 
     Args:
-        arrays: what `state()` returned; a prior may lie beside it under `prior.`, as `mereq pretrain` saves it.
+        arrays: what `state()` returned; a prior may lie beside it under `prior.`, as pretraining saves it.
         prior: the prior it was made on, where it has one that is not in the arrays.
 
     Raises:

@@ -71,8 +71,8 @@ class HighwayTask:
         prior_weight: omega.
         prior_temperature: alpha [reward].
         temperature: alpha_hat [reward].
-        margin: what an action may cost before the expert objects to it [reward]; a step on the right-most lane
-            is worth 0.5 to it.
+        margin: what an action may cost before the expert objects to it [reward]; a step on the right-most
+            lane is worth 0.5 to it.
         patience: consecutive violations before a takeover [steps].
         release: consecutive steps without violation before handing back [steps].
         own_prior: a prior of your own, instead of the trained one that comes with this package.
