@@ -5,15 +5,17 @@ A neural learner joins by adding its factory, what it observes of a state, and h
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 from vector import OneHotPolicy, TabularVectorEnv, one_hot
 
-from deep.learner import LearnerConfig, NeuralLearner
+from deep.learner import Agent, LearnerConfig, NeuralLearner
 from deep.residual_dqn import ResidualDQN
+from deep.residual_sac import ResidualSAC
 from gridworlds import random_mdp
 from mereq_min import ExactLearner, Learner, Steps, solve_residual, solve_soft
 
@@ -50,12 +52,12 @@ def make_exact(residual: bool) -> Learner:
     return ExactLearner(mdp, TEMPERATURE, horizon=HORIZON, **(prior if residual else {}))
 
 
-def make_dqn(residual: bool) -> Learner:
+def make_neural(make_agent: Callable[..., Agent], actions: Any, rounds: int, residual: bool) -> Learner:
     mdp, log_prior = problem()
     prior = {"prior": OneHotPolicy(log_prior), "scaled_prior_weight": SCALED_PRIOR_WEIGHT}
-    agent = ResidualDQN(
+    agent = make_agent(
         mdp.n_states,
-        mdp.n_actions,
+        actions,
         mdp.n_features,
         gamma=mdp.gamma,
         temperature=TEMPERATURE,
@@ -65,7 +67,7 @@ def make_dqn(residual: bool) -> Learner:
         agent,
         lambda n: TabularVectorEnv(mdp, n, HORIZON),
         horizon=HORIZON,
-        config=LearnerConfig(num_envs=256, first_rounds=15),
+        config=LearnerConfig(num_envs=256, first_rounds=rounds),
     )
 
 
@@ -75,7 +77,20 @@ def observe_one_hot(state: np.ndarray) -> np.ndarray:
 
 CASES = {
     "exact": Case(make_exact, kl=1e-12, rtol=1e-5, jacobian_rtol=1e-5),
-    "residual DQN": Case(make_dqn, kl=0.003, rtol=0.1, jacobian_rtol=0.3, observe=observe_one_hot),
+    "residual DQN": Case(
+        partial(make_neural, ResidualDQN, 3, 15),
+        kl=0.003,
+        rtol=0.1,
+        jacobian_rtol=0.3,
+        observe=observe_one_hot,
+    ),
+    "residual SAC": Case(
+        partial(make_neural, ResidualSAC, Discrete(3), 30),
+        kl=0.005,
+        rtol=0.1,
+        jacobian_rtol=0.3,
+        observe=observe_one_hot,
+    ),
 }
 
 
