@@ -166,9 +166,11 @@ def test_a_run_that_stopped_ends_bit_for_bit_like_an_unbroken_one(task, tmp_path
     unbroken = run(task, config, tmp_path / "unbroken")
 
     def stop(row):
-        raise KeyboardInterrupt
+        if row["iteration"] not in finished:
+            finished.add(row["iteration"])
+            raise KeyboardInterrupt
 
-    resumed = None
+    finished, resumed = set(), None
     while resumed is None:
         with suppress(KeyboardInterrupt):
             resumed = run(task, config, tmp_path / "resumed", on_iteration=stop)
