@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deep.nets import mlp, mlp_from_arrays, to_arrays, to_tensor
+from deep.nets import find_activation, mlp, mlp_from_arrays, mlp_to_arrays, to_tensor
 from deep.policies import DiscretePolicy, all_log_probs
 from mereq_min.checks import Array, check_array, check_number
 from mereq_min.interfaces import Policy
@@ -51,7 +51,7 @@ class NeuralCloner:
     or 160 expert steps it about halves the KL from the expert, and with 640 it does no harm.
 
     Args:
-        prior: where to start. A `DiscretePolicy` that is a network alone lends its weights; any other policy
+        prior: where to start. A `DiscretePolicy` that is an `mlp` alone lends its weights; any other policy
             is distilled into a network first, on the states of the steps.
         n_actions: A.
         config: settings.
@@ -83,8 +83,13 @@ class NeuralCloner:
     def _start(self, steps: Steps, rng: np.random.Generator) -> nn.Sequential:
         """A network whose softmax is the prior."""
         prior = self.prior
-        if isinstance(prior, DiscretePolicy) and prior.prior is None and prior.temperature > 0:
-            arrays = to_arrays(prior.net)
+        if (
+            isinstance(prior, DiscretePolicy)
+            and prior.prior is None
+            and prior.temperature > 0
+            and find_activation(prior.net) >= 0
+        ):
+            arrays = mlp_to_arrays(prior.net)
             for name in list(arrays)[-2:]:  # the last layer gives logits at temperature 1
                 arrays[name] = arrays[name] / prior.temperature
             return mlp_from_arrays(arrays)

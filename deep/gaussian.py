@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from deep.nets import mlp_from_arrays, to_arrays
+from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor
 from mereq_min.checks import Array, check_array
 
 # A floor on the width keeps the density of a prior finite, and its gradient usable, far from its mean.
@@ -84,11 +84,11 @@ class SquashedGaussianPolicy:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything, to be saved."""
-        return {"low": self.low, "high": self.high, **to_arrays(self.net, "net.")}
+        return {"low": self.low, "high": self.high, **mlp_to_arrays(self.net, "net.")}
 
     def _head(self, state: NDArray[Any]) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return split_head(self.net(torch.as_tensor(np.asarray(state), dtype=torch.float32)))
+            return split_head(self.net(to_tensor(state)))
 
 
 def squashed_gaussian_policy(arrays: dict[str, NDArray[Any]]) -> SquashedGaussianPolicy:

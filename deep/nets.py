@@ -11,6 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+ACTIVATIONS: tuple[type[nn.Module], ...] = (
+    nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid,
+)  # fmt: skip
+"""What may lie between the layers of an `mlp`; a saved one says which by its place here."""
+
 
 class Scale(nn.Module):
     """Flattens observations (N, ...) and multiplies their entries by fixed numbers (n,)."""
@@ -25,8 +30,13 @@ class Scale(nn.Module):
         return inputs.flatten(1) * self.scale
 
 
-def mlp(sizes: Sequence[int], seed: int, scale: NDArray[Any] | None = None) -> nn.Sequential:
-    """Linear layers of the given sizes with ReLU between them, initialised from `seed` alone.
+def mlp(
+    sizes: Sequence[int],
+    seed: int,
+    scale: NDArray[Any] | None = None,
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Linear layers of the given sizes with an activation between them, initialised from `seed` alone.
 
     Observations of any shape are flattened: (N, ...) -> (N, sizes[0]) -> (N, sizes[-1]). Where their entries
     vary much less than by 1, they are learnt from slowly: `scale` (sizes[0],) multiplies them first.
@@ -35,7 +45,7 @@ def mlp(sizes: Sequence[int], seed: int, scale: NDArray[Any] | None = None) -> n
         torch.manual_seed(seed)
         layers: list[nn.Module] = [nn.Flatten() if scale is None else Scale(scale)]
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -76,19 +86,42 @@ def load_arrays(net: nn.Module, arrays: Mapping[str, NDArray[Any]], prefix: str 
         raise ValueError(f"the network under {prefix!r} does not fit together: {error}") from error
 
 
+def find_activation(net: nn.Module) -> int:
+    """Place in `ACTIVATIONS` of what a network has between its layers; -1 if it is built unlike an `mlp`."""
+    first, *rest = list(net) if isinstance(net, nn.Sequential) and len(net) else [net]
+    linear, between = rest[::2], {repr(module) for module in rest[1::2]}
+    is_built_alike = isinstance(first, nn.Flatten | Scale) and len(rest) % 2 == 1
+    if not is_built_alike or not all(isinstance(module, nn.Linear) for module in linear):
+        return -1
+    return next((place for place, each in enumerate(ACTIVATIONS) if between <= {repr(each())}), -1)
+
+
+def mlp_to_arrays(net: nn.Module, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """The parameters by name and, where it is not ReLU, the activation, which no parameter tells."""
+    place = find_activation(net)
+    activation = {f"{prefix}activation": np.array(place)} if place else {}
+    return {**activation, **to_arrays(net, prefix)}
+
+
 def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.Sequential:
-    """Rebuild an `mlp` from what `to_arrays` returned; the shapes say what it looks like.
+    """Rebuild an `mlp` from what `mlp_to_arrays` returned; the shapes say what it looks like.
 
     Raises:
         ValueError: if the arrays are not those of an `mlp`, or not finite.
     """
+    place = arrays.get(f"{prefix}activation", np.array(0)).tolist()
+    if place not in range(len(ACTIVATIONS)):
+        raise ValueError(
+            f"the network under {prefix!r} was not built like `deep.nets.mlp`: arrays alone do not tell it"
+        )
+    arrays = {name: value for name, value in arrays.items() if name != f"{prefix}activation"}
     own = with_prefix(arrays, prefix)
     weights = [value for name, value in own.items() if name.endswith("weight")]
     weights = [own[f"{1 + 2 * i}.weight"] for i in range(len(weights)) if f"{1 + 2 * i}.weight" in own]
     if not weights or any(weight.ndim != 2 for weight in weights):
         raise ValueError(f"no network under {prefix!r}: expected {prefix}1.weight, ..., got {sorted(arrays)}")
     sizes = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
-    net = mlp(sizes, seed=0, scale=own.get("0.scale"))
+    net = mlp(sizes, seed=0, scale=own.get("0.scale"), activation=ACTIVATIONS[int(place)])
     load_arrays(net, arrays, prefix)
     return net
 

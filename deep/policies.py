@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from torch import nn
 
-from deep.nets import mlp_from_arrays, to_arrays, to_tensor, with_prefix
+from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
 from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Policy
 
@@ -48,7 +48,7 @@ class DiscretePolicy:
             best = values.argmax(axis=1)[:, None] == np.arange(values.shape[1])
             return np.where(best, 0.0, -np.inf)
         logits = values.astype(np.float64) / self.temperature
-        if self.prior is not None:
+        if self.prior is not None and self.prior_scale > 0:  # 0 times -inf is no number
             logits = logits + self.prior_scale * all_log_probs(self.prior, state, logits.shape[1])
         return log_softmax(logits, axis=1)
 
@@ -64,7 +64,7 @@ class DiscretePolicy:
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything but the prior, to be saved."""
         scales = np.array([self.temperature, self.prior_scale])
-        return {"scales": scales, **to_arrays(self.net, "net.")}
+        return {"scales": scales, **mlp_to_arrays(self.net, "net.")}
 
 
 class EpsilonPolicy:

@@ -28,10 +28,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deep.nets import (
+    find_activation,
     load_arrays,
     load_optimiser,
     mlp,
     mlp_from_arrays,
+    mlp_to_arrays,
     optimiser_to_arrays,
     to_arrays,
     to_tensor,
@@ -177,7 +179,9 @@ class ResidualDQN:
                 "fine-tuning needs a DiscretePolicy of one network, without a prior, "
                 f"got {type(policy).__name__}"
             )
-        arrays = to_arrays(policy.net)
+        if find_activation(policy.net) < 0:
+            raise ValueError(f"fine-tuning needs a network built like `deep.nets.mlp`, got {policy.net}")
+        arrays = mlp_to_arrays(policy.net)
         sizes = arrays["1.weight"].shape[1], len(list(arrays.values())[-1])
         if sizes != (self.n_inputs, self.n_actions):
             raise ValueError(
@@ -231,6 +235,7 @@ class ResidualDQN:
             ValueError: if theta is malformed, or the replay is empty.
         """
         self.theta = check_array("theta", theta, shape=(self.n_features,))
+        check_number("n_updates", n_updates, 1, whole=True)
         weights = self._weights()
         rng = np.random.default_rng([self.seed, self.updates_done])
         parameters: list[torch.Tensor] = [*self.net.parameters()]
@@ -262,7 +267,7 @@ class ResidualDQN:
 
     def policy(self) -> DiscretePolicy:
         """The policy for the last theta, frozen: later updates do not change it."""
-        arrays = to_arrays(self.target_net)
+        arrays = mlp_to_arrays(self.target_net)
         weights = self._weights().numpy()
         for name in list(arrays)[-2:]:  # weight and bias of the last layer
             heads = arrays[name].reshape(self.n_actions, self.n_features + 1, -1)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deep.gaussian import SquashedGaussianPolicy
+from deep.nets import ACTIVATIONS, to_tensor
 from deep.policies import DiscretePolicy
 from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Policy, Task
@@ -37,9 +38,7 @@ MAX_PICKLE_BYTES = 2**20
 
 _DTYPES = {"torch HalfStorage": "f2", "torch FloatStorage": "f4", "torch DoubleStorage": "f8"}
 _ORDERED_DICT, _REBUILD = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
-_ACTIVATIONS = {
-    layer.__name__: layer for layer in (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid)
-}
+_ACTIVATIONS = {layer.__name__: layer for layer in ACTIVATIONS}
 _SETTINGS = {
     "net_arch", "activation_fn", "use_sde", "ortho_init", "log_std_init", "n_critics", "optimizer_class",
     "optimizer_kwargs", "normalize_images", "share_features_extractor",
@@ -76,7 +75,7 @@ class GaussianPolicy:
 
     def _mean(self, state: NDArray[Any]) -> Array:
         with torch.no_grad():
-            return self.net(torch.as_tensor(np.asarray(state), dtype=torch.float32)).numpy().astype(float)
+            return self.net(to_tensor(state)).numpy().astype(float)
 
 
 class OneHot(nn.Module):

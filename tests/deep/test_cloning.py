@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from toy import make_steps
 
 from deep.cloning import CloningConfig, NeuralCloner
@@ -66,6 +67,14 @@ def test_without_weight_the_prior_is_returned():
     prior = make_prior(temperature=0.2)
     policy = NeuralCloner(prior, A).clone(steps_of([0, 1], [0, 1]), np.zeros(2))
     np.testing.assert_allclose(policy.log_probs(STATES), prior.log_probs(STATES), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [torch.nn.Tanh, torch.nn.Softplus])
+def test_cloning_starts_at_the_prior_whatever_its_activation(activation):
+    """Tanh as it is; softplus, which cannot be rebuilt, by distillation."""
+    prior = DiscretePolicy(mlp([4, 16, A], seed=1, activation=activation), 0.5)
+    policy = NeuralCloner(prior, A).clone(steps_of([0, 1, 2, 3], [0] * 4), np.zeros(4))
+    np.testing.assert_allclose(probabilities(policy), probabilities(prior), atol=0.05)
 
 
 def test_a_prior_without_a_network_is_distilled_on_the_states_of_the_steps():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from deep.nets import mlp
+from deep.nets import ACTIVATIONS, mlp
 from deep.policies import DiscretePolicy, EpsilonPolicy, all_log_probs, discrete_policy
 
 STATES = np.random.default_rng(0).normal(size=(6, 2, 2))
@@ -116,3 +116,32 @@ def test_a_damaged_policy_is_refused(damage):
 def test_malformed_numbers_are_refused(arguments):
     with pytest.raises(ValueError, match=r"temperature|prior_scale"):
         make_policy(**arguments)
+
+
+def test_a_prior_that_counts_for_nothing_may_rule_out_actions():
+    greedy = make_policy(1, temperature=0.0)
+    policy = make_policy(prior=greedy, prior_scale=0.0)
+    np.testing.assert_array_equal(policy.log_probs(STATES), make_policy().log_probs(STATES))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_saved_policy_keeps_its_activation(activation):
+    policy = DiscretePolicy(mlp([4, 8, 3], seed=0, activation=activation))
+    again = discrete_policy(policy.state())
+    np.testing.assert_array_equal(again.log_probs(STATES), policy.log_probs(STATES))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (torch.nn.Linear(4, 8), torch.nn.Softplus(), torch.nn.Linear(8, 3)),
+        (torch.nn.Linear(4, 8), torch.nn.LeakyReLU(0.5), torch.nn.Linear(8, 3)),
+        (torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3), torch.nn.Tanh()),
+        (torch.nn.LayerNorm(4), torch.nn.Linear(4, 3)),
+    ],
+)
+def test_a_network_that_its_arrays_do_not_tell_is_not_rebuilt_as_another(layers):
+    policy = DiscretePolicy(torch.nn.Sequential(torch.nn.Flatten(), *layers))
+    assert np.isfinite(policy.log_probs(STATES)).all()
+    with pytest.raises(ValueError, match="was not built like"):
+        discrete_policy(policy.state())

@@ -225,6 +225,11 @@ def test_fine_tuning_begins_with_the_policy_that_it_tunes():
     agent = make_agent()
     agent.start_from(other)
     np.testing.assert_allclose(agent.policy().log_probs(STATES), other.log_probs(STATES), atol=1e-5)
+    curved = DiscretePolicy(mlp([3, 16, A], seed=7, activation=torch.nn.Tanh), 0.5)
+    agent.start_from(curved)
+    np.testing.assert_allclose(agent.policy().log_probs(STATES), curved.log_probs(STATES), atol=1e-5)
+    with pytest.raises(ValueError, match="built like"):
+        agent.start_from(DiscretePolicy(torch.nn.Linear(3, A)))
     with pytest.raises(ValueError, match="needs 5 inputs and 4 actions, got"):
         make_agent(n_inputs=5).start_from(other)
     with pytest.raises(ValueError, match="without a prior"):
@@ -305,6 +310,8 @@ def test_malformed_arguments_are_refused():
         make_agent().update(np.zeros(K + 1), 1)
     with pytest.raises(ValueError, match="empty"):
         make_agent().update(np.zeros(K), 1)
+    with pytest.raises(ValueError, match="n_updates"):
+        make_agent().update(np.zeros(K), 0)
     with pytest.raises(ValueError, match="temperature"):
         make_agent(make_prior(), temperature=0.0)
     with pytest.raises(ValueError, match="batch_size"):
