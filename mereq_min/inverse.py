@@ -73,10 +73,6 @@ LONGEST_STEP = 0.5
 """Longest step of Fisher scoring in theta [reward]: a longer one trusts the information of one policy on that
 of a very different one."""
 
-FULL_STEPS = 10
-"""Steps of an update that go all the way, which is more than exact solutions need; the k-th after them goes
-1 / (k + 1) of it, so that the noise of a learner that never settles averages out (Robbins and Monro 1951)."""
-
 
 def match_features(
     learner: Learner, steps: Steps, weights: Array, theta: Array, config: FeatureMatchingConfig
@@ -138,6 +134,7 @@ def maximise_likelihood(
         raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
     theta = check_array("theta", theta, shape=(steps.features.shape[1],))
     precision = config.prior_sd**-2 * np.eye(len(theta))
+    last_step, reversals = np.zeros_like(theta), 0
     for solves in range(1, config.max_iterations + 1):
         policy = learner.solve(theta)
         if np.isneginf(policy.log_prob(steps.state, steps.action)).any():
@@ -151,8 +148,10 @@ def maximise_likelihood(
         converged = float(step @ gradient) < config.least_step**2
         if converged or solves == config.max_iterations:
             break
-        gain = min(1.0, LONGEST_STEP / float(np.linalg.norm(step))) / max(1, solves - FULL_STEPS + 1)
-        theta = theta + gain * step
+        # Kesten (1958): a step that turns back tells of noise, which shorter and shorter steps average out.
+        reversals += bool(step @ last_step < 0)
+        last_step = step * min(1.0, LONGEST_STEP / float(np.linalg.norm(step))) / (1 + reversals)
+        theta = theta + last_step
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
     return Estimate(theta, errors, policy, float(np.linalg.norm(gradient)), solves, converged)
 

@@ -86,8 +86,8 @@ def test_a_file_of_stable_baselines_is_found_by_its_suffix_and_a_dqn_acts_at_the
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("carpet", r"must be module:attribute or a file \(\.safetensors.*got 'carpet'"),
-        ("policy.tar", r"must be module:attribute or a file"),
+        ("carpet", r"must be prior, expert, module:attribute or a file \(\.safetensors.*got 'carpet'"),
+        ("policy.tar", r"must be prior, expert, module:attribute or a file"),
         ("nowhere.safetensors", "No such file"),
         ("no_such_module:policy", "No module named"),
         ("MINE:absent", "has no attribute 'absent'"),

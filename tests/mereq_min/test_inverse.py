@@ -329,7 +329,8 @@ def test_few_steps_meet_the_prior_half_way(rng: np.random.Generator, n: int, sd:
     learner = ExactLearner(mdp, 0.3, horizon=20)
     state, action = rng.integers(6, size=n), rng.integers(3, size=n)
     steps = make_steps(mdp.features[state, action], state=state, action=action)
-    estimate = maximise_likelihood(learner, steps, np.zeros(2), SegmentLikelihoodConfig(prior_sd=sd))
+    config = SegmentLikelihoodConfig(prior_sd=sd, max_iterations=60)
+    estimate = maximise_likelihood(learner, steps, np.zeros(2), config)
     assert estimate.converged
     learner.solve(estimate.theta)
     assert_allclose(learner.score(steps), estimate.theta / sd**2, rtol=0, atol=2e-3 * n)

@@ -175,8 +175,7 @@ def test_a_run_that_stopped_ends_bit_for_bit_like_an_unbroken_one(task, tmp_path
         with suppress(KeyboardInterrupt):
             resumed = run(task, config, tmp_path / "resumed", on_iteration=stop)
     assert len(read_rows(resumed)) == 3
-    for row, other in zip(read_rows(resumed), read_rows(unbroken), strict=True):
-        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    assert read_rows(resumed) == read_rows(unbroken)
     ours, theirs = (load_arrays(path / "policy.safetensors") for path in (resumed, unbroken))
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array)
