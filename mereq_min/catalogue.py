@@ -61,7 +61,17 @@ def load_environment(name: str) -> Any:
     Raises:
         UsageError: if there is none.
     """
-    known = factories("environments")
+    if name in task_factories():
+        return load_task(name)
+    try:
+        known = factories("environments")
+    except ImportError as error:
+        if ":" not in name:
+            raise UsageError(
+                f"{name!r} is no task, and the environments to pretrain on cannot be imported ({error}); "
+                "pip install 'mereq-min[deep]'"
+            ) from error
+        known = {}  # a task of your own may do without
     if name in known:
         return _make(name, known)
     if ":" not in name:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 from safetensors import SafetensorError
@@ -95,11 +96,13 @@ def load_policy(name: str, task: Any) -> Policy:
     own = {"prior": "prior", "expert": "expert_policy"}.get(name)
     if own is not None and hasattr(task, own):
         return getattr(task, own)
+    if own is not None:
+        raise UsageError(f"the task comes without {name}; name a policy by its file or as module:attribute")
     suffix = Path(name).suffix.removeprefix(".")
     loaders = {entry.name: entry for entry in entry_points(group="mereq_min.policy_loaders")}
     try:
         if suffix == "safetensors":
-            policy: Any = task.load_policy(load(Path(name).read_bytes()))
+            policy: Any = task.load_policy(_read_arrays(Path(name)))
         elif suffix in loaders:
             policy = loaders[suffix].load()(Path(name), task)
         elif ":" in name:
@@ -116,6 +119,13 @@ def load_policy(name: str, task: Any) -> Policy:
             f"cannot load policy {name!r}: it is a {type(policy).__name__}, which has no log_prob"
         )
     return policy
+
+
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return load(file.read_bytes())
+    except KeyError as error:
+        raise TypeError(f"numpy has no numbers of type {error}; save it in float32") from error
 
 
 def _import(name: str) -> Any:

@@ -63,8 +63,10 @@ class UniformPolicy:
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
-        if not isinstance(space, spaces.Discrete | spaces.Box):
-            raise ValueError(f"space must be Discrete or Box, got {space}")
+        if not isinstance(space, spaces.Discrete) and not (
+            isinstance(space, spaces.Box) and space.is_bounded()
+        ):
+            raise ValueError(f"space must be Discrete or a bounded Box, got {space}")
         self.space = space
 
     def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:

@@ -11,6 +11,7 @@ Tensors are safetensors (a plain, checked format that many tools read): nothing 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.metadata
 import json
@@ -199,7 +200,7 @@ def load_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         return load(file.read_bytes())
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: numbers of a type that numpy has not
         raise _damaged(file, error) from error
 
 
@@ -279,7 +280,7 @@ def _claim(path: Path, config: RunConfig, task: Task) -> None:
                 f"{path} holds a run with other settings ({'; '.join(differing)}): "
                 "choose another --out, or pass --overwrite to discard it"
             )
-    elif any(path.glob("[!.]*")):  # a kill may leave a hidden temporary behind, see _write
+    elif any(path.glob("[!.]*")):  # a kill may leave a hidden temporary behind, see write_file
         raise RunError(f"{path} is not empty and not a run; choose another --out, or move it away")
     write_file(path / "config.json", json.dumps({**wanted, **provenance()}, indent=1).encode())
 
@@ -317,7 +318,7 @@ def _restore(path: Path, aligner: Aligner, done: list[Steps]) -> None:
     file = _checkpoint(path, len(done))
     try:
         aligner.restore(load_arrays(file), concatenate(done))
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
 
 
@@ -352,9 +353,11 @@ def _plain(value: Any) -> Any:
 
 def provenance() -> Record:
     """Versions and git hash, to be kept beside every recorded result."""
-    packages = ("mereq-min", "numpy", "scipy", "gymnasium")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"versions": {"python": platform.python_version(), **versions}, "git": _git_hash()}
+    versions = {"python": platform.python_version()}
+    for name in ("mereq-min", "numpy", "scipy", "gymnasium", "torch", "numba", "highway-env"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the latter are extras
+            versions[name] = importlib.metadata.version(name)
+    return {"versions": versions, "git": _git_hash()}
 
 
 def _git_hash() -> str | None:

@@ -7,7 +7,8 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from mereq_min.catalogue import load_environment, load_task
+from mereq_min import catalogue
+from mereq_min.catalogue import UsageError, load_environment, load_task
 from mereq_min.cli import main
 from mereq_min.contracts import check_policy
 from mereq_min.evaluate import UniformPolicy
@@ -95,6 +96,21 @@ def test_an_environment_to_pretrain_on_will_do_too(evaluate, tmp_path, monkeypat
     assert table[labels.index("length [steps]"), 0] == pytest.approx(22, abs=6)
 
 
+def test_a_task_is_found_where_environments_to_pretrain_on_need_what_is_not_installed(monkeypatch):
+    found = catalogue.factories
+
+    def without_torch(group):
+        if group == "environments":
+            raise ModuleNotFoundError("No module named 'torch'")
+        return found(group)
+
+    monkeypatch.setattr(catalogue, "factories", without_torch)
+    assert load_environment("carpet") is load_task("carpet")
+    assert load_environment("gridworlds.tasks:make_carpet").name == "carpet"
+    with pytest.raises(UsageError, match=r"cannot be imported \(No module named 'torch'\); pip install"):
+        load_environment("CartPole-v1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -104,11 +120,16 @@ def test_an_environment_to_pretrain_on_will_do_too(evaluate, tmp_path, monkeypat
         (("math:pi", "carpet"), 2, "it is a float, which has no log_prob"),
         (("prior", "carpte"), 2, r"unknown task 'carpte'; did you mean 'carpet'\?"),
         (("prior", "CartPole-v2"), 2, r"unknown task 'CartPole-v2'; did you mean 'CartPole-v1'\?"),
-        (("prior", "CartPole-v1"), 2, r"policy must be prior, expert, .*got 'prior'"),
+        (("prior", "CartPole-v1"), 2, "the task comes without prior; name a policy by its file"),
+        (("BF16", "carpet"), 2, r"numpy has no numbers of type 'BF16'; save it in float32"),
         (("prior", "carpet", "--episodes", "0"), 1, "episodes must be a whole number at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_words(evaluate, arguments, code, message):
+def test_what_cannot_be_measured_is_refused_in_words(evaluate, tmp_path, arguments, code, message):
+    if arguments[0] == "BF16":
+        header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+        (tmp_path / "it.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+        arguments = (tmp_path / "it.safetensors", *arguments[1:])
     found, printed = evaluate(*arguments)
     assert found == code
     assert re.search(message, printed), printed
@@ -137,6 +158,7 @@ def test_uniform_actions_are_drawn_as_their_density_says(space):
     np.testing.assert_allclose(policy.log_prob(states, drawn), -np.log(float(volume)), rtol=1e-6)
 
 
-def test_uniform_actions_over_anything_else_are_refused():
-    with pytest.raises(ValueError, match="space must be Discrete or Box, got MultiBinary"):
-        UniformPolicy(spaces.MultiBinary(3))
+@pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Box(-np.inf, np.inf, (2,))])
+def test_uniform_actions_over_anything_else_are_refused(space):
+    with pytest.raises(ValueError, match="space must be Discrete or a bounded Box, got"):
+        UniformPolicy(space)

@@ -186,6 +186,11 @@ def test_a_folder_that_is_no_run_is_not_touched(task, tmp_path):
     assert mine.read_text() == "years of work"
 
 
+HEADER = b'{"theta":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+BFLOAT16 = len(HEADER).to_bytes(8, "little") + HEADER + bytes(2)
+"""A file of numbers that numpy does not know."""
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
@@ -197,6 +202,7 @@ def test_a_folder_that_is_no_run_is_not_touched(task, tmp_path):
         ("checkpoint-003.safetensors", lambda data: b"\x80\x04N."),  # a pickle
         ("checkpoint-003.safetensors", lambda data: runs.save({"theta": np.zeros(2)})),
         ("checkpoint-003.safetensors", lambda data: None),
+        ("checkpoint-003.safetensors", lambda data: BFLOAT16),
     ],
 )
 def test_damage_is_named_with_what_to_do(task, finished, tmp_path, file, damage):
