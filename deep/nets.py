@@ -17,6 +17,9 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
 """What may lie between the layers of an `mlp`; a saved one says which by its place here."""
 
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam
+
+
 class Scale(nn.Module):
     """Flattens observations (N, ...) and multiplies their entries by fixed numbers (n,)."""
 
@@ -142,15 +145,20 @@ def load_optimiser(
     """Give an optimiser the moments that `optimiser_to_arrays` returned; its settings stay as they are.
 
     Raises:
-        ValueError: if a moment is not shaped like its parameter, or not finite.
+        ValueError: if a moment of Adam is missing, not shaped like its parameter, or not finite.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in with_prefix(arrays, prefix).items():
-        index, name = int(key.split(".")[0]), key.split(".")[1]
-        if index >= len(parameters) or value.shape not in ((), parameters[index].shape):
+        number, _, name = key.partition(".")
+        index = int(number) if number.isdecimal() else len(parameters)
+        is_moment = name in _MOMENTS and index < len(parameters)
+        if not is_moment or value.shape != (() if name == "step" else parameters[index].shape):
             raise ValueError(f"{prefix}{key} of shape {value.shape} is no moment of this optimiser")
         if not np.isfinite(value).all():
             raise ValueError(f"{prefix}{key} holds numbers that are not finite")
         state.setdefault(index, {})[name] = torch.as_tensor(np.array(value))
+    for index, moments in state.items():
+        if len(moments) < len(_MOMENTS):
+            raise ValueError(f"{prefix}{index} must have {', '.join(_MOMENTS)}, got {', '.join(moments)}")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -128,6 +128,8 @@ def train(
     """
     record = _claim(settings, path)
     agent = make_agent(settings, task)
+    if settings.overwrite:  # not before the settings have turned out to make sense
+        _suffixed(path, ".json").unlink(missing_ok=True)
     done = len(record["measures"])
     _discard_checkpoints(path, but=done)  # what a kill left
     if done:
@@ -250,12 +252,10 @@ class Exploring:
 
 
 def _claim(settings: Pretrain, path: Path) -> dict[str, Any]:
-    """The record at `path`, if it is of the same settings, else a new one."""
+    """The record at `path`, if there is one to go on from, else a new one."""
     file = _suffixed(path, ".json")
     wanted = json.loads(json.dumps({**asdict(settings), "out": None, "overwrite": None}))
-    if settings.overwrite:
-        file.unlink(missing_ok=True)
-    if file.exists():
+    if file.exists() and not settings.overwrite:
         record = _read_record(file)
         found = record["settings"]
         differing = [

@@ -31,7 +31,16 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from deep.gaussian import SquashedGaussianPolicy, log_jacobian, normal_log_density, split_head
-from deep.nets import load_arrays, load_optimiser, mlp, optimiser_to_arrays, to_arrays
+from deep.nets import (
+    load_arrays,
+    load_optimiser,
+    mlp,
+    optimiser_to_arrays,
+    to_arrays,
+    to_tensor,
+    with_prefix,
+    zero_last_layer,
+)
 from deep.policies import DiscretePolicy, all_log_probs
 from deep.replay import Replay
 from mereq_min.checks import Array, check_array, check_number
@@ -192,7 +201,7 @@ class CategoricalActor:
     ) -> None:
         self.n_actions = int(space.n)
         self.net = mlp([n_inputs, *hidden, self.n_actions], seed)
-        zero_last_layer(self.net)
+        zero_last_layer(self.net)  # nothing is added to the prior
         self.prior, self.prior_scale = prior, prior_scale
         self.critic_sizes = n_inputs, self.n_actions
 
@@ -308,7 +317,9 @@ def _freeze_prior(prior: Policy, like: SquashedGaussianPolicy) -> SquashedGaussi
             "over a Box the prior must be a SquashedGaussianPolicy, because the actor's gradient goes "
             f"through its log-density; got {type(prior).__name__}: clone it into one first"
         )
-    if not (np.array_equal(prior.low, like.low) and np.array_equal(prior.high, like.high)):
+    bounds = [prior.low, prior.high], [like.low, like.high]
+    # As text or in single precision, the same bounds differ in the last digits.
+    if prior.low.shape != like.low.shape or not np.allclose(*bounds, rtol=1e-6):
         raise ValueError(
             f"the prior must act on the Box from {like.low} to {like.high}, got {prior.low} to {prior.high}"
         )
@@ -364,7 +375,7 @@ class ResidualSAC:
         )
         inputs, outputs = self.actor.critic_sizes
         self.critics = TwinMLP([inputs, *self.config.hidden, outputs * (n_features + 1)], seed + 1)
-        zero_last_layer(self.critics)
+        zero_last_layer(self.critics)  # Q_R = 0
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self._slow = [parameter.detach() for parameter in self.target_critics.parameters()]
         self._fast = [parameter.detach() for parameter in self.critics.parameters()]
@@ -486,7 +497,7 @@ class ResidualSAC:
 
     def successor_features(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
         """psi(s, a) (N, K) of the policy for actions (N, ...) in states (N, ...); mean of the two critics."""
-        inputs = torch.as_tensor(np.reshape(state, (len(state), -1)), dtype=torch.float32)
+        inputs = to_tensor(np.reshape(state, (len(state), -1)))
         with torch.no_grad():
             values = self.actor.values_taken(
                 self.target_critics, inputs, torch.as_tensor(self.actor.encode(action))
@@ -530,9 +541,7 @@ class ResidualSAC:
         load_arrays(self.critics, state, "critics.")
         load_arrays(self.target_critics, state, "target_critics.")
         load_optimiser(self.optimiser, state, "optimiser.")
-        self.replay.restore(
-            {key.removeprefix("replay."): value for key, value in state.items() if key.startswith("replay.")}
-        )
+        self.replay.restore(with_prefix(state, "replay."))
         log_temperature = check_array("log_temperature", state["log_temperature"], shape=())
         with torch.no_grad():
             self.log_temperature.fill_(float(log_temperature))
@@ -551,12 +560,6 @@ class ResidualSAC:
         psi = self.successor_features(np.repeat(state, m, axis=0), action.reshape(n * m, *action.shape[2:]))
         psi = psi.reshape(n, m, -1)
         return np.einsum("nm,nmk->nk", probability, psi), psi, probability
-
-
-def zero_last_layer(net: nn.Module) -> None:
-    """Make all outputs 0: a critic says Q_R = 0, a categorical actor adds nothing to its prior."""
-    for parameter in list(net.parameters())[-2:]:
-        nn.init.zeros_(parameter)
 
 
 def _make_actor(

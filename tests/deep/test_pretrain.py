@@ -108,6 +108,14 @@ def test_overwriting_that_was_killed_is_resumed_without_asking_again(tmp_path, m
         assert contents(tmp_path / f"{number}") == contents(tmp_path / "unbroken")
 
 
+def test_overwriting_with_settings_that_make_no_sense_destroys_nothing(tmp_path):
+    run(make_settings(), tmp_path / "it")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="cannot load policy"):
+        run(make_settings(prior="nowhere.safetensors", overwrite=True), tmp_path / "it")
+    assert contents(tmp_path) == before
+
+
 def test_what_is_finished_is_left_as_it_is(tmp_path):
     policy = run(make_settings(), tmp_path / "it")
     before = contents(tmp_path)

@@ -393,6 +393,12 @@ def test_a_prior_must_be_differentiable_on_the_same_box():
         ResidualSAC(3, spaces.MultiBinary(2), 2, gamma=GAMMA, temperature=1.0)
 
 
+def test_bounds_that_differ_by_rounding_are_the_same():
+    space = spaces.Box(-0.4, 0.4, (2,), np.float32)  # 0.4 in single precision
+    prior = gaussian_policy(low=np.full(2, -0.4), high=np.full(2, 0.4))
+    assert ResidualSAC(3, space, 2, gamma=GAMMA, temperature=1.0, prior=prior).actor.prior is not None
+
+
 # --- Against exact solutions -----------------------------------------------------------------------------
 
 
