@@ -201,6 +201,8 @@ def make_agent(settings: Pretrain, task: Trainable) -> ResidualDQN | ResidualSAC
         return ResidualSAC(n_inputs, actions, n_features, config=settings.sac, **shared)
     if not isinstance(actions, gym.spaces.Discrete):
         raise UsageError(f"{settings.algo} needs a finite set of actions, got {actions}; choose --algo sac")
+    if actions.start != 0:
+        raise UsageError(f"{settings.algo} needs actions that count from 0, got {actions}")
     scale = getattr(task, "input_scale", None)
     return ResidualDQN(n_inputs, int(actions.n), n_features, input_scale=scale, config=settings.dqn, **shared)
 

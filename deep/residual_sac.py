@@ -571,6 +571,8 @@ def _make_actor(
     seed: int,
 ) -> CategoricalActor | GaussianActor:
     if isinstance(space, spaces.Discrete):
+        if space.start != 0:
+            raise ValueError(f"discrete actions must count from 0, got {space}")
         return CategoricalActor(n_inputs, space, hidden, prior, prior_scale, seed)
     if isinstance(space, spaces.Box):
         return GaussianActor(n_inputs, space, hidden, prior, prior_scale, seed)

@@ -389,6 +389,8 @@ def test_a_prior_must_be_differentiable_on_the_same_box():
     ):
         with pytest.raises(ValueError, match=message):
             ResidualSAC(3, BOX, 2, gamma=GAMMA, temperature=1.0, prior=prior)
+    with pytest.raises(ValueError, match="must count from 0"):
+        ResidualSAC(3, spaces.Discrete(3, start=1), 2, gamma=GAMMA, temperature=1.0)
     with pytest.raises(ValueError, match="Discrete or a Box"):
         ResidualSAC(3, spaces.MultiBinary(2), 2, gamma=GAMMA, temperature=1.0)
 

@@ -3,8 +3,10 @@
 from contextlib import suppress
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from scipy.special import logsumexp
 
 from deep.highway.envs import ACTIONS
@@ -56,9 +58,12 @@ def test_two_episodes_are_measured_alike_on_both_engines(task):
 
 
 def test_the_rule_is_the_expert_s_advantage(task, states):
-    """V_E from the expert's own Q: alpha_hat log sum exp, not from its log-probabilities."""
+    """Q_E = Q_R + omega' log pi from the expert's network, and V_E = alpha_hat log sum exp(Q_E / alpha_hat)."""
     expert = task.expert_policy
-    q = task.temperature * (expert.log_probs(states) - expert.log_probs(states)[:, :1])
+    with torch.no_grad():
+        q_residual = expert.net(torch.as_tensor(states)).numpy().astype(float)
+    omega_alpha = task.prior_weight * task.prior_temperature
+    q = q_residual + omega_alpha * all_log_probs(task.prior, states, A)
     v = task.temperature * logsumexp(q / task.temperature, axis=1, keepdims=True)
     wanted = q - v < -task.margin
     objects = [[task.violates(state, np.int64(action)) for action in range(A)] for state in states]
@@ -92,6 +97,18 @@ def test_a_prior_of_one_s_own_replaces_the_trained_one_but_not_the_expert(task, 
     assert own.prior is own.own_prior
     np.testing.assert_array_equal(own.expert_policy.log_probs(states), task.expert_policy.log_probs(states))
     assert np.isnan(own.reward_distance(np.ones(3), "residual"))
+
+
+def test_gymnasium_makes_roads_with_the_prior_s_reward(task):
+    env = gym.make("mereq/Highway-v0")
+    env.reset(seed=0)
+    _, reward, *_, info = env.step(3)
+    assert reward == pytest.approx(info["features"] @ task.prior_weights + 1)
+    envs = gym.make_vec("mereq/Highway-v0", num_envs=3)
+    envs.reset(seed=0)
+    _, rewards, *_, infos = envs.step(np.full(3, 3))
+    np.testing.assert_allclose(rewards, infos["features"] @ task.prior_weights + 1)
+    assert rewards[0] == reward
 
 
 @pytest.mark.parametrize(("reward", "other"), [("residual", (0, 0.5, 1)), ("full", (0, 0.5, 0.4))])
