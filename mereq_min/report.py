@@ -86,7 +86,10 @@ def theta_table(task: Task, row: Row, reward: RewardModel) -> Table:
 
 
 def before_after_table(task: Task, aligned: Policy) -> Table:
-    """Prior, aligned policy and expert on the reference simulator; each is watched for 2,000 steps."""
+    """Prior, aligned policy and expert on the reference simulator, unwatched.
+
+    Their intervention rates are those of 2,000 watched steps where the task trains.
+    """
     policies = {"prior": task.prior, "aligned": aligned, "expert": task.expert_policy}
     measures = {name: task.evaluate(policy, reference=True) for name, policy in policies.items()}
     for name, policy in policies.items():

@@ -20,6 +20,12 @@ def test_a_prior_of_ones_own_is_aligned(capsys):
     assert rates[-1] < 0.1
 
 
+def test_a_torch_module_is_a_prior_for_the_highway(capsys):
+    (code,) = (block for block in BLOCKS if "torch.nn" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    assert 0.0 <= float(capsys.readouterr().out) <= 1.0
+
+
 def test_a_task_of_ones_own_is_aligned(tmp_path):
     (code,) = (block for block in BLOCKS if "def make" in block)
     (tmp_path / "my_task.py").write_text(code)
