@@ -58,7 +58,7 @@ def test_two_episodes_are_measured_alike_on_both_engines(task):
 
 
 def test_the_rule_is_the_expert_s_advantage(task, states):
-    """Q_E = Q_R + omega' log pi from the expert's network, and V_E = alpha_hat log sum exp(Q_E / alpha_hat)."""
+    """Q_E = Q_R + omega' log pi from the expert's network, V_E = alpha_hat log sum exp(Q_E / alpha_hat)."""
     expert = task.expert_policy
     with torch.no_grad():
         q_residual = expert.net(torch.as_tensor(states)).numpy().astype(float)
