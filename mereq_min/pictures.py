@@ -42,13 +42,18 @@ def draw_curve(task: Task, rows: Sequence[Row], reward: RewardModel | None, titl
     left.xaxis.get_major_locator().set_params(integer=True)
     for axes in right:
         truth = true_weights(task, reward or "residual")
+        is_known = rows[-1]["reward_distance"] is not None  # a prior of one's own has no true residual
         for k, name in enumerate(task.feature_names):
             values = [row["theta"][k] for row in rows]
             errors = [row["standard_errors"][k] or 0.0 for row in rows]
             line = axes.errorbar(iterations, values, errors, marker="o", ms=4, capsize=2, label=name)
-            if rows[-1]["reward_distance"] is not None:  # a prior of one's own has no true residual
+            if is_known:
                 axes.axhline(truth[k], color=line.lines[0].get_color(), lw=0.8, ls="--")
-        axes.set(xlabel="iteration", ylabel="theta ± standard error [reward]")
+        # One feature that the data say little about must not flatten the others: its bars leave the picture.
+        thetas = np.array([*(row["theta"] for row in rows), *([truth] if is_known else [])])
+        margin = 0.5 * np.ptp(thetas) + 0.05
+        ylim = (thetas.min() - margin, thetas.max() + margin)
+        axes.set(xlabel="iteration", ylabel="theta ± standard error [reward]", ylim=ylim)
         axes.xaxis.get_major_locator().set_params(integer=True)
     if right:
         figure.legend(loc="outside right center", frameon=False, fontsize=8, title="dashed: theta*")

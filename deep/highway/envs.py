@@ -6,6 +6,7 @@ state, and the same actions then lead through the same observations (see `deep.h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -342,6 +343,8 @@ class ReferenceEnv(gym.Env[Any, Any]):
 
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'human', 'rgb_array' or None, got {render_mode!r}")
+        if render_mode == "rgb_array":  # an image needs no display, and SDL complains where there is none
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         self.config, self.render_mode = config, render_mode
         self._weights = check_array("weights", weights, shape=(len(FEATURES),)).tolist()
         self.observation_space, self.action_space = _spaces()

@@ -47,7 +47,7 @@ LOWEST_LOG_PROB = -20.0
 EPISODES = 100
 """Episodes of an evaluation on the compiled roads [episodes]."""
 
-REFERENCE_EPISODES = 10
+REFERENCE_EPISODES = 20
 """The same on highway-env, which takes one and a half seconds for each [episodes]."""
 
 
