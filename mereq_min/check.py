@@ -112,7 +112,7 @@ def load_policy(name: str, task: Any) -> Policy:
             raise UsageError(
                 f"policy must be prior, expert, module:attribute or a file ({known}), got {name!r}"
             )
-    except (OSError, SafetensorError, ImportError, AttributeError, TypeError) as error:
+    except (OSError, SafetensorError, ImportError, AttributeError, TypeError, RecursionError) as error:
         raise UsageError(f"cannot load policy {name!r}: {error}") from error
     if not hasattr(policy, "log_prob"):
         raise UsageError(

@@ -135,6 +135,13 @@ def test_what_cannot_be_measured_is_refused_in_words(evaluate, tmp_path, argumen
     assert re.search(message, printed), printed
 
 
+def test_a_policy_on_priors_without_end_is_refused_in_words(evaluate, tmp_path):
+    save_arrays(tmp_path / "it.safetensors", {"prior." * 2_000 + "scales": np.ones(2)})
+    code, printed = evaluate(tmp_path / "it.safetensors", "CartPole-v1")
+    assert code == 2
+    assert "maximum recursion depth" in printed
+
+
 def test_the_film_shows_the_policies_side_by_side(evaluate, tmp_path):
     file = tmp_path / "film.gif"
     code, printed = evaluate("prior", "carpet", "--random", "--gif", file)
