@@ -28,6 +28,7 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/comparison.py
 	$(BIN)/python figures/batch_size.py
 	$(BIN)/python figures/bias.py
+	$(BIN)/python figures/highway.py
 
 benchmark: .venv-bench/.installed  ## time the solvers and their peers on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/solvers.py

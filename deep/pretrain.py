@@ -69,11 +69,12 @@ class Pretrain:
     reward: Literal["prior", "expert"] = "prior"
     """Whose reward, without --prior."""
     prior: str | None = None
-    """Customise this policy (see `mereq evaluate`) by what the expert's reward adds to the prior's."""
+    """Customise this policy (see `mereq evaluate`) by what the expert's reward adds to the prior's; omega' is
+    --temperature."""
     temperature: float = 0.05
     """alpha of the policy; for sac with a target entropy where it begins [reward]."""
     steps: int = 500_000
-    """Transitions to learn from [transitions]."""
+    """Transitions to learn from; rounded up to whole steps of all environments [transitions]."""
     num_envs: int = 32
     """Environments side by side [environments]."""
     steps_per_update: float = 4.0

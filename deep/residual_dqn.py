@@ -5,7 +5,7 @@ residual Q of the policy pi_hat splits into what theta multiplies and what it do
 
     Q_R(s, a) = psi(s, a) . theta + h(s, a),
 
-the successor features psi (Barreto et al. 2017) and the discounted cost h of straying from the prior. Both
+the successor features psi (Barreto et al. 2017) and the discounted value h of straying from the prior. Both
 obey a Bellman equation of one form, under pi_hat = softmax((Q_R + omega' log pi) / alpha_hat):
 
     psi(s, a) = f(s, a) + gamma E_s'[sum_a' pi_hat(a'|s') psi(s', a')]

@@ -212,7 +212,9 @@ def show_run(path: Path) -> Policy | None:
     file, aligned = path / "policy.safetensors", None
     if file.exists():
         aligned = task.load_policy(load_arrays(file))
-        console.print(before_after_table(task, aligned))
+        with complaints.status("evaluating prior, aligned policy and expert"):
+            table = before_after_table(task, aligned)
+        console.print(table)
     console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
     return aligned
 

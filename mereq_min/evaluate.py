@@ -42,10 +42,11 @@ class Evaluate:
         policies: dict[str, Any] = {self.policy: load_policy(self.policy, task)}
         if self.random:
             policies["random"] = UniformPolicy(task.make_env().action_space)
-        measures = {
-            name: task.evaluate(policy, episodes=self.episodes, reference=True)
-            for name, policy in policies.items()
-        }
+        with Console(stderr=True).status(f"evaluating {', '.join(policies)}"):
+            measures = {
+                name: task.evaluate(policy, episodes=self.episodes, reference=True)
+                for name, policy in policies.items()
+            }
         console = Console(soft_wrap=True)
         console.print(evaluation_table(f"{self.task}, {self.episodes} episodes", task, measures))
         if self.gif is not None:

@@ -22,6 +22,9 @@ Frame = NDArray[np.uint8]
 POLICY_COLOUR, EXPERT_COLOUR = (0, 114, 178), (213, 94, 0)
 BORDER, TITLE = 6, 26  # [pixels]
 
+LONGEST_FILM = 150
+"""Most frames of a film, so that neither memory nor patience runs out [frames]."""
+
 
 def draw_curve(task: Task, rows: Sequence[Row], reward: RewardModel | None, title: str) -> Figure:
     """Draw the intervention rate by iteration and, if a reward was inferred, theta with standard errors.
@@ -74,17 +77,19 @@ def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = T
         watched: whether the task's simulated expert takes over where it sees fit.
 
     Returns:
-        One RGB image (height, width, 3) a step.
+        RGB images (height, width, 3), one a step or, in episodes longer than `LONGEST_FILM`, one in a few.
     """
     rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)]
     env = task.make_env("rgb_array", reference=True)
+    stride = -(-task.horizon // LONGEST_FILM)
     frames: list[Frame] = []
-    interventions = 0
+    controlled: list[bool] = []
 
     def take(intervened: bool) -> None:
-        nonlocal interventions
-        interventions += intervened
-        count = f": expert in control {interventions} of {len(frames) + 1} steps" if watched else ""
+        controlled.append(intervened)
+        if len(controlled) % stride:
+            return
+        count = f": expert in control {sum(controlled)} of {len(controlled)} steps" if watched else ""
         frames.append(_decorate(env.render(), title + count, EXPERT_COLOUR if intervened else POLICY_COLOUR))
 
     expert = task.make_expert(rngs[1], Imperfections()) if watched else None

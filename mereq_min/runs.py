@@ -21,7 +21,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -296,12 +296,16 @@ def _flatten(record: Record, prefix: str = "") -> Record:
 
 
 def _define(task: Task) -> Record:
-    """The numbers of a task's contract, so that an edited task is not taken for the one that was run."""
+    """The numbers of a task's contract and, of a dataclass, of its settings, such as those of its expert's
+    rule: an edited task must not be taken for the one that was run."""
     names = (
         "feature_names", "prior_weights", "expert_weights", "prior_weight", "prior_temperature",
         "temperature", "gamma", "horizon", "patience",
     )  # fmt: skip
-    return {name: _plain(getattr(task, name)) for name in names}
+    names_of_fields = [f.name for f in fields(task)] if is_dataclass(task) else []
+    settings: Record = {name: getattr(task, name) for name in names_of_fields}
+    numbers = {name: value for name, value in settings.items() if isinstance(value, (int, float, str))}
+    return {**numbers, **{name: _plain(getattr(task, name)) for name in names}}
 
 
 def _commit(path: Path, rows: list[Row], iteration: Iteration, aligner: Aligner) -> None:

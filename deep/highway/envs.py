@@ -343,7 +343,9 @@ class ReferenceEnv(gym.Env[Any, Any]):
 
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'human', 'rgb_array' or None, got {render_mode!r}")
-        if render_mode == "rgb_array":  # an image needs no display, and SDL complains where there is none
+        # An image needs no display, and SDL complains where there is none. SDL reads this once: a process
+        # that has drawn images opens no window later.
+        if render_mode == "rgb_array":
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         self.config, self.render_mode = config, render_mode
         self._weights = check_array("weights", weights, shape=(len(FEATURES),)).tolist()

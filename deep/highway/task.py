@@ -10,6 +10,7 @@ taken; and so is an action that is about to crash.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,13 +65,13 @@ class HighwayTask:
 
     Attributes:
         name: its key in `TASKS`.
-        config: the scene.
+        config: the scene; the trained prior and expert were made for the default one.
         gamma: discount factor.
         prior_weights: (K,) w of the prior's reward.
         expert_weights: (K,) w of the expert's reward.
         prior_weight: omega.
         prior_temperature: alpha [reward].
-        temperature: alpha_hat [reward].
+        temperature: alpha_hat of what is aligned; the trained expert has its own [reward].
         margin: what an action may cost before the expert objects to it [reward]; a step on the right-most
             lane is worth 0.5 to it.
         patience: consecutive violations before a takeover [steps].
@@ -95,7 +96,8 @@ class HighwayTask:
     own_prior: Policy | None = None
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma, 0, 1)
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma must be above 0 and below 1, got {self.gamma!r}")
         check_number("prior_weight", self.prior_weight, 0)
         for name in ("prior_temperature", "temperature", "margin"):
             check_number(name, getattr(self, name), 0, above=True)
@@ -115,7 +117,7 @@ class HighwayTask:
     @property
     def horizon(self) -> int:
         """Time limit of an episode [steps]."""
-        return int(self.config.duration * self.config.policy_frequency)
+        return math.ceil(self.config.duration * self.config.policy_frequency)
 
     @property
     def input_scale(self) -> Array:
@@ -170,7 +172,8 @@ class HighwayTask:
 
     def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:
         """Whether the expert objects to an action in a state (5, 5)."""
-        advantage = self.temperature * self.expert_policy.log_prob(state[None], np.asarray(action)[None])[0]
+        expert = self.expert_policy
+        advantage = expert.temperature * expert.log_prob(state[None], np.asarray(action)[None])[0]
         return bool(advantage < -self.margin)
 
     def make_learner(
@@ -322,7 +325,7 @@ def _discounted_features(task: HighwayTask, roads: RoadState, rng: np.random.Gen
     """
     N, A = len(roads.roads), len(ACTIONS)
     envs = HighwayVectorEnv(N * A, task.config)
-    envs.reset(seed=0)
+    envs.reset(seed=0)  # set_state goes on from a reset
     envs.set_state(RoadState(*(np.repeat(part, A, axis=0) for part in roads)))
     total, weight = np.zeros((N * A, len(FEATURES))), np.ones(N * A)
     action = np.tile(np.arange(A), N)
