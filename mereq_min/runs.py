@@ -302,8 +302,7 @@ def _define(task: Task) -> Record:
         "feature_names", "prior_weights", "expert_weights", "prior_weight", "prior_temperature",
         "temperature", "gamma", "horizon", "patience",
     )  # fmt: skip
-    names_of_fields = [f.name for f in fields(task)] if is_dataclass(task) else []
-    settings: Record = {name: getattr(task, name) for name in names_of_fields}
+    settings: Record = {f.name: getattr(task, f.name) for f in fields(task)} if is_dataclass(task) else {}
     numbers = {name: value for name, value in settings.items() if isinstance(value, (int, float, str))}
     return {**numbers, **{name: _plain(getattr(task, name)) for name in names}}
 
