@@ -48,7 +48,7 @@ def draw(file: Path) -> plt.Figure:
     draw_paper(paper)
     rates.set(title=f"ours ({count_seeds(runs)} seeds)", ylabel="intervention rate (dashed: 0.05)")
     ours.set(title=f"ours ({count_seeds(runs)} seeds)", ylabel="expert samples until rate < δ")
-    paper.set(title="Chen et al. 2025 (8 seeds)", ylabel="expert samples until rate < δ")
+    paper.set(title="Chen et al. 2025", ylabel="expert samples until rate < δ")
     add_legend(figure)
     return figure
 
