@@ -148,7 +148,7 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
     Args:
         num_envs: N [roads].
         config: the scene.
-        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it.
+        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it; default: the published prior's.
         threads: among which the roads are divided.
 
     Raises:
@@ -254,7 +254,7 @@ class HighwayEnv(gym.Env[Any, Any]):
 
     Args:
         config: the scene.
-        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it.
+        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it; default: the published prior's.
 
     Raises:
         ValueError: on a bad argument.
@@ -320,7 +320,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
 
     Args:
         config: the scene.
-        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it.
+        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it; default: the published prior's.
         render_mode: "human", "rgb_array" or None.
 
     Attributes:
