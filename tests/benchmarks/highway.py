@@ -15,10 +15,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from machine import find_cpu, find_versions
 
 from deep.highway import HighwayEnv, HighwayVectorEnv, ReferenceEnv, RoadConfig
 
@@ -125,13 +125,6 @@ def _gap(ours: HighwayEnv, theirs: ReferenceEnv, names: tuple[str, ...]) -> floa
     return max(float(np.abs(a[name].astype(float) - b[name].astype(float)).max()) for name in names)
 
 
-def find_cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=7, help="turns that count")
@@ -143,8 +136,8 @@ def main() -> None:
 
     path = arguments.out / "highway.json"
     result = json.loads(path.read_text()) if path.exists() else {}
-    result |= {"versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}}
-    result |= {"cpu": find_cpu(), "platform": platform.platform(), "scene": RoadConfig().highway_env()}
+    result |= {"versions": find_versions(PACKAGES), "cpu": find_cpu(), "platform": platform.platform()}
+    result |= {"scene": RoadConfig().highway_env()}
     if arguments.equality:
         result["equality"] = compare(arguments.equality)
         print("| | |\n| --- | --- |")

@@ -16,12 +16,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
+from machine import find_versions
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 
@@ -29,6 +29,7 @@ from deep.residual_sac import ResidualSAC, SACConfig
 
 ENV, GAMMA, RATE, BATCH, POLYAK, START = "Pendulum-v1", 0.99, 1e-3, 256, 0.005, 100
 OURS, THEIRS = "mereq-min", "Stable-Baselines3"
+PACKAGES = ("mereq-min", "numpy", "torch", "gymnasium", "stable-baselines3")
 Act = Callable[[np.ndarray], np.ndarray]
 
 
@@ -140,7 +141,12 @@ def bootstrap_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def compare_curves(hidden: tuple[int, ...], seeds: int, checkpoints: list[int], path: Path) -> None:
     """Learn with every seed on both sides, writing each curve as soon as it is there."""
-    setting = {"env": ENV, "hidden": list(hidden), "checkpoints": checkpoints, "versions": find_versions()}
+    setting = {
+        "env": ENV,
+        "hidden": list(hidden),
+        "checkpoints": checkpoints,
+        "versions": find_versions(PACKAGES),
+    }
     record = {**setting, "returns": {OURS: {}, THEIRS: {}}}
     if path.exists():
         record = json.loads(path.read_text())
@@ -177,11 +183,6 @@ def write(path: Path, record: dict) -> None:
     part.replace(path)
 
 
-def find_versions() -> dict[str, str]:
-    packages = ("mereq-min", "numpy", "torch", "gymnasium", "stable-baselines3")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--curves", action="store_true", help="compare learning curves instead of speed")
@@ -206,7 +207,7 @@ def main() -> None:
         speed[f"2x{width}"] = time_updates((width, width), arguments.rounds, arguments.updates)
     print_speed(speed)
     record = {
-        "versions": find_versions(),
+        "versions": find_versions(PACKAGES),
         "platform": platform.platform(),
         "batch_size": BATCH,
         "updates_a_second": speed,

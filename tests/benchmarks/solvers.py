@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from machine import find_cpu, find_versions
 
 from gridworlds import grid
 from mereq_min import TabularMDP, solve_soft
@@ -30,6 +30,7 @@ from mereq_min.soft import bellman_q, soft_value
 TEMPERATURE, TOL = 0.1, 1e-8
 SLIP, GAMMA = 0.1, 0.99
 BEST = "best value iteration"
+PACKAGES = ("mereq-min", "numpy", "scipy", "numba", "gymnasium", "imitation", "quantecon")
 
 
 def draw_reward(mdp: TabularMDP) -> Array:
@@ -179,23 +180,6 @@ def baseline_seconds(seconds: dict[str, list[float]], baseline: str) -> float:
     return statistics.median(seconds[baseline])
 
 
-def find_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("mereq-min", "numpy", "scipy", "numba", "gymnasium", "imitation", "quantecon"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
-def find_cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 32, 100, 316, 1000], help="side lengths")
@@ -206,7 +190,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     result: dict[str, object] = {
-        "versions": find_versions(),
+        "versions": find_versions(PACKAGES),
         "cpu": find_cpu(),
         "platform": platform.platform(),
     }
