@@ -325,7 +325,6 @@ def _discounted_features(task: HighwayTask, roads: RoadState, rng: np.random.Gen
     """
     N, A = len(roads.roads), len(ACTIONS)
     envs = HighwayVectorEnv(N * A, task.config)
-    envs.reset(seed=0)  # set_state goes on from a reset
     envs.set_state(RoadState(*(np.repeat(part, A, axis=0) for part in roads)))
     total, weight = np.zeros((N * A, len(FEATURES))), np.ones(N * A)
     action = np.tile(np.arange(A), N)
