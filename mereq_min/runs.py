@@ -5,6 +5,7 @@
     steps-001.safetensors     the steps of iteration 1, ...
     checkpoint-010.safetensors  what the next update depends on, after the last iteration
     policy.safetensors        the last policy, if it offers `state()`
+    seconds.json              wall time of each iteration; the one file that differs when a run is repeated
 
 Tensors are safetensors (a plain, checked format that many tools read): nothing is ever unpickled.
 """
@@ -20,6 +21,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -97,22 +99,39 @@ def run(
         RunError: if the folder holds a run of another configuration, or is damaged.
     """
     path = run_folder(out, config)
-    if overwrite and (path / "config.json").exists():
-        shutil.rmtree(path)
+    if overwrite:
+        discard(path)
     _claim(path, config, task)
-    method = METHODS[config.method]
-    aligner = make_aligner(task, method, config.estimators, seed=config.seed)
-    rows = read_rows(path)
+    rows, seconds = read_rows(path), read_seconds(path)
+    for row in rows:
+        on_iteration(row)
+    if is_finished(rows, config.loop):
+        return path  # building what goes on would cost a method that starts from scratch its first solve
+    begun = time.perf_counter()
+    aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
     done = [read_steps(path, row["iteration"]) for row in rows]
     if done:
         _restore(path, aligner, done)
-    for row in rows:
-        on_iteration(row)
+        begun = time.perf_counter()
     for iteration in align(task, aligner, config.loop, seed=config.seed, done=done):
         rows.append(describe(task, config, iteration))
+        seconds[iteration.iteration] = time.perf_counter() - begun
+        write_file(path / "seconds.json", json.dumps(seconds).encode())
         _commit(path, rows, iteration, aligner)
         on_iteration(rows[-1])
+        begun = time.perf_counter()
     return path
+
+
+def discard(path: Path) -> None:
+    """Delete a run; a folder that holds something else is left alone."""
+    if (path / "config.json").exists():
+        shutil.rmtree(path)
+
+
+def is_finished(rows: Sequence[Row], loop: LoopConfig) -> bool:
+    """Whether a run with these rows has done all its iterations, or got below its threshold."""
+    return len(rows) >= loop.iterations or (bool(rows) and rows[-1]["intervention_rate"] < loop.threshold)
 
 
 def describe(task: Task, config: RunConfig, iteration: Iteration) -> Row:
@@ -172,6 +191,17 @@ def read_rows(path: Path) -> list[Row]:
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(file, error) from error
     return rows
+
+
+def read_seconds(path: Path) -> dict[int, float]:
+    """Wall time of each iteration by its number, as far as it was kept [s]."""
+    file = path / "seconds.json"
+    if not file.exists():
+        return {}
+    try:
+        return {int(iteration): float(taken) for iteration, taken in json.loads(file.read_text()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(file, error) from error
 
 
 def read_record(path: Path) -> Record:

@@ -23,12 +23,31 @@ def config(method="MEReQ-L", seed=0, loop=LOOP):
 
 
 def contents(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    """Everything but the wall times, which are never twice the same."""
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "seconds.json"}
 
 
 @pytest.fixture(name="task", scope="module")
 def _task():
     return load_task("carpet")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing after it runs."""
+
+
+@pytest.fixture(name="interrupted", scope="module")
+def _interrupted(task, tmp_path_factory):
+    """Killed after two of three iterations."""
+
+    def kill(row):
+        if row["iteration"] == 2:
+            raise Killed
+
+    out = tmp_path_factory.mktemp("interrupted")
+    with pytest.raises(Killed):
+        run(task, config(), out, on_iteration=kill)
+    return out / "carpet/MEReQ-L/seed0"
 
 
 @pytest.fixture(name="finished", scope="module")
@@ -38,11 +57,12 @@ def _finished(task, tmp_path_factory):
 
 def test_a_run_folder_holds_what_the_readme_says(finished):
     assert finished.parts[-3:] == ("carpet", "MEReQ-L", "seed0")
-    assert sorted(contents(finished)) == [
+    assert sorted(file.name for file in finished.iterdir()) == [
         "checkpoint-003.safetensors",
         "config.json",
         "iterations.jsonl",
         "policy.safetensors",
+        "seconds.json",
         "steps-001.safetensors",
         "steps-002.safetensors",
         "steps-003.safetensors",
@@ -90,10 +110,6 @@ def test_steps_are_saved_without_loss(tmp_path):
     for name, column in steps.columns().items():
         np.testing.assert_array_equal(column, again.columns()[name])
         assert column.dtype == again.columns()[name].dtype
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing after it runs."""
 
 
 @pytest.mark.parametrize("method", ["MEReQ-L", "MEReQ", "MaxEnt", "IWR-FT"])
@@ -166,6 +182,44 @@ def test_a_finished_run_is_left_as_it_is(task, finished):
     assert seen == read_rows(finished)
 
 
+def test_a_finished_run_costs_nothing_more(finished):
+    class Definition:
+        """A task that says what it is and can do nothing."""
+
+        def __getattr__(self, name):
+            if name.startswith("make"):
+                pytest.fail(f"asked to {name}")
+            return getattr(load_task("carpet"), name)
+
+    run(Definition(), config(), finished.parents[2])
+
+
+def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monkeypatch):
+    """On a clock that moves only while policies are evaluated, and by an hour while the run is interrupted."""
+    now = 0.0
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: now)
+
+    class SlowTask:
+        def __getattr__(self, name):
+            return getattr(task, name)
+
+        def evaluate(self, policy):
+            nonlocal now
+            now += 10.0
+            return task.evaluate(policy)
+
+    def interrupt(row):
+        nonlocal now
+        if row["iteration"] == 2 and now < 3600:
+            now += 3600.0
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(SlowTask(), config(), tmp_path, on_iteration=interrupt)
+    path = run(SlowTask(), config(), tmp_path)
+    assert runs.read_seconds(path) == {1: 10.0, 2: 10.0, 3: 10.0}
+
+
 def test_other_settings_in_the_same_folder_are_refused_unless_asked(task, finished, tmp_path):
     out = tmp_path / "runs"
     shutil.copytree(finished.parents[2], out)
@@ -199,15 +253,16 @@ BFLOAT16 = len(HEADER).to_bytes(8, "little") + HEADER + bytes(2)
         ("config.json", lambda data: data[: len(data) // 2]),
         ("steps-002.safetensors", lambda data: data[: len(data) // 2]),
         ("steps-002.safetensors", lambda data: None),
-        ("checkpoint-003.safetensors", lambda data: b"\x80\x04N."),  # a pickle
-        ("checkpoint-003.safetensors", lambda data: runs.save({"theta": np.zeros(2)})),
-        ("checkpoint-003.safetensors", lambda data: None),
-        ("checkpoint-003.safetensors", lambda data: BFLOAT16),
+        ("seconds.json", lambda data: b"[1, 2]"),
+        ("checkpoint-002.safetensors", lambda data: b"\x80\x04N."),  # a pickle
+        ("checkpoint-002.safetensors", lambda data: runs.save({"theta": np.zeros(2)})),
+        ("checkpoint-002.safetensors", lambda data: None),
+        ("checkpoint-002.safetensors", lambda data: BFLOAT16),
     ],
 )
-def test_damage_is_named_with_what_to_do(task, finished, tmp_path, file, damage):
+def test_damage_is_named_with_what_to_do(task, interrupted, tmp_path, file, damage):
     out = tmp_path / "runs"
-    shutil.copytree(finished.parents[2], out)
+    shutil.copytree(interrupted.parents[2], out)
     path = out / "carpet/MEReQ-L/seed0"
     data = damage((path / file).read_bytes())
     (path / file).unlink() if data is None else (path / file).write_bytes(data)
