@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow lint figures benchmark benchmark-highway benchmark-deep wheel clean
+.PHONY: demo test slow lint figures book benchmark benchmark-highway benchmark-deep wheel clean
 
 demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
@@ -29,6 +29,9 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/batch_size.py
 	$(BIN)/python figures/bias.py
 	$(BIN)/python figures/highway.py
+
+book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html
+	$(BIN)/sphinx-build -W --keep-going --quiet book book/_build/html
 
 benchmark: .venv-bench/.installed  ## time the solvers and their peers on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/solvers.py
@@ -57,6 +60,24 @@ wheel: .venv/.installed-dev  ## build the wheel and import it in an environment 
 .venv/.installed-dev: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[dev]'
 	touch $@ .venv/.installed
+
+.venv/.installed-book: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[book]'
+	touch $@ .venv/.installed
+
+# Formulas without the network: the one file of MathJax that draws them.
+book/_static/mathjax/tex-svg.js:
+	@command -v npm > /dev/null || apt-get install --yes --no-install-recommends npm
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent mathjax@3.2.2
+	tar -xzf $(@D)/mathjax-3.2.2.tgz -C $(@D) --strip-components=2 package/es5/tex-svg.js
+	rm $(@D)/mathjax-3.2.2.tgz
+
+# What pages computed is kept until the code or the recorded runs behind it change.
+book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/runs/*)
+	rm -rf $(@D)/.jupyter_cache
+	mkdir -p $(@D)
+	touch $@
 
 # imitation pins old versions; torch comes first, since it would bring its CUDA build.
 .venv-bench/.installed: .venv-bench/bin/python pyproject.toml

@@ -1,0 +1,94 @@
+"""How Sphinx builds the book; `make book` runs it with warnings as errors and without the network."""
+
+import os
+import re
+
+# Compiled functions have no Python signature to show; the notebooks' own processes compile as ever.
+os.environ["NUMBA_DISABLE_JIT"] = "1"
+import deep.highway.engine  # noqa: F401
+import mereq_min.compiled  # noqa: F401
+
+del os.environ["NUMBA_DISABLE_JIT"]
+
+project = "mereq-min"
+author = "The mereq-min authors"
+copyright = "The mereq-min authors, MIT licence"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+suppress_warnings = ["config.cache"]  # functions in the configuration cannot be pickled, and need not be
+nitpicky = True
+# Types of other packages: their own references are out of reach without the network.
+nitpick_ignore_regex = [(r"py:.*", r"(?!(mereq_min|gridworlds|deep)\.).*")]
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_timeout = 180
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_code_prompt_show = "Show code"
+nb_code_prompt_hide = "Hide code"
+
+default_role = "literal"
+highlight_language = "none"
+autodoc_default_options = {"members": True, "member-order": "bysource", "ignore-module-all": True}
+autodoc_typehints = "none"
+autosummary_generate = True
+napoleon_attr_annotations = False
+napoleon_use_ivar = True
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "unsrt"
+bibtex_reference_style = "author_year"
+
+numfig = True
+math_numfig = True
+numfig_secnum_depth = 1
+math_eqref_format = "({number})"
+# The one file that `make book` fetches: scalable, complete, and asked for nothing more at run time.
+mathjax_path = "mathjax/tex-svg.js"
+
+html_theme = "sphinx_book_theme"
+html_title = "Alignment from intervention"
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_theme_options = {
+    "home_page_in_toc": True,
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "navbar_persistent": [],
+    "use_fullscreen_button": False,
+}
+
+
+def as_rst(app, what, name, obj, options, lines):
+    """Read docstrings as they are meant: |x| a norm, `X`s a plural, an indented block as it stands."""
+    # Napoleon takes what stands before a colon in an attribute's first line for its type.
+    out = ["\\ "] if what in ("attribute", "data", "property") else []
+    indent, in_block = 0, False
+    for line in lines:
+        here = len(line) - len(line.lstrip())
+        if line.strip():
+            if in_block and here <= indent:
+                in_block = False
+            elif not in_block and here > indent and out and not out[-1].strip():
+                in_block = True
+                out += [" " * indent + "::", ""]
+            if not in_block:
+                indent = here
+        out.append(line if in_block else re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line).replace("|", r"\|"))
+    lines[:] = out
+
+
+def setup(app):
+    """Let docstrings through `as_rst` before anything else reads them."""
+    app.connect("autodoc-process-docstring", as_rst, priority=1)
