@@ -1,0 +1,7 @@
+"""Manipulation with a FANUC LR Mate 200iD/7L in MuJoCo: pushing a bottle, erasing ink, grasping a pillow."""
+
+import os
+import sys
+
+if sys.platform == "linux":  # MuJoCo reads this when it is imported; its default there needs a display
+    os.environ.setdefault("MUJOCO_GL", "egl")

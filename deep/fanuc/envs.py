@@ -1,0 +1,193 @@
+"""Gymnasium environments of the robot cells, single and side by side; both step the same `Cells`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+
+from deep.fanuc.cells import HORIZON, SUB_STEPS, Cells
+from mereq_min.checks import Array, check_array, check_number
+
+
+class _Episodes:
+    """The clock, the random generators and the spaces of N cells."""
+
+    def __init__(self, kind: type[Cells], count: int, weights: ArrayLike) -> None:
+        self.cells = kind(count)
+        self.weights = check_array("weights", weights, shape=(len(kind.features),))
+        self.t = np.full(count, -1)
+        self.observation_space = Box(-np.inf, np.inf, (kind.n_observations,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (kind.n_actions,), np.float32)
+
+    def reset(self, n: int, generator: np.random.Generator) -> None:
+        self.cells.reset(n, generator)
+        self.t[n] = 0
+
+    def observe(self) -> NDArray[np.float32]:
+        return self.cells.observe().astype(np.float32)
+
+    def step(self, action: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Features (N, K), rewards (N,) and whether the time is over (N,)."""
+        if (self.t < 0).any():
+            raise ResetNeeded("step needs a state: call reset first")
+        N, D = len(self.t), self.cells.n_actions
+        features = self.cells.step(np.clip(check_array("action", action, shape=(N, D)), -1, 1))
+        self.t += 1
+        return features, features @ self.weights, self.t >= HORIZON
+
+
+class FanucVectorEnv(VectorEnv[Any, Any, Any]):
+    """N cells stepped together; one whose episode ends is reset in the same step.
+
+    Observations are (N, n) float32, actions (N, D) in [-1, 1]; `info["features"]` (N, K), `info["success"]` (N,)
+    and `info["final_obs"]` (N, n) are always those of the step just taken, before any reset, and
+    `info["_final_obs"]` (N,) says which cells were reset. Seed s gives cell i the seed s + i; nothing depends
+    on N.
+
+    Args:
+        kind: of the cells.
+        num_envs: N [cells].
+        weights: (K,) of the reward, weights . f.
+
+    Raises:
+        ValueError: on a bad argument.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (gymnasium's own)
+
+    def __init__(self, kind: type[Cells], num_envs: int, weights: ArrayLike) -> None:
+        check_number("num_envs", num_envs, 1, whole=True)
+        self.num_envs, self._episodes = num_envs, _Episodes(kind, num_envs, weights)
+        self.single_observation_space = self._episodes.observation_space
+        self.single_action_space = self._episodes.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._generators: list[np.random.Generator] = []
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Draw a first state for every cell; without a seed the generators go on.
+
+        Raises:
+            ValueError: on a list of seeds whose length is not N.
+        """
+        seeds: Any = seed
+        if seed is None and not self._generators:
+            seeds = np.random.SeedSequence().generate_state(self.num_envs)
+        if seeds is not None:
+            if np.ndim(seeds) == 0:
+                seeds = [int(seeds) + i for i in range(self.num_envs)]
+            if len(seeds) != self.num_envs:
+                raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(seeds)}")
+            self._generators = [seeding.np_random(int(each))[0] for each in seeds]
+        for n, generator in enumerate(self._generators):
+            self._episodes.reset(n, generator)
+        return self._episodes.observe(), {}
+
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[NDArray[np.float32], Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Take one step in every cell; what is outside [-1, 1] is cut off.
+
+        Raises:
+            ValueError: on actions that are not (N, D) finite numbers.
+            ResetNeeded: before the first `reset`.
+        """
+        features, rewards, over = self._episodes.step(actions)
+        final, success = self._episodes.observe(), self._episodes.cells.succeeded()
+        for n in np.flatnonzero(over):
+            self._episodes.reset(n, self._generators[n])
+        observations = self._episodes.observe() if over.any() else final.copy()
+        info = {"features": features, "success": success, "final_obs": final, "_final_obs": over}
+        return observations, rewards, np.zeros(self.num_envs, np.bool_), over, info
+
+
+class FanucEnv(gym.Env[Any, Any]):
+    """One cell; observations are (n,) float32, actions (D,) in [-1, 1].
+
+    `info["features"]` (K,) and `info["success"]` are those of the step. An episode is over after
+    `cells.HORIZON` steps.
+
+    Args:
+        kind: of the cell.
+        weights: (K,) of the reward, weights . f.
+        render_mode: "rgb_array" or None.
+
+    Raises:
+        ValueError: on a bad argument.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's own)
+
+    def __init__(self, kind: type[Cells], weights: ArrayLike, render_mode: str | None = None) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be rgb_array or None, got {render_mode!r}")
+        self.render_mode, self._episodes = render_mode, _Episodes(kind, 1, weights)
+        self.observation_space = self._episodes.observation_space
+        self.action_space = self._episodes.action_space
+        self._renderer: mujoco.Renderer | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Draw the first state; without a seed the generator goes on."""
+        super().reset(seed=seed)
+        self._episodes.reset(0, self.np_random)
+        return self._episodes.observe()[0], {}
+
+    def step(self, action: ArrayLike) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take a step; what is outside [-1, 1] is cut off.
+
+        Raises:
+            ValueError: on an action that is not (D,) finite numbers.
+            ResetNeeded: before the first `reset`.
+        """
+        features, rewards, over = self._episodes.step(np.asarray(action)[None])
+        info = {"features": features[0], "success": bool(self._episodes.cells.succeeded()[0])}
+        return self._episodes.observe()[0], float(rewards[0]), False, bool(over[0]), info
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return a picture (480, 640, 3) of the cell.
+
+        Raises:
+            RuntimeError: if there is no OpenGL to draw with.
+        """
+        cells = self._episodes.cells
+        if self._renderer is None:
+            self._renderer = make_renderer(cells.model)
+        self._renderer.update_scene(cells.data[0], camera="view")
+        cells.draw_marks(self._renderer.scene)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free what drawing took."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+def make_renderer(model: mujoco.MjModel) -> mujoco.Renderer:
+    """Return an offscreen renderer, through EGL where nothing else is asked for.
+
+    Raises:
+        RuntimeError: if there is no OpenGL to draw with.
+    """
+    try:
+        return mujoco.Renderer(model, 480, 640)
+    except Exception as error:  # each backend raises its own
+        raise RuntimeError(
+            f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} ({error}). Install EGL (Debian: "
+            "apt-get install libegl1 libgl1-mesa-dri), or set MUJOCO_GL to osmesa or glfw; all but pictures works without"
+        ) from error
