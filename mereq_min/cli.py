@@ -1,16 +1,25 @@
-"""The command line `mereq`: tasks, align, compare, show here, and what other modules and packages add."""
+"""The command line `mereq`: most of its commands, and what other modules and packages add."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from mereq_min.catalogue import UsageError, check_name, load_commands, load_task, task_factories
 from mereq_min.check import CheckPolicy, CheckTask
@@ -42,13 +51,16 @@ from mereq_min.runs import (
     write_file,
 )
 from mereq_min.soft import NotConvergedError
-from mereq_min.sweep import run_all
+from mereq_min.sweep import PAPER, Engine, Sweep
 
 console = Console()
 if not console.is_terminal:
     console.width = 120  # into a pipe or a file nothing has to wrap at 80
 complaints = Console(stderr=True)
 """Errors and progress; results alone go to standard output."""
+
+SECONDS_BETWEEN_LOOKS = 2.0
+"""How often a sweep is looked at [s]."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +85,26 @@ class Tasks:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a run can be tuned by."""
+class Output:
+    """Where runs go."""
 
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
     out: Path = Path("runs")
     """Folder for the runs."""
     overwrite: bool = False
     """Discard what is there and start over."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a run can be tuned by."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
+
+
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
-class Align(Settings):
+class Align(Output, Settings):
     """Align the prior of a task with its expert; an interrupted run goes on where it stopped."""
 
     task: tyro.conf.Positional[str] = tyro.MISSING
@@ -126,13 +144,10 @@ class Align(Settings):
         return 0
 
 
-@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
-class Compare(Settings):
-    """Run methods on tasks over many seeds; the same command resumes what was interrupted."""
+class Many(Output):
+    """What the commands of many runs share."""
 
-    tasks: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
-    """Names of the tasks."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Names of the methods."""
     seeds: int = 30
@@ -141,39 +156,93 @@ class Compare(Settings):
     """Their seeds begin here."""
     workers: int = 2
     """Processes."""
-    backend: str = "loky"
-    """joblib backend; one that you have registered, such as ray, works too."""
+    engine: Engine = "local"
+    """local: processes of this machine; ray: those of the cluster at RAY_ADDRESS, or that `ray start` started
+    here, or else of one started for this command alone (needs the extra `cluster`)."""
 
-    def __call__(self) -> int:
-        """Run what is not finished, write one bundle a task, print the tables."""
-        if not self.tasks:
+    def sweep(
+        self, tasks: Sequence[str], settings: Callable[[str], tuple[LoopConfig, EstimatorConfig]]
+    ) -> int:
+        """Run what is not finished, write one bundle a task, print the tables; returns the exit code.
+
+        Args:
+            tasks: their names.
+            settings: of a task by its name.
+        """
+        if not tasks:
             raise UsageError("name at least one task; `mereq tasks` lists them")
         if self.seeds < 1 or self.workers < 1 or self.first_seed < 0:
             raise UsageError("--seeds and --workers must be at least 1, --first-seed at least 0")
-        tasks, methods = list(dict.fromkeys(self.tasks)), list(dict.fromkeys(self.methods))
+        tasks = list(dict.fromkeys(tasks))
         for name in tasks:
             load_task(name)
-        for name in methods:
+        for name in self.methods:
             check_name("method", name, METHODS)
-        configs = [
-            RunConfig(task, method, seed, self.loop, self.estimators)
-            for task in tasks
+        configs = [  # seed by seed: whenever it is stopped, everything has as many seeds
+            RunConfig(task, method, seed, *settings(task))
             for seed in range(self.first_seed, self.first_seed + self.seeds)
-            for method in methods
+            for task in tasks
+            for method in dict.fromkeys(self.methods)
         ]
-        outcomes = run_all(configs, self.out, self.overwrite, self.workers, self.backend)
-        failures = {path: message for path, message in progress(outcomes, "runs", len(configs)) if message}
+        sweep = Sweep(configs, self.out, workers=self.workers, engine=self.engine)
+        with watch(sweep):
+            failures = sweep.run(overwrite=self.overwrite)
         for task in tasks:
             file = self.out / f"{task}.jsonl.gz"
-            bundle([path for path in find_runs(self.out / task) if path not in failures], file)
-            ran = [run_folder(self.out, config) for config in configs if config.task == task]
-            records = [read_record(path) for path in ran if path not in failures]
-            console.print(comparison_table(task, records))
+            ran = [run_folder(sweep.out, config) for config in configs if config.task == task]
+            found = find_runs(sweep.out / task)
+            bundle([path for path in found if path not in failures], file)
+            console.print(comparison_table(task, [read_record(path) for path in ran if path not in failures]))
             console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
         for path, message in failures.items():
             text = f"failed: {path}: {message}"
             complaints.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return 1 if failures else 0
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Compare(Many, Settings):
+    """Run methods on tasks over many seeds; the same command resumes what was interrupted."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
+    """Names of the tasks."""
+
+    def __call__(self) -> int:
+        """Run all tasks with the same settings."""
+        return self.sweep(self.tasks, lambda task: (self.loop, self.estimators))
+
+
+@dataclass(frozen=True)
+class Reproduce(Many):
+    """Run the whole paper, each task with the settings of its recorded runs; the same command resumes it.
+
+    `mereq figures` draws what comes out.
+    """
+
+    tasks: tuple[str, ...] = tuple(PAPER)
+    """Names of the tasks; those that are not in the paper run with the settings of `mereq compare`."""
+    seeds: int = 8
+    """Runs of each method on each task [runs]."""
+    first_seed: int = 1000
+    """Their seeds begin here; the tasks were calibrated on seeds under 100."""
+    out: Path = Path("runs/paper")
+    """Folder for the runs."""
+    iterations: int | None = None
+    """Iterations of a run, to try it at less cost; default: those of the recorded runs [iterations]."""
+    steps_per_iteration: int | None = None
+    """Steps rolled out between updates, likewise [steps]."""
+
+    def __call__(self) -> int:
+        """Run all tasks with their own settings."""
+        budget = {"iterations": self.iterations, "steps_per_iteration": self.steps_per_iteration}
+        given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
+
+        def settings(task: str) -> tuple[LoopConfig, EstimatorConfig]:
+            loop, estimators = PAPER.get(task, (LoopConfig(), EstimatorConfig()))
+            return replace(loop, **given), estimators
+
+        return self.sweep(self.tasks, settings)
 
 
 @dataclass(frozen=True)
@@ -219,15 +288,57 @@ def show_run(path: Path) -> Policy | None:
     return aligned
 
 
-def progress_bar() -> Progress:
+def progress_bar(time_left: ProgressColumn | None = None) -> Progress:
     """A progress bar with counts and the time that is left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        time_left or TimeRemainingColumn(),
         console=complaints,
     )
+
+
+@contextlib.contextmanager
+def watch(sweep: Sweep) -> Iterator[None]:
+    """Show meanwhile how far a sweep is: as a bar, or in a file as a line whenever a run has finished."""
+    done, seen = threading.Event(), 0
+    with progress_bar(TextColumn("{task.fields[left]}")) as bar:
+        line = bar.add_task("iterations", left="")
+
+        def look() -> None:
+            nonlocal seen
+            now = sweep.progress()
+            runs = f"{now.finished} of {len(sweep.configs)} runs"
+            left = describe_time_left(now.seconds_left)
+            bar.update(line, completed=now.iterations, total=now.total, description=runs, left=left)
+            if not complaints.is_terminal and now.finished > seen:
+                complaints.print(f"{runs}, {now.iterations} of {now.total} iterations, {left}")
+            seen = now.finished
+
+        def keep_looking() -> None:
+            while not done.wait(SECONDS_BETWEEN_LOOKS):
+                look()
+
+        look()
+        watcher = threading.Thread(target=keep_looking, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+            look()
+
+
+def describe_time_left(seconds: float | None) -> str:
+    """A time in words, as exact as an estimate can be."""
+    if seconds is None:
+        return "time left unknown yet"
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute left" if seconds else "done"
+    return f"{minutes // 60} h {minutes % 60:02d} min left" if minutes >= 60 else f"{minutes} min left"
 
 
 def progress(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
@@ -240,6 +351,7 @@ COMMANDS: dict[str, Any] = {
     "tasks": Tasks,
     "align": Align,
     "compare": Compare,
+    "reproduce": Reproduce,
     "show": Show,
     "evaluate": Evaluate,
     "check-policy": CheckPolicy,

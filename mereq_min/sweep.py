@@ -1,46 +1,195 @@
-"""Many runs at once, in processes of their own."""
+"""Many runs at once, in processes of their own here or on a Ray cluster, and how long they will take."""
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import os
 import traceback
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
 import joblib
 
 from mereq_min.catalogue import load_task
-from mereq_min.runs import RunConfig, run, run_folder
+from mereq_min.inverse import FeatureMatchingConfig
+from mereq_min.loop import LoopConfig
+from mereq_min.methods import EstimatorConfig
+from mereq_min.runs import RunConfig, RunError, discard, is_finished, read_rows, read_seconds, run, run_folder
+
+Engine = Literal["local", "ray"]
+
+PAPER: dict[str, tuple[LoopConfig, EstimatorConfig]] = {
+    # 500 steps are 12 episodes: 250 are too few to tell rates of 0.05 and 0.10 apart. Each gradient step
+    # rolls out 64 episodes, whose noise is above feature matching's tolerance: past 50 it only wanders.
+    "highway": (
+        LoopConfig(steps_per_iteration=500),
+        EstimatorConfig(matching=FeatureMatchingConfig(max_steps=50)),
+    ),
+    "bottle": (LoopConfig(), EstimatorConfig()),
+    "eraser": (LoopConfig(), EstimatorConfig()),
+    "pillow": (LoopConfig(), EstimatorConfig()),
+}
+"""The tasks of the paper, and the settings of their recorded runs."""
 
 
-def run_all(
-    configs: Sequence[RunConfig], out: Path, overwrite: bool, workers: int, backend: str
-) -> Iterator[tuple[Path, str | None]]:
-    """Run or resume all runs; a failed one does not stop the others.
+class Progress(NamedTuple):
+    """How far a sweep has come."""
+
+    iterations: int
+    """Iterations that are done."""
+    total: int
+    """Iterations in all; what failed runs left undone is not counted."""
+    finished: int
+    """Runs that need no more, failed ones too."""
+    seconds_left: float | None
+    """Estimated time until all are done, None while no iteration was timed [s]."""
+
+
+class Sweep:
+    """Runs in the order in which they are begun; what is on disk says how far they are.
 
     Args:
         configs: the runs.
         out: root of their folders.
-        overwrite: start them over.
         workers: processes.
-        backend: joblib backend.
-
-    Yields:
-        Folder and error message (None if it went well) of each run, as they finish.
+        engine: local for processes of this machine; ray for those of a cluster, to which `out` must be the
+            same folder on every machine.
     """
-    with joblib.parallel_config(backend, n_jobs=workers):
-        jobs = (joblib.delayed(attempt)(config, out, overwrite) for config in configs)
-        yield from joblib.Parallel(return_as="generator_unordered")(jobs)
+
+    def __init__(
+        self, configs: Sequence[RunConfig], out: Path, *, workers: int, engine: Engine = "local"
+    ) -> None:
+        self.configs, self.out, self.workers, self.engine = configs, out.resolve(), workers, engine
+
+    def run(self, *, overwrite: bool = False) -> dict[Path, str]:
+        """Run or resume all; a failed run does not stop the others, and its error is kept beside it.
+
+        Args:
+            overwrite: discard what is there and start over.
+
+        Returns:
+            The error message of each failed run by its folder.
+
+        Raises:
+            RunError: if a worker died, or the cluster cannot be used.
+        """
+        for config in self.configs:
+            path = run_folder(self.out, config)
+            _error_file(path).unlink(missing_ok=True)
+            if overwrite:
+                discard(path)
+        with _parallel(self.engine, self.workers):
+            # Not in batches: joblib makes them large while it meets finished runs, and then gives one worker
+            # many unfinished ones.
+            jobs = (joblib.delayed(attempt)(config, self.out) for config in self.configs)
+            try:
+                messages = joblib.Parallel(batch_size=1)(jobs)
+            except BrokenExecutor as error:
+                raise RunError(
+                    f"a worker died, killed perhaps for want of memory ({error}); the same command goes on "
+                    "where it stopped, with fewer --workers if need be"
+                ) from error
+        return {
+            run_folder(self.out, config): message
+            for config, message in zip(self.configs, messages, strict=True)
+            if message
+        }
+
+    def progress(self) -> Progress:
+        """Look how far the runs are, and estimate the time left from the iterations that were timed."""
+        done, left = [], []
+        timed: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+        for config in self.configs:
+            rows, seconds = self._look(config)
+            done.append(len(rows))
+            open_ = (
+                not is_finished(rows, config.loop) and not _error_file(run_folder(self.out, config)).exists()
+            )
+            left.append(range(len(rows) + 1, config.loop.iterations + 1) if open_ else range(0))
+            for iteration, taken in seconds.items():
+                for known in _likeness(config, iteration):
+                    timed[known].append(taken)
+        # Most like it comes first: an iteration of the same number, method and task, ..., any.
+        typical = {known: fmean(taken) for known, taken in timed.items()}
+        finished = sum(not iterations for iterations in left)
+        total = sum(done) + sum(map(len, left))
+        if not typical:
+            return Progress(sum(done), total, finished, None if any(left) else 0.0)
+        free = [0.0] * self.workers  # when each worker is free again, if the rest is dealt out in order
+        for config, iterations in zip(self.configs, left, strict=True):
+            predicted = sum(
+                next(typical[known] for known in _likeness(config, iteration) if known in typical)
+                for iteration in iterations
+            )
+            heapq.heappush(free, heapq.heappop(free) + predicted)
+        return Progress(sum(done), total, finished, max(free))
+
+    def _look(self, config: RunConfig) -> tuple[list[dict[str, Any]], dict[int, float]]:
+        """Rows and wall times of a run; none of a damaged one, which its worker will complain about."""
+        path = run_folder(self.out, config)
+        try:
+            return read_rows(path), read_seconds(path)
+        except RunError:
+            return [], {}
 
 
-def attempt(config: RunConfig, out: Path, overwrite: bool) -> tuple[Path, str | None]:
-    """One run in a worker; its failure is kept beside it and does not stop the others."""
-    path = run_folder(out, config)
-    log = path.with_name(f"{path.name}.error.txt")
+def attempt(config: RunConfig, out: Path) -> str | None:
+    """One run in a worker; returns what went wrong, which is kept in full beside the run's folder."""
     try:
-        run(load_task(config.task), config, out, overwrite=overwrite)
+        run(load_task(config.task), config, out)
     except Exception as error:
+        log = _error_file(run_folder(out, config))
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc())
-        return path, f"{type(error).__name__}: {error} (see {log})"
-    log.unlink(missing_ok=True)
-    return path, None
+        return f"{type(error).__name__}: {error} (see {log})"
+    return None
+
+
+def _error_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.error.txt")
+
+
+def _likeness(config: RunConfig, iteration: int) -> list[tuple[Any, ...]]:
+    """What an iteration is likened to, the most like it first: the first one of a run has most to solve."""
+    return [(config.task, config.method, iteration), (config.task, config.method), (config.task,), ()]
+
+
+@contextlib.contextmanager
+def _parallel(engine: Engine, workers: int) -> Iterator[None]:
+    """Let joblib work on an engine; a cluster that was started for this is stopped again.
+
+    Raises:
+        RunError: if Ray is missing, or the cluster at RAY_ADDRESS cannot be reached.
+    """
+    if engine == "local":
+        with joblib.parallel_config("loky", n_jobs=workers):
+            yield
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ModuleNotFoundError as error:
+        raise RunError("--engine ray needs Ray; pip install 'mereq-min[cluster]'") from error
+    is_mine = not ray.is_initialized()
+    if is_mine:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            ray.init(address="auto", **quiet)  # RAY_ADDRESS, or what `ray start` started here
+        except ConnectionError as error:
+            if "RAY_ADDRESS" in os.environ:
+                address = os.environ["RAY_ADDRESS"]
+                raise RunError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+            ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
+    register_ray()
+    try:
+        with joblib.parallel_config("ray", n_jobs=workers):
+            yield
+    finally:
+        if is_mine:
+            ray.shutdown()
