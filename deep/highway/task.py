@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
@@ -205,7 +206,7 @@ class HighwayTask:
 
     def make_cloner(self, *, seed: int = 0) -> NeuralCloner:
         """Return cloning by maximum likelihood, from the prior's weights."""
-        return NeuralCloner(self.prior, len(ACTIONS), seed=seed)
+        return NeuralCloner(self.prior, spaces.Discrete(len(ACTIONS)), seed=seed)
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> DiscretePolicy:
         """Rebuild a policy from the arrays of its `state()`.
