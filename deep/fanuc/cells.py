@@ -74,10 +74,10 @@ class Cells(ABC):
         """Draw the first state of a cell."""
         data = self.data[n]
         mujoco.mj_resetData(self.model, data)
-        self.command[n] = self.draw(n, rng)
+        self.command[n] = self._draw(n, rng)
         angles = self._angles()[n]
         data.qpos[:6] = data.ctrl[:6] = angles
-        self._read(n)
+        self._look(n)
 
     def step(self, action: Array) -> Array:
         """Take a step with actions (N, D) in [-1, 1]; returns its features (N, K)."""
@@ -85,40 +85,47 @@ class Cells(ABC):
         command = self.command + SPEED * dt * action[:, :3]
         command = np.clip(command, self.tip - LEASH, self.tip + LEASH)
         self.command = np.clip(command, *np.array(self.workspace))
-        self.steer(action)
+        self._steer(action)
         for n, (data, angles) in enumerate(zip(self.data, self._angles(), strict=True)):
             data.ctrl[:6] = angles
             mujoco.mj_step(self.model, data, nstep=SUB_STEPS)
-            self._read(n)
-        self.advance()
-        return self.measure(action)
+            self._look(n)
+        self._advance()
+        return self._measure(action)
 
     def _angles(self) -> Array:
         return inverse_kinematics(self.command, self.tool_pitch, self.tool_length)
 
-    def _read(self, n: int) -> None:
+    def _look(self, n: int) -> None:
         """Take over where a cell's tip and objects are; the integrator has moved the joints alone."""
         data = self.data[n]
         mujoco.mj_kinematics(self.model, data)
         self.tip[n] = data.site_xpos[self._tip]
-        self.read(n, data)
+        self._read(n, data)
 
     def _lead(self) -> Array:
-        """How far the commanded point is ahead of the tip (N, 3), from -1 to 1: it tells speed and resistance."""
+        """(N, 3) how far the commanded point is ahead, from -1 to 1: it tells speed and resistance."""
         return (self.command - self.tip) / LEASH
 
-    def steer(self, action: Array) -> None:
+    def copy(self, n: int, other: Cells, m: int) -> None:
+        """Make cell n what cell m of others of its kind is."""
+        mujoco.mj_copyData(self.data[n], self.model, other.data[m])
+        for name, rows in vars(self).items():
+            if isinstance(rows, np.ndarray):  # each has a row for a cell
+                rows[n] = getattr(other, name)[m]
+
+    def _steer(self, action: Array) -> None:  # noqa: B027 (not every kind has more to steer)
         """Turn what an action holds beside the tip's velocity into controls."""
 
-    def advance(self) -> None:
+    def _advance(self) -> None:  # noqa: B027 (nor to count)
         """Keep count of what is no mechanics, after a step."""
 
     @abstractmethod
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def _draw(self, n: int, rng: np.random.Generator) -> Array:
         """Draw the objects of cell n; returns where its tip begins (3,) [m]."""
 
     @abstractmethod
-    def read(self, n: int, data: mujoco.MjData) -> None:
+    def _read(self, n: int, data: mujoco.MjData) -> None:
         """Take over the objects of cell n from the simulator."""
 
     @abstractmethod
@@ -126,14 +133,19 @@ class Cells(ABC):
         """Observations (N, n_observations)."""
 
     @abstractmethod
-    def measure(self, action: Array) -> Array:
+    def _measure(self, action: Array) -> Array:
         """Features (N, K) of the step that was just taken."""
+
+    @staticmethod
+    @abstractmethod
+    def violates(observation: NDArray[Any], limit: float) -> bool:
+        """Whether the expert objects to what it sees in an observation (n,): its state rule."""
 
     @abstractmethod
     def succeeded(self) -> NDArray[np.bool_]:
         """(N,) whether the task proper is done at this moment."""
 
-    def draw_marks(self, scene: mujoco.MjvScene) -> None:
+    def draw_marks(self, scene: mujoco.MjvScene) -> None:  # noqa: B027 (nor to draw)
         """Add what is no geometry to the picture of the first cell."""
 
 
@@ -141,7 +153,7 @@ class BottleCells(Cells):
     """Bottle-Pushing-Sim: push a wine bottle over the table to a goal, at whatever height.
 
     Features: `tip2bottle` distance of the tip from the bottle's surface in the plane / 0.3 m, `bottle2goal`
-    distance / 0.3 m, `control` mean square of the action, `table_dist` height of the tip / 0.2 m; each cut at 1.
+    distance / 0.3 m, `control` mean square of the action, `table_dist` height of the tip / 0.2 m; cut at 1.
     """
 
     scene, tool, tool_length, tool_pitch = "bottle", "stick", 0.20, np.pi / 4
@@ -160,7 +172,7 @@ class BottleCells(Cells):
         self._x = self.model.joint("scene/bottle x").qposadr[0]
         self._v = self.model.joint("scene/bottle x").dofadr[0]
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def _draw(self, n: int, rng: np.random.Generator) -> Array:
         bottle = rng.uniform((0.58, -0.12), (0.68, 0.12))
         distance, angle = rng.uniform((0.12, -np.pi / 4), (0.24, np.pi / 4))
         heading = np.array([np.cos(angle), np.sin(angle)])
@@ -168,11 +180,12 @@ class BottleCells(Cells):
         self.data[n].qpos[self._x : self._x + 2] = bottle - self.model.body("scene/bottle").pos[:2]
         return np.append(bottle - rng.uniform(0.08, 0.12) * heading, rng.uniform(0.07, 0.15))
 
-    def read(self, n: int, data: mujoco.MjData) -> None:
+    def _read(self, n: int, data: mujoco.MjData) -> None:
         self.bottle[n] = data.qpos[self._x : self._x + 2] + self.model.body("scene/bottle").pos[:2]
         self.velocity[n] = data.qvel[self._v : self._v + 2]
 
     def observe(self) -> Array:
+        """Observations (N, n_observations); lengths in dm."""
         tip, bottle = self.tip, self.bottle
         return np.hstack(
             (
@@ -185,17 +198,25 @@ class BottleCells(Cells):
             )
         )
 
-    def measure(self, action: Array) -> Array:
+    def _measure(self, action: Array) -> Array:
         apart = np.linalg.norm(self.tip[:, :2] - self.bottle, axis=1)
         left = np.linalg.norm(self.goal - self.bottle, axis=1)
         effort = (action**2).mean(axis=1)
         terms = (apart - self.RADIUS) / 0.3, left / 0.3, effort, self.tip[:, 2] / 0.2
         return np.clip(np.stack(terms, axis=1), 0, 1)
 
+    @staticmethod
+    def violates(observation: NDArray[Any], limit: float) -> bool:
+        """The tip is more than `limit` above the table [of 0.2 m] within 0.1 m of the bottle."""
+        near = np.linalg.norm(observation[:2]) * UNIT < 0.1
+        return bool(near and observation[2] * UNIT > 0.2 * limit)
+
     def succeeded(self) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done at this moment."""
         return np.linalg.norm(self.goal - self.bottle, axis=1) <= self.GOAL_RADIUS
 
     def draw_marks(self, scene: mujoco.MjvScene) -> None:
+        """Add what is no geometry to the picture of the first cell."""
         draw_disc(scene, (*self.goal[0], 0.0005), 0.05, (0.15, 0.55, 0.30, 1))
         draw_disc(scene, (*self.goal[0], 0.0010), 0.04, (0.92, 0.95, 0.90, 1))
 
@@ -206,7 +227,9 @@ def draw_disc(
     """Add a flat disc to a picture."""
     size, turn = np.array([radius, 0.0005, 0.0]), np.eye(3).ravel()
     geom = scene.geoms[scene.ngeom]
-    mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_CYLINDER, size, np.array(centre), turn, np.float32(rgba))
+    mujoco.mjv_initGeom(
+        geom, mujoco.mjtGeom.mjGEOM_CYLINDER, size, np.array(centre), turn, np.array(rgba, np.float32)
+    )
     scene.ngeom += 1
 
 
@@ -215,9 +238,9 @@ class EraserCells(Cells):
 
     A dot is gone after `CONTACTS` steps in which the pad covers it and touches the board, however lightly.
 
-    Features: `ink_dist` distance of the pad from the nearest dot left / 0.3 m, 0 once there is none; `ink_left`
-    share of the dots; `control` mean square of the action and twice the squared force over 45 N, a third of the
-    sum; `force_deficit` 1 - force / 30 N while ink is left; each cut to [0, 1].
+    Features: `ink_dist` distance of the pad from the nearest dot left / 0.3 m, 0 once there is none;
+    `ink_left` share of the dots; `control` mean square of the action and twice the squared force over 30 N, a
+    third of the sum; `force_deficit` 1 - force / 30 N while ink is left; each cut to [0, 1].
     """
 
     scene, tool, tool_length, tool_pitch = "eraser", "pad", 0.15, np.pi / 2
@@ -237,7 +260,7 @@ class EraserCells(Cells):
     """Of the pad's spring [N/m]."""
     TOUCH = 1.0
     """Least force that is a contact [N]."""
-    FIRM, LARGEST = 30.0, 45.0
+    FIRM, LARGEST = 30.0, 30.0
     """Forces at which `force_deficit` ends and effort counts in full [N]."""
 
     def __init__(self, count: int) -> None:
@@ -247,7 +270,7 @@ class EraserCells(Cells):
         self.contacts = np.zeros((count, self.DOTS), dtype=np.int64)
         self._spring = self.model.joint("arm/tool/spring").qposadr[0]
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def _draw(self, n: int, rng: np.random.Generator) -> Array:
         centre = rng.uniform((0.56, -0.10), (0.64, 0.10))
         angle = rng.uniform(0, np.pi)
         along = np.linspace(-0.5, 0.5, self.DOTS)[:, None] * self.STROKE
@@ -255,22 +278,23 @@ class EraserCells(Cells):
         self.contacts[n] = 0
         return rng.uniform((0.50, -0.15, 0.06), (0.70, 0.15, 0.12))
 
-    def read(self, n: int, data: mujoco.MjData) -> None:
+    def _read(self, n: int, data: mujoco.MjData) -> None:
         self.force[n] = self.STIFFNESS * max(data.qpos[self._spring], 0.0)
 
-    def advance(self) -> None:
+    def _advance(self) -> None:
         covered = self._distances() <= self.COVER
         self.contacts += covered & (self.force >= self.TOUCH)[:, None]
 
     def _left(self) -> NDArray[np.bool_]:
         """(N, DOTS) which dots are left."""
-        return self.contacts < self.CONTACTS
+        return np.less(self.contacts, self.CONTACTS)
 
     def _distances(self) -> Array:
         """(N, DOTS) distances of the pad from the dots in the plane [m]."""
         return np.linalg.norm(self.ink - self.tip[:, None, :2], axis=2)
 
     def observe(self) -> Array:
+        """Observations (N, n_observations); lengths in dm."""
         left, rows = self._left(), np.arange(len(self.tip))
         any_left = left.any(axis=1)
         ahead = self.ink - self.tip[:, None, :2]
@@ -278,10 +302,10 @@ class EraserCells(Cells):
         # The ends of what is left, from the pad: where to go on.
         first, last = left.argmax(axis=1), self.DOTS - 1 - left[:, ::-1].argmax(axis=1)
         targets = [ahead[rows, chosen] / UNIT * any_left[:, None] for chosen in (nearest, first, last)]
-        others = self.tip[:, 2:] / UNIT, self.force[:, None] / self.FIRM, left.mean(axis=1)[:, None]
-        return np.hstack((*targets, self._lead(), *others, (self.tip[:, :2] - (0.6, 0.0)) / UNIT))
+        board = np.column_stack((self.tip[:, 2] / UNIT, self.force / self.FIRM, left.mean(axis=1)))
+        return np.hstack((*targets, self._lead(), board, (self.tip[:, :2] - (0.6, 0.0)) / UNIT))
 
-    def measure(self, action: Array) -> Array:
+    def _measure(self, action: Array) -> Array:
         left = self._left()
         any_left = left.any(axis=1)
         nearest = np.where(left, self._distances(), np.inf).min(axis=1, initial=10.0)
@@ -290,10 +314,18 @@ class EraserCells(Cells):
         terms = nearest / 0.3 * any_left, left.mean(axis=1), effort, deficit * any_left
         return np.clip(np.stack(terms, axis=1), 0, 1)
 
+    @staticmethod
+    def violates(observation: NDArray[Any], limit: float) -> bool:
+        """The pad touches the board with less than `limit` of a firm press while ink is left."""
+        ink_left, force, height = observation[11], observation[10], observation[9] * UNIT
+        return bool(ink_left > 0 and height < EraserCells.BOARD + 0.01 and force < limit)
+
     def succeeded(self) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done at this moment."""
         return ~self._left().any(axis=1)
 
     def draw_marks(self, scene: mujoco.MjvScene) -> None:
+        """Add what is no geometry to the picture of the first cell."""
         for x, y in self.ink[0][self._left()[0]]:
             draw_disc(scene, (x, y, self.BOARD + 0.0005), 0.009, (0.1, 0.15, 0.6, 1))
 
@@ -302,8 +334,8 @@ class PillowCells(Cells):
     """Pillow-Grasping-Sim: grasp a pillow between two fingers, by friction, and lift it.
 
     Features: `hand2pillow` distance of the point between the fingers from the pillow's long axis / 0.3 m,
-    `lift_left` 1 - height above the table / 0.15 m, `control` mean square of the action, `offset` of that point
-    from the pillow's centre along the axis / 0.15 m; each cut to [0, 1].
+    `lift_left` 1 - height above the table / 0.15 m, `control` mean square of the action, `offset` of that
+    point from the pillow's centre along the axis / 0.15 m; each cut to [0, 1].
     """
 
     scene, tool, tool_length, tool_pitch = "pillow", "gripper", 0.17, np.pi / 2
@@ -329,19 +361,19 @@ class PillowCells(Cells):
         self._pose = self.model.joint("scene/pillow").qposadr[0]
         self._fingers = [self.model.joint(f"arm/tool/{side} finger").qposadr[0] for side in ("left", "right")]
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def _draw(self, n: int, rng: np.random.Generator) -> Array:
         x, y, yaw = rng.uniform((0.54, -0.10, -0.15), (0.66, 0.10, 0.15))
         turn = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
         self.data[n].qpos[self._pose : self._pose + 7] = x, y, self.REST, *turn
         self.closed[n] = 0
         return np.array((x, y, 0)) + rng.uniform((-0.08, -0.15, 0.12), (0.08, 0.15, 0.20))
 
-    def steer(self, action: Array) -> None:
+    def _steer(self, action: Array) -> None:
         self.closed = np.clip(self.closed + 0.25 * action[:, 3], 0, 1)
         for data, closed in zip(self.data, self.closed, strict=True):
             data.ctrl[6:] = self.STROKE * closed
 
-    def read(self, n: int, data: mujoco.MjData) -> None:
+    def _read(self, n: int, data: mujoco.MjData) -> None:
         self.pillow[n] = data.xpos[self._body]
         self.axis[n] = data.xmat[self._body].reshape(3, 3)[:, 1]
         self.grip[n] = data.qpos[self._fingers].mean() / self.STROKE
@@ -356,21 +388,14 @@ class PillowCells(Cells):
         return self.tip - self.pillow - along[:, None] * self.axis
 
     def observe(self) -> Array:
-        column = lambda values: values[:, None]  # noqa: E731
+        """Observations (N, n_observations); lengths in dm."""
+        hand = np.column_stack((self._along() / UNIT, self.closed, self.grip))
+        pillow = np.column_stack((self.pillow[:, 2] / UNIT, self.axis[:, [0, 2]]))
         return np.hstack(
-            (
-                self._apart() / UNIT,
-                column(self._along()) / UNIT,
-                self._lead(),
-                self.pillow[:, 2:] / UNIT,
-                self.axis[:, [0, 2]],
-                column(self.closed),
-                column(self.grip),
-                (self.tip[:, :2] - (0.6, 0.0)) / UNIT,
-            )
+            (self._apart() / UNIT, hand, self._lead(), pillow, (self.tip[:, :2] - (0.6, 0.0)) / UNIT)
         )
 
-    def measure(self, action: Array) -> Array:
+    def _measure(self, action: Array) -> Array:
         terms = (
             np.linalg.norm(self._apart(), axis=1) / 0.3,
             1 - self._lift() / self.LIFT,
@@ -382,5 +407,12 @@ class PillowCells(Cells):
     def _lift(self) -> Array:
         return self.pillow[:, 2] - self.REST
 
+    @staticmethod
+    def violates(observation: NDArray[Any], limit: float) -> bool:
+        """The hand is within 5 cm of the pillow's axis and more than `limit` of its half length off centre."""
+        near = np.linalg.norm(observation[:3]) * UNIT < 0.05
+        return bool(near and abs(observation[3]) * UNIT > PillowCells.HALF_LENGTH * limit)
+
     def succeeded(self) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done at this moment."""
         return self._lift() >= 0.8 * self.LIFT

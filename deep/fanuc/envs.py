@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from deep.fanuc.cells import HORIZON, SUB_STEPS, Cells
+from deep.fanuc.cells import HORIZON, Cells
 from mereq_min.checks import Array, check_array, check_number
 
 
@@ -50,8 +50,8 @@ class _Episodes:
 class FanucVectorEnv(VectorEnv[Any, Any, Any]):
     """N cells stepped together; one whose episode ends is reset in the same step.
 
-    Observations are (N, n) float32, actions (N, D) in [-1, 1]; `info["features"]` (N, K), `info["success"]` (N,)
-    and `info["final_obs"]` (N, n) are always those of the step just taken, before any reset, and
+    Observations are (N, n) float32, actions (N, D) in [-1, 1]; `info["features"]` (N, K), `info["success"]`
+    (N,) and `info["final_obs"]` (N, n) are always those of the step just taken, before any reset, and
     `info["_final_obs"]` (N,) says which cells were reset. Seed s gives cell i the seed s + i; nothing depends
     on N.
 
@@ -107,7 +107,7 @@ class FanucVectorEnv(VectorEnv[Any, Any, Any]):
         """
         features, rewards, over = self._episodes.step(actions)
         final, success = self._episodes.observe(), self._episodes.cells.succeeded()
-        for n in np.flatnonzero(over):
+        for n in np.flatnonzero(over).tolist():
             self._episodes.reset(n, self._generators[n])
         observations = self._episodes.observe() if over.any() else final.copy()
         info = {"features": features, "success": success, "final_obs": final, "_final_obs": over}
@@ -188,6 +188,7 @@ def make_renderer(model: mujoco.MjModel) -> mujoco.Renderer:
         return mujoco.Renderer(model, 480, 640)
     except Exception as error:  # each backend raises its own
         raise RuntimeError(
-            f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} ({error}). Install EGL (Debian: "
-            "apt-get install libegl1 libgl1-mesa-dri), or set MUJOCO_GL to osmesa or glfw; all but pictures works without"
+            f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} ({error}). Install EGL "
+            "(Debian: apt-get install libegl1 libgl1-mesa-dri), or set MUJOCO_GL to osmesa or glfw; all else "
+            "works without"
         ) from error

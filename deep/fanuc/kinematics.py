@@ -1,4 +1,4 @@
-"""Kinematics of the FANUC LR Mate 200iD/7L: its data sheet, and joint angles for a tool point in closed form."""
+"""Kinematics of the FANUC LR Mate 200iD/7L: its data sheet, and joint angles in closed form."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ WRIST = JOINTS[5].origin[0]
 def inverse_kinematics(tip: Array, pitch: float, tool_length: float) -> Array:
     """Joint angles that bring the tool's tip to a point, elbow up and the tool in the arm's vertical plane.
 
-    The base turns to the point; upper arm and forearm are a planar two-link arm to the wrist's centre; joint 5
-    keeps the tool's pitch. Joint 4 rests, joint 6 undoes the base's turn, which is the tool's yaw where it
+    The base turns to the point; upper arm and forearm are a planar two-link arm to the wrist's centre; joint
+    5 keeps the tool's pitch. Joint 4 rests, joint 6 undoes the base's turn, which is the tool's yaw where it
     points straight down.
 
     Args:
