@@ -24,6 +24,7 @@ from rich.progress import (
 from mereq_min.catalogue import UsageError, check_name, load_commands, load_task, task_factories
 from mereq_min.check import CheckPolicy, CheckTask
 from mereq_min.evaluate import Evaluate
+from mereq_min.figures import Figures
 from mereq_min.interfaces import Policy
 from mereq_min.loop import LoopConfig
 from mereq_min.methods import METHODS, EstimatorConfig
@@ -353,6 +354,7 @@ COMMANDS: dict[str, Any] = {
     "compare": Compare,
     "reproduce": Reproduce,
     "show": Show,
+    "figures": Figures,
     "evaluate": Evaluate,
     "check-policy": CheckPolicy,
     "check-task": CheckTask,

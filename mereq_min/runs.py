@@ -130,7 +130,7 @@ def discard(path: Path) -> None:
 
 
 def is_finished(rows: Sequence[Row], loop: LoopConfig) -> bool:
-    """Whether a run with these rows has done all its iterations, or got below its threshold."""
+    """Whether a run with these rows did all its iterations, or got below its threshold."""
     return len(rows) >= loop.iterations or (bool(rows) and rows[-1]["intervention_rate"] < loop.threshold)
 
 
@@ -207,6 +207,12 @@ def read_seconds(path: Path) -> dict[int, float]:
 def read_record(path: Path) -> Record:
     """What a run was and what came of it: the contents of config.json, and its rows as `iterations`."""
     return {**read_config(path), "iterations": read_rows(path)}
+
+
+def is_complete(record: Record) -> bool:
+    """Whether a recorded run is finished, see `is_finished`."""
+    loop = record["config"]["loop"]
+    return is_finished(record["iterations"], LoopConfig(loop["iterations"], threshold=loop["threshold"]))
 
 
 def read_steps(path: Path, iteration: int) -> Steps:
@@ -295,7 +301,7 @@ def read_bundle(file: Path) -> Iterator[Record]:
 
 def _claim(path: Path, config: RunConfig, task: Task) -> None:
     """Begin a run in `path`, or make sure that the one there is the same."""
-    wanted = {"config": _plain(asdict(config)), "definition": _define(task)}
+    wanted = {"config": _plain(asdict(config)), "definition": define_task(task)}
     if (path / "config.json").exists():
         found = _flatten(read_config(path))
         differing = [
@@ -325,7 +331,7 @@ def _flatten(record: Record, prefix: str = "") -> Record:
     return flat
 
 
-def _define(task: Task) -> Record:
+def define_task(task: Task) -> Record:
     """The numbers of a task's contract and, of a dataclass, of its settings, such as those of its expert's
     rule: an edited task must not be taken for the one that was run."""
     names = (

@@ -1,0 +1,312 @@
+"""The paper's figures, drawn from recorded runs, and the command `mereq figures`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from rich.console import Console
+from rich.progress import track
+from scipy.stats import gaussian_kde
+
+from mereq_min.behaviour import Episodes, read_behaviour
+from mereq_min.catalogue import UsageError, load_task
+from mereq_min.checks import Array, check_number
+from mereq_min.interfaces import Task
+from mereq_min.metrics import THRESHOLDS, bootstrap_mean, samples_interval
+from mereq_min.runs import Row, find_runs, is_complete, read_bundle, read_record
+
+Runs = dict[str, list[list[Row]]]
+"""Rows of every run by method."""
+
+Behaviour = dict[str, list[Episodes]]
+"""Episodes of every seed by policy: prior, expert and methods."""
+
+# Okabe and Ito's palette: apart for colour-blind readers too; ours is the dark one.
+METHOD_COLOURS = {
+    "MEReQ": "#D55E00",
+    "MEReQ-NP": "#E69F00",
+    "MaxEnt": "#999999",
+    "MaxEnt-FT": "#56B4E9",
+    "HG-DAgger-FT": "#009E73",
+    "IWR-FT": "#CC79A7",
+    "MEReQ-L": "#0072B2",
+}
+COLOURS = {"prior": "#B8A98C", "expert": "#222222", **METHOD_COLOURS}
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "legend.frameon": False,
+}
+"""Settings of matplotlib that all figures share."""
+
+PAPER_NAMES = {
+    "highway": "highway",
+    "bottle": "bottle-pushing",
+    "eraser": "erasing",
+    "pillow": "pillow-grasping",
+}
+"""What the paper calls our tasks."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw the figures of the paper from runs: rates and expert samples, and how the policies behave."""
+
+    runs: Path = Path("runs/paper")
+    """Folder of the runs, or of bundles of them, as `mereq reproduce` or `mereq compare` writes both."""
+    out: Path = Path("runs/figures")
+    """Folder for the pictures."""
+    episodes: int = 25
+    """Episodes for which each run's policy is rolled out, the first time that it is drawn [episodes]."""
+
+    def __call__(self) -> int:
+        """Draw what there is."""
+        check_number("episodes", self.episodes, 1, whole=True)
+        comparison = {name: runs for name in find_tasks(self.runs) if (runs := read_runs(self.runs, name))}
+        if not comparison:
+            raise UsageError(f"no finished runs in {self.runs}; `mereq reproduce` makes them")
+        behaviours = [(load_task(name), self.read_behaviour(name)) for name in comparison]
+        behaviours = [(task, behaviour) for task, behaviour in behaviours if behaviour]
+        with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+            figures = {"comparison": draw_comparison(comparison)}
+            for task, behaviour in behaviours:
+                figures[f"features-{task.name}"] = draw_features(task, behaviour)
+            if behaviours:
+                figures["returns"] = draw_returns(behaviours)
+            for name, figure in figures.items():
+                save_figure(figure, self.out / f"{name}.png")
+                print(f"picture: {self.out / name}.png")
+        return 0
+
+    def read_behaviour(self, name: str) -> Behaviour:
+        """How the policies of a task's run folders do it; empty where there are only bundles."""
+        behaviour: Behaviour = {}
+        pairs = read_behaviour(load_task(name), self.runs / name, self.episodes)
+        for label, episodes in track(pairs, f"rolling out {name}", console=Console(stderr=True)):
+            behaviour.setdefault(label, []).append(episodes)
+        return behaviour
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a figure; the same one makes the same bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, bbox_inches="tight", metadata={"Software": None})
+
+
+def find_tasks(root: Path) -> list[str]:
+    """Names of the tasks that have run folders or a bundle in `root`, those of the paper first."""
+    folders = {path.relative_to(root).parts[0] for path in root.glob("*/*/seed*/iterations.jsonl")}
+    names = folders | {path.name.removesuffix(".jsonl.gz") for path in root.glob("*.jsonl.gz")}
+    return [name for name in PAPER_NAMES if name in names] + sorted(names - set(PAPER_NAMES))
+
+
+def read_runs(root: Path, task: str) -> Runs:
+    """The finished runs of a task: those of its bundle, if there is one, else those of its run folders."""
+    file = root / f"{task}.jsonl.gz"
+    found = read_bundle(file) if file.exists() else map(read_record, find_runs(root / task))
+    runs: Runs = {}
+    for record in filter(is_complete, found):
+        runs.setdefault(record["config"]["method"], []).append(record["iterations"])
+    return runs
+
+
+# --- Rates and samples -----------------------------------------------------------------------------------
+
+
+def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
+    """Intervention rate by iteration and expert samples to each threshold; a third row for the paper's.
+
+    Args:
+        comparison: runs by task; one column each.
+    """
+    published = read_published()
+    is_published = any(name in published for name in comparison)
+    figure = Figure(figsize=(3.6 * len(comparison), 9 if is_published else 6), layout="constrained")
+    axes = figure.subplots(3 if is_published else 2, len(comparison), squeeze=False)
+    for column, (task, runs) in zip(axes.T, comparison.items(), strict=True):
+        draw_rates(column[0], runs)
+        draw_samples(column[1], runs)
+        column[0].set_title(f"{task} ({count_seeds(runs)} seeds)")
+        if task in published:
+            draw_published(column[2], published[task])
+            column[2].set_title("Chen et al. 2025")
+        elif is_published:
+            column[2].set_axis_off()
+    axes[0, 0].set_ylabel("intervention rate (dashed: 0.05)")
+    for ax in axes[1:, 0]:
+        ax.set_ylabel("expert samples until rate < δ")
+    add_legend(figure)
+    return figure
+
+
+def count_seeds(runs: Runs) -> int:
+    """Seeds that all methods have."""
+    return min(len(each) for each in runs.values())
+
+
+def add_legend(figure: Figure) -> None:
+    """Say which colour is which method."""
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=colour, lw=3, label=method) for method, colour in METHOD_COLOURS.items()
+    ]
+    handles.append(
+        Patch(
+            facecolor="#bbb",
+            hatch="////",
+            edgecolor="white",
+            label="lower bound: so many runs never got there",
+        )
+    )
+    columns = len(handles) if figure.get_figwidth() > 12 else 4  # [inches]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def draw_rates(ax: Axes, runs: Runs) -> None:
+    """Mean intervention rate by iteration with 95 % intervals over seeds."""
+    iterations = range(1, max(len(rows) for each in runs.values() for rows in each) + 1)
+    for method, colour in _present(runs):
+        # The policy of a run that stopped below its threshold is the one that its last rate was measured on.
+        rates = np.array(
+            [[rows[min(k, len(rows)) - 1]["intervention_rate"] for k in iterations] for rows in runs[method]]
+        )
+        intervals = np.array([bootstrap_mean(column, np.random.default_rng(0)) for column in rates.T])
+        ax.plot(iterations, intervals[:, 0], color=colour, lw=1.5)
+        ax.fill_between(iterations, *intervals[:, 1:].T, color=colour, alpha=0.2, lw=0)
+    ax.axhline(THRESHOLDS[0], color="#444", lw=0.8, ls="--")
+    ax.set(xlabel="iteration", ylim=(0, None), xticks=iterations)
+
+
+def draw_samples(ax: Axes, runs: Runs) -> None:
+    """Bars with 95 % intervals; hatched where some runs never got there, so that the bar is a lower bound."""
+    for method, _ in _present(runs):
+        for group, threshold in enumerate(THRESHOLDS):
+            (mean, low, high), censored = samples_interval(runs[method], threshold)
+            x = draw_bar(ax, group, method, mean, hatch="////" if censored else None)
+            ax.errorbar(x, mean, [[mean - low], [high - mean]], color="#222", lw=0.8, capsize=1.5)
+            if censored:
+                top = np.nanmax([mean, high])  # one seed has no interval
+                ax.text(x, top, f" {censored}", rotation=90, ha="center", va="bottom", fontsize=5.5)
+    label_thresholds(ax)
+
+
+def _present(runs: Runs) -> list[tuple[str, str]]:
+    """Methods that were run, with their colours."""
+    return [(method, colour) for method, colour in METHOD_COLOURS.items() if method in runs]
+
+
+def read_published() -> dict[str, dict[tuple[str, float], float]]:
+    """The paper's mean expert samples by task, then by method and threshold.
+
+    Read off its published figure by pixel, to about 2 %.
+    """
+    published: dict[str, dict[tuple[str, float], float]] = {}
+    ours = {theirs: name for name, theirs in PAPER_NAMES.items()}
+    with Path(__file__).with_name("paper_expert_samples.csv").open() as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            samples = published.setdefault(ours[row["task"]], {})
+            samples[row["method"], float(row["delta"])] = float(row["mean_expert_samples"])
+    return published
+
+
+def draw_published(ax: Axes, samples: Mapping[tuple[str, float], float]) -> None:
+    """The paper's mean expert samples of one task by method and threshold."""
+    for (method, threshold), mean in samples.items():
+        draw_bar(ax, THRESHOLDS.index(threshold), method, mean)
+    label_thresholds(ax)
+
+
+def draw_bar(ax: Axes, group: int, method: str, height: float, hatch: str | None = None) -> float:
+    """One method's bar in the group of a threshold; returns where it stands."""
+    width = 0.8 / len(METHOD_COLOURS)
+    x = group + (list(METHOD_COLOURS).index(method) - (len(METHOD_COLOURS) - 1) / 2) * width
+    ax.bar(x, height, 0.92 * width, color=METHOD_COLOURS[method], hatch=hatch, edgecolor="white", lw=0)
+    return x
+
+
+def label_thresholds(ax: Axes) -> None:
+    """Name the groups of bars."""
+    ax.set_xticks(range(len(THRESHOLDS)), [f"δ = {threshold:.2f}" for threshold in THRESHOLDS])
+
+
+# --- Behaviour -------------------------------------------------------------------------------------------
+
+
+def draw_features(task: Task, behaviour: Behaviour) -> Figure:
+    """Violins of each feature over all steps by policy, seeds pooled.
+
+    Dashes are means, the dotted line the expert's.
+
+    Args:
+        task: what was done.
+        behaviour: its policies at it.
+    """
+    names = task.feature_names
+    figure = Figure(figsize=(3.0 * len(names), 3.4), layout="constrained")
+    for k, ax in enumerate(figure.subplots(1, len(names), squeeze=False)[0]):
+        for x, (label, seeds) in enumerate(behaviour.items()):
+            values = np.concatenate([episodes.features[:, k] for episodes in seeds])
+            (body,) = ax.violinplot([_settle(values)], [x], widths=0.85, showextrema=False)["bodies"]
+            body.set(facecolor=COLOURS[label], alpha=0.75)
+            ax.plot(x, values.mean(), "_", color="black", ms=9)
+            if label == "expert":
+                ax.axhline(values.mean(), color="black", lw=0.6, ls=":")
+        ax.set_xticks(range(len(behaviour)), behaviour, rotation=60, ha="right", rotation_mode="anchor")
+        ax.set_title(names[k])
+    figure.suptitle(f"{task.name}: features of a step", fontsize=10)
+    return figure
+
+
+def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
+    """Densities of an episode's return under the expert's reward by policy, seeds pooled; one column a task.
+
+    Each density is scaled to its own peak. Dashes are means, the dotted line the expert's.
+
+    Args:
+        behaviours: tasks, and their policies at each.
+    """
+    figure = Figure(figsize=(3.6 * len(behaviours), 4.2), layout="constrained")
+    columns = figure.subplots(1, len(behaviours), squeeze=False)[0]
+    for ax, (task, behaviour) in zip(columns, behaviours, strict=True):
+        returns = {
+            label: np.concatenate([episodes.returns(task.expert_weights) for episodes in seeds])
+            for label, seeds in behaviour.items()
+        }
+        everything = np.concatenate(list(returns.values()))
+        margin = 0.15 * np.ptp(everything) + 1e-6
+        grid = np.linspace(everything.min() - margin, everything.max() + margin, 500)
+        heights = range(0, -len(returns), -1)
+        for height, (label, values) in zip(heights, returns.items(), strict=True):
+            density = _density(_settle(values), grid)
+            top = height + 0.9 * density / density.max()
+            ax.fill_between(grid, height, top, color=COLOURS[label], alpha=0.75, lw=0)
+            ax.plot(values.mean(), height, "|", color="black", ms=9)
+        ax.axvline(returns["expert"].mean(), color="black", lw=0.6, ls=":")
+        ax.set_yticks(heights, returns)
+        ax.set(title=task.name, xlabel="return of an episode, Σ w_E · f [reward]")
+    return figure
+
+
+def _settle(values: Array) -> Array:
+    """Values without the rounding that would give what is constant a width."""
+    return np.round(values, 9)
+
+
+def _density(values: Array, grid: Array) -> Array:
+    """Gaussian kernel density estimate on a grid, by Scott's rule; a peak where all values are the same."""
+    if np.ptp(values) == 0:
+        return (np.abs(grid - values[0]) == np.abs(grid - values[0]).min()).astype(float)
+    return gaussian_kde(values)(grid)
