@@ -14,7 +14,7 @@ def kind(request):
 def drive_to(cells, target, n_steps, grip=0.0):
     """Move the first tip to a point (3,) by feedback within so many steps."""
     reach = SPEED * SUB_STEPS * cells.model.opt.timestep
-    action = np.full((1, cells.n_actions), grip)
+    action = np.full((1, cells.n_actions), float(grip))
     for _ in range(n_steps):
         action[0, :3] = np.clip(0.5 * (target - cells.tip[0]) / reach, -1, 1)
         cells.step(action)
