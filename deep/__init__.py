@@ -1,17 +1,21 @@
 """Neural learners and simulator tasks behind the interfaces of `mereq_min` (needs the extra `deep`).
 
 Importing this package is cheap: what needs torch or a simulator is imported when a task is made. It registers
-the highway with gymnasium as `mereq/Highway-v0`, with the prior's reward.
+the highway with gymnasium as `mereq/Highway-v0`, with the prior's reward, and the robot cells as
+`Fanuc-pusher-v0`, `Fanuc-eraser-v0` and `Fanuc-gripper-v0`, with the expert's as `Fanuc-pusher-AddedReward-v0`
+and so on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 if TYPE_CHECKING:
+    from deep.fanuc.task import FanucTask
     from deep.highway.task import HighwayTask
 
 __all__ = ["TASKS"]
@@ -41,5 +45,34 @@ gym.register(
     vector_entry_point="deep:make_highway_vector_env",
 )
 
-TASKS: dict[str, Callable[[], HighwayTask]] = {"highway": make_highway}
+
+def make_fanuc(name: str) -> FanucTask:
+    """Return the task `bottle`, `eraser` or `pillow`, with the prior and expert that come with this package."""
+    from deep.fanuc import task
+
+    return {"bottle": task.make_bottle, "eraser": task.make_eraser, "pillow": task.make_pillow}[name]()
+
+
+def make_fanuc_env(
+    name: str, with_added_reward: bool = False, render_mode: str | None = None
+) -> gym.Env[Any, Any]:
+    """Return a robot cell with the prior's reward, or the expert's."""
+    from deep.fanuc.envs import FanucEnv
+
+    task = make_fanuc(name)
+    return FanucEnv(task.cells, task.expert_weights if with_added_reward else task.prior_weights, render_mode)
+
+
+for _id, _name in {"pusher": "bottle", "eraser": "eraser", "gripper": "pillow"}.items():
+    for _suffix, _added in {"": False, "-AddedReward": True}.items():
+        gym.register(
+            f"Fanuc-{_id}{_suffix}-v0",
+            entry_point="deep:make_fanuc_env",
+            kwargs={"name": _name, "with_added_reward": _added},
+        )
+
+TASKS: dict[str, Callable[[], HighwayTask | FanucTask]] = {
+    "highway": make_highway,
+    **{name: partial(make_fanuc, name) for name in ("bottle", "eraser", "pillow")},
+}
 """Task factories by name."""

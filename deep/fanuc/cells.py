@@ -141,9 +141,10 @@ class Cells(ABC):
     def violates(observation: NDArray[Any], limit: float) -> bool:
         """Whether the expert objects to what it sees in an observation (n,): its state rule."""
 
+    @staticmethod
     @abstractmethod
-    def succeeded(self) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done at this moment."""
+    def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done, as observations (N, n) show it."""
 
     def draw_marks(self, scene: mujoco.MjvScene) -> None:  # noqa: B027 (nor to draw)
         """Add what is no geometry to the picture of the first cell."""
@@ -207,13 +208,14 @@ class BottleCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The tip is more than `limit` above the table [of 0.2 m] within 0.1 m of the bottle."""
-        near = np.linalg.norm(observation[:2]) * UNIT < 0.1
+        """The tip touches the bottle, or is about to, more than `limit` above the table [of 0.2 m]."""
+        near = np.linalg.norm(observation[:2]) * UNIT < BottleCells.RADIUS + 0.01
         return bool(near and observation[2] * UNIT > 0.2 * limit)
 
-    def succeeded(self) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done at this moment."""
-        return np.linalg.norm(self.goal - self.bottle, axis=1) <= self.GOAL_RADIUS
+    @staticmethod
+    def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        return np.linalg.norm(observation[:, 6:8], axis=1) * UNIT <= BottleCells.GOAL_RADIUS
 
     def draw_marks(self, scene: mujoco.MjvScene) -> None:
         """Add what is no geometry to the picture of the first cell."""
@@ -244,7 +246,7 @@ class EraserCells(Cells):
     """
 
     scene, tool, tool_length, tool_pitch = "eraser", "pad", 0.15, np.pi / 2
-    workspace = (0.40, -0.24, 0.0), (0.80, 0.24, 0.20)
+    workspace = (0.40, -0.24, -0.005), (0.80, 0.24, 0.20)
     features = ("ink_dist", "ink_left", "control", "force_deficit")
     n_observations = 14
 
@@ -287,7 +289,7 @@ class EraserCells(Cells):
 
     def _left(self) -> NDArray[np.bool_]:
         """(N, DOTS) which dots are left."""
-        return np.less(self.contacts, self.CONTACTS)
+        return np.asarray(self.contacts < self.CONTACTS)
 
     def _distances(self) -> Array:
         """(N, DOTS) distances of the pad from the dots in the plane [m]."""
@@ -320,9 +322,10 @@ class EraserCells(Cells):
         ink_left, force, height = observation[11], observation[10], observation[9] * UNIT
         return bool(ink_left > 0 and height < EraserCells.BOARD + 0.01 and force < limit)
 
-    def succeeded(self) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done at this moment."""
-        return ~self._left().any(axis=1)
+    @staticmethod
+    def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        return np.equal(observation[:, 11], 0)
 
     def draw_marks(self, scene: mujoco.MjvScene) -> None:
         """Add what is no geometry to the picture of the first cell."""
@@ -366,7 +369,8 @@ class PillowCells(Cells):
         turn = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
         self.data[n].qpos[self._pose : self._pose + 7] = x, y, self.REST, *turn
         self.closed[n] = 0
-        return np.array((x, y, 0)) + rng.uniform((-0.08, -0.15, 0.12), (0.08, 0.15, 0.20))
+        side = rng.choice((-1.0, 1.0))
+        return np.array((x, y, 0)) + rng.uniform((-0.08, 0.05, 0.12), (0.08, 0.12, 0.20)) * (1, side, 1)
 
     def _steer(self, action: Array) -> None:
         self.closed = np.clip(self.closed + 0.25 * action[:, 3], 0, 1)
@@ -409,10 +413,11 @@ class PillowCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The hand is within 5 cm of the pillow's axis and more than `limit` of its half length off centre."""
+        """The hand is within 5 cm of the pillow's axis, over `limit` of its half length off centre."""
         near = np.linalg.norm(observation[:3]) * UNIT < 0.05
         return bool(near and abs(observation[3]) * UNIT > PillowCells.HALF_LENGTH * limit)
 
-    def succeeded(self) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done at this moment."""
-        return self._lift() >= 0.8 * self.LIFT
+    @staticmethod
+    def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        return observation[:, 9] * UNIT - PillowCells.REST >= 0.8 * PillowCells.LIFT

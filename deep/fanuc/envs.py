@@ -44,7 +44,8 @@ class _Episodes:
         N, D = len(self.t), self.cells.n_actions
         features = self.cells.step(np.clip(check_array("action", action, shape=(N, D)), -1, 1))
         self.t += 1
-        return features, features @ self.weights, self.t >= HORIZON
+        # A matrix product rounds differently for another N.
+        return features, (features * self.weights).sum(axis=1), self.t >= HORIZON
 
 
 class FanucVectorEnv(VectorEnv[Any, Any, Any]):
@@ -106,7 +107,8 @@ class FanucVectorEnv(VectorEnv[Any, Any, Any]):
             ResetNeeded: before the first `reset`.
         """
         features, rewards, over = self._episodes.step(actions)
-        final, success = self._episodes.observe(), self._episodes.cells.succeeded()
+        final = self._episodes.observe()
+        success = self._episodes.cells.succeeded(final)
         for n in np.flatnonzero(over).tolist():
             self._episodes.reset(n, self._generators[n])
         observations = self._episodes.observe() if over.any() else final.copy()
@@ -155,8 +157,9 @@ class FanucEnv(gym.Env[Any, Any]):
             ResetNeeded: before the first `reset`.
         """
         features, rewards, over = self._episodes.step(np.asarray(action)[None])
-        info = {"features": features[0], "success": bool(self._episodes.cells.succeeded()[0])}
-        return self._episodes.observe()[0], float(rewards[0]), False, bool(over[0]), info
+        observations = self._episodes.observe()
+        info = {"features": features[0], "success": bool(self._episodes.cells.succeeded(observations)[0])}
+        return observations[0], float(rewards[0]), False, bool(over[0]), info
 
     def render(self) -> NDArray[np.uint8]:
         """Return a picture (480, 640, 3) of the cell.
@@ -167,6 +170,7 @@ class FanucEnv(gym.Env[Any, Any]):
         cells = self._episodes.cells
         if self._renderer is None:
             self._renderer = make_renderer(cells.model)
+        mujoco.mj_camlight(cells.model, cells.data[0])  # after a reset nothing has placed the camera
         self._renderer.update_scene(cells.data[0], camera="view")
         cells.draw_marks(self._renderer.scene)
         return self._renderer.render()

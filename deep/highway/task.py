@@ -23,6 +23,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from deep.cloning import NeuralCloner
+from deep.evaluation import LOWEST_LOG_PROB, gram_distance, gram_of_values
 from deep.highway.envs import (
     ACTIONS,
     FEATURES,
@@ -42,9 +43,6 @@ from mereq_min.metrics import feature_divergence, true_weights
 from mereq_min.runs import load_arrays
 
 HERE = Path(__file__).parent
-
-LOWEST_LOG_PROB = -20.0
-"""Floor of log pi(a | s) in `kl_to_expert` [nats]; keeps it finite for policies that rule out an action."""
 
 EPISODES = 100
 """Episodes of an evaluation on the compiled roads [episodes]."""
@@ -268,30 +266,18 @@ class HighwayTask:
         """
         if reward == "residual" and self.own_prior is not None:
             return float("nan")
-        gram = self.advantage_gram
-        both = np.stack([np.asarray(theta, dtype=np.float64), true_weights(self, reward)])
-        norms = np.sqrt(np.einsum("nk,kl,nl->n", both, gram, both))
-        if (norms == 0).any():
-            return 0.0 if (norms == 0).all() else 0.5
-        difference = both[0] / norms[0] - both[1] / norms[1]
-        return 0.5 * float(np.sqrt(max(0.0, difference @ gram @ difference)))
+        return gram_distance(theta, true_weights(self, reward), self.advantage_gram)
 
     @cached_property
     def advantage_gram(self) -> Array:
         """(K, K) mean over states and actions of A_k A_l, the features' advantages under random driving.
 
         By simulation from states that prior and expert visit: each action in turn, then the same random
-        actions after all of them. With two independent continuations the product is unbiased.
+        actions after all of them.
         """
         rng = np.random.default_rng(0)
         states = self._visited_roads(200)
-        A, K = len(ACTIONS), len(FEATURES)
-        advantages = []
-        for _ in range(2):
-            value = _discounted_features(self, states, rng).reshape(-1, A, K)
-            advantages.append((value - value.mean(axis=1, keepdims=True)).reshape(-1, K))
-        gram = advantages[0].T @ advantages[1] / len(advantages[0])
-        return (gram + gram.T) / 2
+        return gram_of_values(*(_discounted_features(self, states, rng) for _ in range(2)))
 
     @cached_property
     def _expert_steps(self) -> Rollout:
