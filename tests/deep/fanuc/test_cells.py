@@ -172,7 +172,7 @@ def test_a_firm_stroke_erases_all_ink_and_hovering_none(drive):
         for dot in dots:
             drive(cells, np.array([*dot, height]), 10)
         assert (cells.contacts[0] < EraserCells.CONTACTS).sum() == left
-        features = dict(zip(EraserCells.features, cells.step(np.zeros((1, 3)))[0], strict=True))
+        features = dict(zip(EraserCells.features, cells.step(np.array([[0, 0, 0.5]]))[0], strict=True))
         assert features["ink_left"] == left / EraserCells.DOTS
         if left == 0:  # then neither where nor how hard it presses counts
             assert cells.force[0] < EraserCells.FIRM
