@@ -1,9 +1,8 @@
 """Neural learners and simulator tasks behind the interfaces of `mereq_min` (needs the extra `deep`).
 
 Importing this package is cheap: what needs torch or a simulator is imported when a task is made. It registers
-the highway with gymnasium as `mereq/Highway-v0`, with the prior's reward, and the robot cells as
-`Fanuc-pusher-v0`, `Fanuc-eraser-v0` and `Fanuc-gripper-v0`, with the expert's as `Fanuc-pusher-AddedReward-v0`
-and so on.
+with gymnasium `mereq/Highway-v0`, `Fanuc-pusher-v0`, `Fanuc-eraser-v0` and `Fanuc-gripper-v0`, which have the
+prior's reward, and with the expert's `Fanuc-pusher-AddedReward-v0` and so on.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ gym.register(
 
 
 def make_fanuc(name: str) -> FanucTask:
-    """Return the task `bottle`, `eraser` or `pillow`, with the prior and expert that come with this package."""
+    """Return the task `bottle`, `eraser` or `pillow`, with the prior and expert of this package."""
     from deep.fanuc import task
 
     return {"bottle": task.make_bottle, "eraser": task.make_eraser, "pillow": task.make_pillow}[name]()

@@ -298,7 +298,7 @@ class EraserCells(Cells):
     def observe(self) -> Array:
         """Observations (N, n_observations); lengths in dm."""
         left, rows = self._left(), np.arange(len(self.tip))
-        any_left = left.any(axis=1)
+        any_left = np.asarray(left.any(axis=1))
         ahead = self.ink - self.tip[:, None, :2]
         nearest = np.where(left, self._distances(), np.inf).argmin(axis=1)
         # The ends of what is left, from the pad: where to go on.

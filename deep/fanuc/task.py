@@ -211,7 +211,7 @@ class FanucTask:
 
     @cached_property
     def advantage_gram(self) -> Array:
-        """(K, K) mean over states and actions of A_k A_l, the features' advantages along paths of random actions.
+        """(K, K) mean of A_k A_l, the features' advantages along paths of random actions.
 
         By simulation from states that prior and expert visit: random actions in turn, then the same random
         ones after all of them. Cells are deterministic, so that shaping cancels along a path already, and the
