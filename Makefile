@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow lint figures book benchmark benchmark-highway benchmark-deep wheel clean
+.PHONY: demo test slow lint figures book book-check benchmark benchmark-highway benchmark-deep wheel clean
 
 demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
@@ -32,6 +32,11 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 
 book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html
 	$(BIN)/sphinx-build -W --keep-going --quiet book book/_build/html
+
+book-check: .venv/.installed-dev  ## open every page of the book in a browser; screenshots in book/_build/screenshots
+	@command -v chromedriver > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends \
+	  chromium chromium-driver fonts-dejavu-core; }
+	$(BIN)/python -m pytest -q -m slow tests/book
 
 benchmark: .venv-bench/.installed  ## time the solvers and their peers on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/solvers.py
@@ -67,7 +72,7 @@ wheel: .venv/.installed-dev  ## build the wheel and import it in an environment 
 
 # Formulas without the network: the one file of MathJax that draws them.
 book/_static/mathjax/tex-svg.js:
-	@command -v npm > /dev/null || apt-get install --yes --no-install-recommends npm
+	@command -v npm > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends npm; }
 	mkdir -p $(@D)
 	cd $(@D) && npm pack --silent mathjax@3.2.2
 	tar -xzf $(@D)/mathjax-3.2.2.tgz -C $(@D) --strip-components=2 package/es5/tex-svg.js

@@ -57,10 +57,12 @@ math_eqref_format = "({number})"
 # The one file that `make book` fetches: scalable, complete, and asked for nothing more at run time.
 mathjax_path = "mathjax/tex-svg.js"
 
+html_context = {"default_mode": "auto"}
 html_theme = "sphinx_book_theme"
 html_title = "Alignment from intervention"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_favicon = "_static/favicon.svg"
 html_theme_options = {
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
@@ -71,7 +73,10 @@ html_theme_options = {
 
 
 def as_rst(app, what, name, obj, options, lines):
-    """Read docstrings as they are meant: |x| a norm, `X`s a plural, an indented block as it stands."""
+    """Read docstrings as they are meant.
+
+    |x| is a norm, `X`s a plural, an indented block shows as it stands, and eq-... is an equation of the book.
+    """
     # Napoleon takes what stands before a colon in an attribute's first line for its type.
     out = ["\\ "] if what in ("attribute", "data", "property") else []
     indent, in_block = 0, False
@@ -85,7 +90,10 @@ def as_rst(app, what, name, obj, options, lines):
                 out += [" " * indent + "::", ""]
             if not in_block:
                 indent = here
-        out.append(line if in_block else re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line).replace("|", r"\|"))
+        if not in_block:
+            line = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line).replace("|", r"\|")
+            line = re.sub(r"\beq-[\w-]+", r":eq:`\g<0>`", line)
+        out.append(line)
     lines[:] = out
 
 

@@ -120,7 +120,10 @@ class TabularTask:
 
     @cached_property
     def violation(self) -> Mask:
-        """Mask (S, A) of the steps that the expert objects to."""
+        """Mask (S, A) of the steps that the expert objects to.
+
+        Book: eq-violation.
+        """
         if isinstance(self.rule, np.ndarray):
             return self.rule
         return self.expert_solution.q - self.expert_solution.v[:, None] < -self.rule

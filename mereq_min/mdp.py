@@ -85,6 +85,8 @@ class TabularMDP:
     def reward(self, weights: ArrayLike) -> Array:
         """Linear reward r(s, a) = weights . f(s, a).
 
+        Book: eq-linear-reward.
+
         Args:
             weights: (K,) reward weights.
 

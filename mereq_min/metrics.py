@@ -20,7 +20,10 @@ THRESHOLDS = (0.05, 0.10, 0.15)
 
 
 def true_weights(task: Task, reward: RewardModel) -> Array:
-    """Weights (K,) that a method should find: theta* if residual, the expert's own if full."""
+    """Weights (K,) that a method should find: theta* if residual, the expert's own if full.
+
+    Book: eq-expert-reward.
+    """
     if reward == "full":
         return task.expert_weights
     return task.expert_weights - task.prior_weight * task.prior_weights

@@ -21,7 +21,10 @@ from mereq_min.soft import (
 
 
 def prior_bonus(log_prior: Array, scaled_prior_weight: float) -> Array:
-    """omega' log pi(a | s); 0 where omega' = 0, also for actions that the prior never takes."""
+    """omega' log pi(a | s); 0 where omega' = 0, also for actions that the prior never takes.
+
+    Book: eq-prior-term.
+    """
     if scaled_prior_weight == 0.0:
         return np.zeros_like(log_prior)
     return scaled_prior_weight * log_prior
@@ -39,6 +42,8 @@ def residual_bellman(
 
     Q_R(s, a) = r_R(s, a) + gamma E[V_R(s')],
     V_R(s) = alpha_hat logsumexp_a((Q_R(s, a) + omega' log pi(a | s)) / alpha_hat). Li et al. (2023).
+
+    Book: eq-residual-q, eq-residual-v, eq-residual-contraction.
 
     Args:
         mdp: the MDP.
@@ -69,6 +74,8 @@ def solve_residual(
 
     Q_R + omega' log pi is the soft Q of the reward r_R + omega' log pi (E2), so that every solver of soft
     control solves it. Actions that the prior never takes have a finite Q_R and probability 0.
+
+    Book: eq-residual-policy, eq-augmented-reward.
 
     Args:
         mdp: the MDP.

@@ -53,6 +53,8 @@ class SoftSolution:
 def bellman_q(mdp: TabularMDP, v: Array, reward: Array) -> Array:
     """One-step look-ahead Q(s, a) = r(s, a) + gamma E[V(s')], Haarnoja et al. (2017).
 
+    Book: eq-soft-q.
+
     Args:
         mdp: the MDP.
         v: (S,) values.
@@ -70,6 +72,8 @@ def bellman_q(mdp: TabularMDP, v: Array, reward: Array) -> Array:
 def soft_value(mdp: TabularMDP, q: Array, temperature: float) -> Array:
     """Soft maximum V(s) = alpha logsumexp_a(Q(s, a) / alpha), Haarnoja et al. (2017); 0 in terminal states.
 
+    Book: eq-soft-v.
+
     Args:
         mdp: the MDP.
         q: (S, A) Q-values.
@@ -82,7 +86,10 @@ def soft_value(mdp: TabularMDP, q: Array, temperature: float) -> Array:
 
 
 def log_softmax(logits: Array) -> Array:
-    """Normalise logits (S, A) over actions without overflow; -inf stays -inf."""
+    """Normalise logits (S, A) over actions without overflow; -inf stays -inf.
+
+    Book: eq-soft-policy.
+    """
     # Action by action: numpy reduces a short axis many times faster when it comes first.
     shifted = np.array(logits.T, order="C")
     shifted -= shifted.max(axis=0)
@@ -103,6 +110,8 @@ def solve_soft(
     backend: Backend = "scipy",
 ) -> SoftSolution:
     """Solve the soft Bellman equation V = alpha logsumexp((r + gamma P V) / alpha), Ziebart (2010).
+
+    Book: eq-soft-return, eq-newton.
 
     Args:
         mdp: the MDP.
@@ -259,6 +268,8 @@ def occupancy(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
 
     Its mass is 1, less what terminal states take out of the episode. Puterman (1994), section 6.9.
 
+    Book: eq-occupancy.
+
     Args:
         mdp: the MDP.
         log_policy: (S, A) log pi(a | s).
@@ -308,6 +319,8 @@ def successor_features(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
     """Successor features psi(s, a): the discounted features to come under the policy.
 
     Source: Barreto et al. (2017), equation 3. psi of pi_hat is the derivative of Q_R with respect to theta.
+
+    Book: eq-psi.
 
     Args:
         mdp: the MDP.

@@ -79,6 +79,8 @@ class Steps:
     def intervention_rate(self) -> float:
         """Share of steps that the expert controlled, lambda.
 
+        Book: eq-intervention-rate.
+
         Raises:
             ValueError: if there are no steps.
         """
