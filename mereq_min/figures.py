@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from rich.console import Console
 from rich.progress import track
-from scipy.stats import gaussian_kde
 
 from mereq_min.behaviour import Episodes, read_behaviour
 from mereq_min.catalogue import UsageError, load_task
@@ -79,8 +78,8 @@ class Figures:
         comparison = {name: runs for name in find_tasks(self.runs) if (runs := read_runs(self.runs, name))}
         if not comparison:
             raise UsageError(f"no finished runs in {self.runs}; `mereq reproduce` makes them")
-        behaviours = [(load_task(name), self.read_behaviour(name)) for name in comparison]
-        behaviours = [(task, behaviour) for task, behaviour in behaviours if behaviour]
+        found = [(load_task(name), self.read_behaviour(name)) for name in comparison]
+        behaviours = [(task, behaviour) for task, behaviour in found if behaviour]
         with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
             figures = {"comparison": draw_comparison(comparison)}
             for task, behaviour in behaviours:
@@ -248,7 +247,7 @@ def label_thresholds(ax: Axes) -> None:
 def draw_features(task: Task, behaviour: Behaviour) -> Figure:
     """Violins of each feature over all steps by policy, seeds pooled.
 
-    Dashes are means, the dotted line the expert's.
+    Dashes are means, the dotted line the expert's. Each violin is scaled to its own peak.
 
     Args:
         task: what was done.
@@ -257,10 +256,13 @@ def draw_features(task: Task, behaviour: Behaviour) -> Figure:
     names = task.feature_names
     figure = Figure(figsize=(3.0 * len(names), 3.4), layout="constrained")
     for k, ax in enumerate(figure.subplots(1, len(names), squeeze=False)[0]):
-        for x, (label, seeds) in enumerate(behaviour.items()):
-            values = np.concatenate([episodes.features[:, k] for episodes in seeds])
-            (body,) = ax.violinplot([_settle(values)], [x], widths=0.85, showextrema=False)["bodies"]
-            body.set(facecolor=COLOURS[label], alpha=0.75)
+        columns = [
+            np.concatenate([episodes.features[:, k] for episodes in seeds]) for seeds in behaviour.values()
+        ]
+        grid = _grid(columns)
+        for x, (label, values) in enumerate(zip(behaviour, columns, strict=True)):
+            half = 0.42 * _density(values, grid)
+            ax.fill_betweenx(grid, x - half, x + half, color=COLOURS[label], alpha=0.75, lw=0)
             ax.plot(x, values.mean(), "_", color="black", ms=9)
             if label == "expert":
                 ax.axhline(values.mean(), color="black", lw=0.6, ls=":")
@@ -273,7 +275,7 @@ def draw_features(task: Task, behaviour: Behaviour) -> Figure:
 def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
     """Densities of an episode's return under the expert's reward by policy, seeds pooled; one column a task.
 
-    Each density is scaled to its own peak. Dashes are means, the dotted line the expert's.
+    Dashes are means, the dotted line the expert's. Each density is scaled to its own peak.
 
     Args:
         behaviours: tasks, and their policies at each.
@@ -285,13 +287,10 @@ def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
             label: np.concatenate([episodes.returns(task.expert_weights) for episodes in seeds])
             for label, seeds in behaviour.items()
         }
-        everything = np.concatenate(list(returns.values()))
-        margin = 0.15 * np.ptp(everything) + 1e-6
-        grid = np.linspace(everything.min() - margin, everything.max() + margin, 500)
+        grid = _grid(list(returns.values()), margin=0.08)
         heights = range(0, -len(returns), -1)
         for height, (label, values) in zip(heights, returns.items(), strict=True):
-            density = _density(_settle(values), grid)
-            top = height + 0.9 * density / density.max()
+            top = height + 0.9 * _density(values, grid)
             ax.fill_between(grid, height, top, color=COLOURS[label], alpha=0.75, lw=0)
             ax.plot(values.mean(), height, "|", color="black", ms=9)
         ax.axvline(returns["expert"].mean(), color="black", lw=0.6, ls=":")
@@ -300,13 +299,19 @@ def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
     return figure
 
 
-def _settle(values: Array) -> Array:
-    """Values without the rounding that would give what is constant a width."""
-    return np.round(values, 9)
+def _grid(columns: Sequence[Array], margin: float = 0.0) -> Array:
+    """Places (200,) to draw densities at, over the range of all columns and a share of it more."""
+    low, high = min(map(np.min, columns)), max(map(np.max, columns))
+    margin = margin * (high - low) + 1e-6  # where everything is constant there is no range
+    return np.linspace(low - margin, high + margin, 200)
 
 
 def _density(values: Array, grid: Array) -> Array:
-    """Gaussian kernel density estimate on a grid, by Scott's rule; a peak where all values are the same."""
-    if np.ptp(values) == 0:
-        return (np.abs(grid - values[0]) == np.abs(grid - values[0]).min()).astype(float)
-    return gaussian_kde(values)(grid)
+    """Density of values at the places of a grid, scaled to its peak.
+
+    By a Gaussian kernel whose standard deviation is 2 % of the grid: the same for every policy, since a rule
+    that goes by the spread of the data blurs all of them where a few are far away, such as crashes.
+    """
+    width = 0.02 * np.ptp(grid)
+    density = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).sum(axis=1)
+    return density / density.max()

@@ -138,5 +138,5 @@ def comparison_table(task: str, records: Sequence[Record]) -> Table:
 
 def _samples_cell(runs: Sequence[Sequence[Row]], threshold: float) -> str:
     interval, censored = samples_interval(runs, threshold)
-    mark = f" c{censored}" if censored else ""
-    return f"{interval.mean:.0f} [{interval.low:.0f}, {interval.high:.0f}]{mark}"
+    spread = f" [{interval.low:.0f}, {interval.high:.0f}]" if len(runs) > 1 else ""
+    return f"{interval.mean:.0f}{spread}" + (f" c{censored}" if censored else "")

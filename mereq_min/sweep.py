@@ -91,8 +91,8 @@ class Sweep:
                 messages = joblib.Parallel(batch_size=1)(jobs)
             except BrokenExecutor as error:
                 raise RunError(
-                    f"a worker died, killed perhaps for want of memory ({error}); the same command goes on "
-                    "where it stopped, with fewer --workers if need be"
+                    "a worker died, killed perhaps for want of memory; the same command goes on where it "
+                    "stopped, with fewer --workers if need be"
                 ) from error
         return {
             run_folder(self.out, config): message

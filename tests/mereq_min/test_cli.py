@@ -33,9 +33,8 @@ def mereq(*arguments, cwd):
 def test_help_names_every_command_and_setting(tmp_path):
     shown = mereq("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    assert all(
-        command in shown.stdout for command in ("tasks", "align", "compare", "show", "evaluate", "pretrain")
-    )
+    own = ("tasks", "align", "compare", "reproduce", "figures", "show", "evaluate")
+    assert all(command in shown.stdout for command in (*own, "pretrain"))
     shown = mereq("align", "--help", cwd=tmp_path).stdout
     for option in ("--seed", "--out", "--method", "--overwrite", "--steps-per-iteration", "--threshold"):
         assert option in shown
@@ -82,6 +81,14 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path):
         (("align", "carpet", "--method", "mereq"), 2, r"unknown method 'mereq'; did you mean 'MEReQ'\?"),
         (("compare", "carpet", "--methods", "IWR"), 2, r"unknown method 'IWR'.*'IWR-FT'"),
         (("compare", "carpet", "--seeds", "0"), 2, "--seeds and --workers must be at least 1"),
+        (("reproduce", "--tasks", "bottles"), 2, "unknown task 'bottles'"),
+        (
+            ("reproduce", "--tasks", "carpet", "--iterations", "0"),
+            1,
+            "iterations must be .* at least 1, got 0",
+        ),
+        (("compare", "carpet", "--engine", "rya"), 2, "local.*ray|rya"),
+        (("figures", "--runs", "nowhere"), 2, "no finished runs in nowhere; `mereq reproduce` makes them"),
         (("align", "no_such_module:task"), 2, "cannot load task 'no_such_module:task'"),
         (("align", "math:pi"), 2, "cannot load task 'math:pi'"),
         (("align", "os:getcwd"), 2, "it makes a str, which is no Task"),
@@ -134,16 +141,20 @@ def test_compare_tabulates_and_bundles(tmp_path):
     assert len(list(read_bundle(tmp_path / "c/carpet.jsonl.gz"))) == 4
 
 
-def compare_command(out):
-    arguments = ("compare", "carpet", "--seeds", "3", "--out", str(out))
-    arguments += ("--methods", "MEReQ-L", "MEReQ", "--iterations", "5", "--steps-per-iteration", "200")
-    return [MEREQ, *arguments]
+def sweep_command(command, out):
+    arguments = ("--methods", "MEReQ-L", "MEReQ", "--iterations", "5", "--steps-per-iteration", "200")
+    return [MEREQ, *command, *arguments, "--seeds", "3", "--out", str(out)]
 
 
-def interrupt(out, how):
-    """Start a comparison and stop it once it has got somewhere; returns its exit code."""
+NO_GIT = {**ENVIRONMENT, "GIT_DIR": "/nowhere"}
+"""Records without the hash of a working tree that may change meanwhile."""
+
+
+def interrupt(command, how):
+    """Start a sweep and stop it once it has got somewhere; returns its exit code and what it said."""
+    out = Path(command[-1])
     process = subprocess.Popen(
-        compare_command(out), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, env=NO_GIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -156,20 +167,23 @@ def interrupt(out, how):
     return process.returncode, said
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
-def test_an_interrupted_comparison_resumes_to_the_same_end(tmp_path, how):
-    code, said = interrupt(tmp_path / "broken", how)
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [(("reproduce", "--tasks", "carpet"), signal.SIGKILL), (("compare", "carpet"), signal.SIGINT)],
+    ids=["reproduce-kill", "compare-ctrl-c"],
+)
+def test_an_interrupted_sweep_resumes_to_the_same_end(tmp_path, command, how):
+    code, said = interrupt(sweep_command(command, tmp_path / "broken"), how)
     if how == signal.SIGINT:
         assert code == 130, said
         assert "the same command goes on where it stopped" in said
         assert "Traceback" not in said
     assert find_runs(tmp_path / "broken")
     for out in ("broken", "unbroken"):
-        subprocess.run(compare_command(tmp_path / out), env=ENVIRONMENT, check=True, capture_output=True)
-    first, again = (list(read_bundle(tmp_path / out / "carpet.jsonl.gz")) for out in ("broken", "unbroken"))
-    assert len(first) == 6
-    for name in ("config", "iterations"):
-        assert [record[name] for record in first] == [record[name] for record in again]
+        subprocess.run(sweep_command(command, tmp_path / out), env=NO_GIT, check=True, capture_output=True)
+    bundles = [tmp_path / out / "carpet.jsonl.gz" for out in ("broken", "unbroken")]
+    assert len(list(read_bundle(bundles[0]))) == 6
+    assert bundles[0].read_bytes() == bundles[1].read_bytes()
 
 
 def test_overwrite_replaces_even_a_damaged_run_and_one_failure_does_not_stop_a_comparison(tmp_path):

@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[2]
 
 NEED_MORE = {
     f"mereq_min.{name}"
-    for name in ("check", "cli", "compiled", "evaluate", "pictures", "report", "runs", "sweep")
+    for name in (
+        "behaviour",
+        "check",
+        "cli",
+        "compiled",
+        "evaluate",
+        "figures",
+        "pictures",
+        "report",
+        "runs",
+        "sweep",
+    )
 }
 """Run folders and the command line: for use with the full installation."""
 

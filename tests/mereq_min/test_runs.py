@@ -195,7 +195,7 @@ def test_a_finished_run_costs_nothing_more(finished):
 
 
 def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monkeypatch):
-    """On a clock that moves only while policies are evaluated, and by an hour while the run is interrupted."""
+    """On a clock that moves only while policies are evaluated, and by an hour in the interruption."""
     now = 0.0
     monkeypatch.setattr(runs.time, "perf_counter", lambda: now)
 
