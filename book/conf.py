@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+from pathlib import Path
 
 # Compiled functions have no Python signature to show; the notebooks' own processes compile as ever.
 os.environ["NUMBA_DISABLE_JIT"] = "1"
@@ -97,6 +99,16 @@ def as_rst(app, what, name, obj, options, lines):
     lines[:] = out
 
 
+def offer_notebook(app, pagename, templatename, context, doctree):
+    """Put a chapter as it was executed beside its source, for the theme's download button."""
+    executed = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
+    if executed.exists():
+        (app.outdir / "_sources").mkdir(parents=True, exist_ok=True)
+        shutil.copy(executed, app.outdir / "_sources")
+        context["ipynb_source"] = executed.name
+
+
 def setup(app):
-    """Let docstrings through `as_rst` before anything else reads them."""
+    """Let docstrings through `as_rst` before anything else reads them, and offer notebooks for download."""
     app.connect("autodoc-process-docstring", as_rst, priority=1)
+    app.connect("html-page-context", offer_notebook)
