@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from scipy.integrate import trapezoid
+from scipy.linalg import solve_discrete_lyapunov
 
 from deep.gaussian import SquashedGaussianPolicy, log_jacobian, normal_log_density, squashed_gaussian_policy
 from deep.nets import mlp
@@ -471,3 +472,105 @@ def test_tuning_the_temperature_drives_the_entropy_to_its_target(kind):
     agent.update(np.array([2.0, 1.0]), 900)
     entropy = np.mean([agent.update(np.array([2.0, 1.0]), 1)["entropy"] for _ in range(100)])
     assert entropy == pytest.approx(target, abs=0.15)
+
+
+# --- Soft LQR: linear dynamics, quadratic rewards ---------------------------------------------------------
+
+# s' = A s + B a; the features are -x^2, -v^2, -a^2. The Box reaches about ten standard deviations
+# of the actions, so that the squashed Gaussians are Gaussian to 2 %.
+LQR_A, LQR_B, LQR_GAMMA = np.array([[0.8, 0.2], [0.0, 0.6]]), np.array([[0.0], [0.4]]), 0.9
+LQR_BOX = spaces.Box(-4.0, 4.0, (1,), np.float64)
+NO_PRIOR = np.zeros((1, 2)), np.eye(1)
+
+
+def solve_lqr(weights, temperature, prior=NO_PRIOR, scaled_prior_weight=0.0):
+    """Gain (1, 2) and covariance (1, 1) of pi_hat = N(-gain s, covariance), by a residual Riccati recursion.
+
+    With V_R(s) = -s' P s + const, Q_R + omega' log pi is a quadratic form in (s, a), to which the prior
+    N(-prior_gain s, prior_covariance) adds the precision omega' / (2 prior_covariance).
+    """
+    prior_gain, stiffness = prior[0], scaled_prior_weight / 2 * np.linalg.inv(prior[1])
+    P = np.zeros((2, 2))
+    for _ in range(1_000):
+        aa = np.diag(weights[2:]) + LQR_GAMMA * LQR_B.T @ P @ LQR_B + stiffness
+        a_s = LQR_GAMMA * LQR_B.T @ P @ LQR_A + stiffness @ prior_gain
+        ss = np.diag(weights[:2]) + LQR_GAMMA * LQR_A.T @ P @ LQR_A + prior_gain.T @ stiffness @ prior_gain
+        gain = np.linalg.solve(aa, a_s)
+        P = ss - a_s.T @ gain
+    return gain, temperature / 2 * np.linalg.inv(aa)
+
+
+def lqr_successor_features(gain, covariance, state, action):
+    """psi (N, 3) of the policy N(-gain s, covariance): the quadratic forms of three Lyapunov equations."""
+    closed, psi = LQR_A - LQR_B @ gain, []
+    following = state @ LQR_A.T + action @ LQR_B.T
+    for k in range(3):
+        of_state, of_action = np.diag(np.eye(3)[k, :2]), np.eye(3)[k, 2:, None]
+        M = solve_discrete_lyapunov(np.sqrt(LQR_GAMMA) * closed.T, of_state + gain.T @ of_action @ gain)
+        noise = np.trace((of_action + LQR_GAMMA * LQR_B.T @ M @ LQR_B) @ covariance) / (1 - LQR_GAMMA)
+        now = np.einsum("ni,ij,nj->n", state, of_state, state) + (action**2 @ of_action)[:, 0]
+        psi.append(-now - LQR_GAMMA * (np.einsum("ni,ij,nj->n", following, M, following) + noise))
+    return np.stack(psi, axis=1)
+
+
+LQR_PRIOR_WEIGHTS, LQR_THETA = np.array([0.2, 0.1, 0.6]), np.array([2.0, 1.0, -0.1])
+LQR_ALPHA, LQR_OMEGA, LQR_ALPHA_HAT = 0.3, 1.2, 0.2
+
+
+def solve_residual_lqr(scaled_prior_weight=LQR_OMEGA * LQR_ALPHA):
+    prior = solve_lqr(LQR_PRIOR_WEIGHTS, LQR_ALPHA)
+    return solve_lqr(LQR_THETA, LQR_ALPHA_HAT, prior, scaled_prior_weight)
+
+
+def test_the_residual_lqr_solves_the_sum_of_both_rewards():
+    """Composition: on the prior of r, r_R gives the soft optimum of omega r + r_R at alpha_hat."""
+    composed = solve_lqr(LQR_OMEGA * LQR_PRIOR_WEIGHTS + LQR_THETA, LQR_ALPHA_HAT)
+    for ours, theirs in zip(solve_residual_lqr(), composed, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    prior = solve_lqr(LQR_PRIOR_WEIGHTS, LQR_ALPHA)
+    kept = solve_lqr(np.zeros(3), LQR_ALPHA, prior, LQR_ALPHA)  # E3: no residual, alpha_hat = omega'
+    for ours, theirs in zip(kept, prior, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_residual_sac_solves_a_soft_lqr():
+    """Gain within 10 %, standard deviation within 4 %, from a prior that is 90 % and 45 % away."""
+    half_width = float(LQR_BOX.high[0])
+    prior_gain, prior_covariance = solve_lqr(LQR_PRIOR_WEIGHTS, LQR_ALPHA)
+    net = mlp([2, 2], 0)  # linear, as the optimum is
+    with torch.no_grad():
+        net[1].weight.copy_(torch.as_tensor(np.vstack((-prior_gain / half_width, np.zeros((1, 2))))))
+        net[1].bias.copy_(torch.tensor([0.0, math.log(math.sqrt(prior_covariance[0, 0]) / half_width)]))
+    agent = ResidualSAC(
+        2, LQR_BOX, 3, gamma=LQR_GAMMA, temperature=LQR_ALPHA_HAT,
+        prior=SquashedGaussianPolicy(net, LQR_BOX.low, LQR_BOX.high),
+        scaled_prior_weight=LQR_OMEGA * LQR_ALPHA, config=SACConfig(target_rate=0.02),
+    )  # fmt: skip
+    # Even draws from a set that the dynamics do not leave.
+    rng, n = np.random.default_rng(0), 20_000
+    state, action = rng.uniform(-1.5, 1.5, size=(n, 2)), rng.uniform(-1.5, 1.5, size=(n, 1))
+    features = -np.hstack((state**2, action**2))
+    following = state @ LQR_A.T + action @ LQR_B.T
+    agent.add(state, action, features, following, np.zeros(n, dtype=bool))
+    agent.update(LQR_THETA, 2_000)
+
+    head = agent.policy().net[1]
+    gain = -half_width * head.weight[0].detach().numpy()
+    std = half_width * math.exp(head.bias[1].item())
+    exact_gain, exact_covariance = solve_residual_lqr()
+    exact_std = math.sqrt(exact_covariance[0, 0])
+
+    def miss(gain, std):
+        return np.linalg.norm(gain - exact_gain[0]) / np.linalg.norm(exact_gain), abs(std / exact_std - 1)
+
+    assert (np.array(miss(gain, std)) < (0.10, 0.04)).all()
+    np.testing.assert_allclose(head.weight[1].detach(), 0, atol=0.1)  # the same width in all states
+    # What it must not be mistaken for: the prior, and the optimum for omega' = alpha_hat.
+    for gain, covariance in ((prior_gain, prior_covariance), solve_residual_lqr(LQR_ALPHA_HAT)):
+        assert (np.array(miss(gain[0], math.sqrt(covariance[0, 0]))) > (0.4, 0.2)).all()
+
+    # Up to a constant, by which the smaller of the twins is too small, and which no action changes.
+    inner = (np.abs(state) < 1).all(axis=1) & (np.abs(action[:, 0]) < 1)
+    psi = lqr_successor_features(exact_gain, exact_covariance, state[inner], action[inner])
+    error = agent.successor_features(state[inner], action[inner]) - psi
+    assert (error.std(axis=0) < 0.3 * psi.std(axis=0)).all()
