@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
+import socket
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -164,7 +165,7 @@ def _parallel(engine: Engine, workers: int) -> Iterator[None]:
     """Let joblib work on an engine; a cluster that was started for this is stopped again.
 
     Raises:
-        RunError: if Ray is missing, or the cluster at RAY_ADDRESS cannot be reached.
+        RunError: if Ray is missing, or no cluster answers at RAY_ADDRESS.
     """
     if engine == "local":
         with joblib.parallel_config("loky", n_jobs=workers):
@@ -176,20 +177,29 @@ def _parallel(engine: Engine, workers: int) -> Iterator[None]:
         from ray.util.joblib import register_ray
     except ModuleNotFoundError as error:
         raise RunError("--engine ray needs Ray; pip install 'mereq-min[cluster]'") from error
-    is_mine = not ray.is_initialized()
-    if is_mine:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            ray.init(address="auto", **quiet)  # RAY_ADDRESS, or what `ray start` started here
-        except ConnectionError as error:
-            if "RAY_ADDRESS" in os.environ:
-                address = os.environ["RAY_ADDRESS"]
-                raise RunError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
-            ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    _check_address(os.environ.get("RAY_ADDRESS", "auto"))
+    try:
+        ray.init(address="auto", **quiet)  # RAY_ADDRESS, or what `ray start` started here
+    except ConnectionError:
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
     register_ray()
     try:
         with joblib.parallel_config("ray", n_jobs=workers):
             yield
     finally:
-        if is_mine:
-            ray.shutdown()
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Make sure that somebody answers at host:port, for which Ray itself waits for many minutes.
+
+    Raises:
+        RunError: if nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise RunError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error

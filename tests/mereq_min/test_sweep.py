@@ -248,12 +248,21 @@ def test_ray_is_asked_for_where_it_is_missing(tmp_path, monkeypatch, capsys):
     assert "--engine ray needs Ray; pip install 'mereq-min[cluster]'" in capsys.readouterr().err
 
 
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "GIT_DIR": "/nowhere",  # records without the hash of a working tree that may change meanwhile
+}
+
+
 def reproduce(out, engine, **environment):
     """Two methods on two tasks for two seeds; returns the bytes of each bundle."""
     command = [MEREQ, "reproduce", "--tasks", "carpet", "lanes", "--methods", "MEReQ", "HG-DAgger-FT"]
     command += ["--seeds", "2", "--iterations", "2", "--out", out, "--engine", engine]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "GIT_DIR": "/nowhere", **environment}
-    shown = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300)
+    shown = subprocess.run(
+        command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300
+    )
     assert shown.returncode == 0, shown.stdout + shown.stderr
     bundles = {file.name: file.read_bytes() for file in out.glob("*.jsonl.gz")}
     assert sum(len(list(read_bundle(out / name))) for name in bundles) == 8
@@ -302,7 +311,7 @@ def _cluster():
     """Address of a Ray cluster of two nodes with one worker each."""
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -318,7 +327,8 @@ def test_a_cluster_of_two_nodes_gives_the_same_bytes_and_stays_up(tmp_path, loca
     assert before
     assert reproduce(tmp_path, "ray", RAY_ADDRESS=cluster) == local
     code = f"import ray; ray.init({cluster!r}, log_to_driver=False); print(len(ray.nodes()))"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    asked = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert asked.stdout.strip() == "2"
 
 
