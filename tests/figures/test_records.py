@@ -1,5 +1,6 @@
 """The recorded runs behind figures and README: complete, reproducible, and quoted as they are."""
 
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mereq_min import METHODS, LoopConfig
 from mereq_min.catalogue import load_task
 from mereq_min.metrics import THRESHOLDS, samples_interval
 from mereq_min.runs import RunConfig, read_bundle, read_rows, run
+from mereq_min.sweep import PAPER
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("carpet", "lanes", "shelf", "windy")
@@ -41,6 +43,16 @@ def test_every_method_ran_on_the_same_seeds(task, seeds):
     assert len(records(task)) == len(ran)
     assert all(len(record["iterations"]) == 10 for record in records(task))
     assert not any(record["git"].endswith("-dirty") for record in records(task))
+
+
+@pytest.mark.parametrize(
+    "task", [task for task in PAPER if (ROOT / f"figures/runs/{task}.jsonl.gz").exists()]
+)
+def test_mereq_reproduce_has_the_settings_of_the_recorded_runs(task):
+    loop, estimators = map(asdict, PAPER[task])
+    for record in records(task):
+        assert record["config"]["loop"] == loop
+        assert record["config"]["estimators"] == estimators
 
 
 @pytest.mark.parametrize("task", TASKS)
