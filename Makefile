@@ -79,7 +79,7 @@ book/_static/mathjax/tex-svg.js:
 	rm $(@D)/mathjax-3.2.2.tgz
 
 # What pages computed is kept until the code or the recorded runs behind it change.
-book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/runs/*)
+book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/runs/* book/*.py book/*.mplstyle)
 	rm -rf $(@D)/.jupyter_cache
 	mkdir -p $(@D)
 	touch $@
@@ -95,4 +95,4 @@ book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wil
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* build dist
+	rm -rf .venv .venv-* build dist book/_build book/_static/mathjax book/reference

@@ -49,7 +49,7 @@ napoleon_attr_annotations = False
 napoleon_use_ivar = True
 
 bibtex_bibfiles = ["references.bib"]
-bibtex_default_style = "unsrt"
+bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
 
 numfig = True
