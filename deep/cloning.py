@@ -134,8 +134,8 @@ class NeuralCloner:
     elsewhere is forgotten. A pull towards the prior's weights (Li et al., "Explicit Inductive Bias for
     Transfer Learning with Convolutional Networks", 2018) keeps cloning a fair baseline: on Highway with 40
     or 160 expert steps it about halves the KL from the expert, and with 640 it does no harm. Over a Box the
-    likelihood is steeper, since widths collapse onto few actions: on the three Fanuc tasks with 40 expert steps
-    a pull of 0.3 leaves the clone further from the expert than the prior was, and 3 to 6 serve best.
+    likelihood is steeper, since widths collapse onto few actions: on the three Fanuc tasks with 40 expert
+    steps a pull of 0.3 leaves the clone further from the expert than the prior was, and 3 to 6 serve best.
 
     Args:
         prior: where to start. A `DiscretePolicy` or `SquashedGaussianPolicy` that is an `mlp` alone lends its
