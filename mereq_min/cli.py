@@ -305,7 +305,7 @@ def watch(sweep: Sweep) -> Iterator[None]:
     """Show meanwhile how far a sweep is: as a bar, or in a file as a line whenever a run has finished."""
     done, seen = threading.Event(), 0
     with progress_bar(TextColumn("{task.fields[left]}")) as bar:
-        line = bar.add_task("iterations", left="")
+        line = bar.add_task("", total=None, left="")
 
         def look() -> None:
             nonlocal seen
