@@ -40,8 +40,8 @@ def draw(runs: Runs) -> Figure:
     draw_rates(rates, runs)
     draw_samples(ours, runs)
     draw_published(paper, read_published()["highway"])
-    rates.set(title=f"ours ({count_seeds(runs)} seeds)", ylabel="intervention rate (dashed: 0.05)")
-    ours.set(title=f"ours ({count_seeds(runs)} seeds)", ylabel="expert samples until rate < δ")
+    rates.set(title=f"ours ({count_seeds(runs)})", ylabel="intervention rate (dashed: 0.05)")
+    ours.set(title=f"ours ({count_seeds(runs)})", ylabel="expert samples until rate < δ")
     paper.set(title="Chen et al. 2025", ylabel="expert samples until rate < δ")
     add_legend(figure)
     return figure

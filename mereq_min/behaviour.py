@@ -70,14 +70,15 @@ def read_behaviour(task: Task, folder: Path, n_episodes: int) -> Iterator[tuple[
     """
     paths = [path for path in find_runs(folder) if (path / "policy.safetensors").exists()]
     runs = [(path, record) for path in paths if is_complete(record := read_record(path))]
-    now = define_task(task)
+    now = define_task(task).items()
+    for path, record in runs:
+        if not record["definition"].items() <= now:  # an older record may not say everything
+            raise RunError(f"{path} was run before the task {task.name} was changed; run it again")
     seeds = sorted({record["config"]["seed"] for _, record in runs})
     for label, policy in (("prior", task.prior), ("expert", task.expert_policy)):
         for seed in seeds:
             yield label, _cached(folder / label / f"seed{seed}", task, policy, n_episodes, seed)
     for path, record in sorted(runs, key=lambda run: list(METHODS).index(run[1]["config"]["method"])):
-        if not record["definition"].items() <= now.items():
-            raise RunError(f"{path} was run before the task {task.name} was changed; run it again")
         policy = task.load_policy(load_arrays(path / "policy.safetensors"))
         config = record["config"]
         yield config["method"], _cached(path, task, policy, n_episodes, config["seed"])

@@ -78,18 +78,21 @@ class Figures:
         comparison = {name: runs for name in find_tasks(self.runs) if (runs := read_runs(self.runs, name))}
         if not comparison:
             raise UsageError(f"no finished runs in {self.runs}; `mereq reproduce` makes them")
-        found = [(load_task(name), self.read_behaviour(name)) for name in comparison]
-        behaviours = [(task, behaviour) for task, behaviour in found if behaviour]
         with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-            figures = {"comparison": draw_comparison(comparison)}
+            self.save("comparison", draw_comparison(comparison))
+            found = [(load_task(name), self.read_behaviour(name)) for name in comparison]
+            behaviours = [(task, behaviour) for task, behaviour in found if behaviour]
             for task, behaviour in behaviours:
-                figures[f"features-{task.name}"] = draw_features(task, behaviour)
+                self.save(f"features-{task.name}", draw_features(task, behaviour))
             if behaviours:
-                figures["returns"] = draw_returns(behaviours)
-            for name, figure in figures.items():
-                save_figure(figure, self.out / f"{name}.png")
-                print(f"picture: {self.out / name}.png")
+                self.save("returns", draw_returns(behaviours))
         return 0
+
+    def save(self, name: str, figure: Figure) -> None:
+        """Write a picture and say where it lies."""
+        file = self.out / f"{name}.png"
+        save_figure(figure, file)
+        print(f"picture: {file}")
 
     def read_behaviour(self, name: str) -> Behaviour:
         """How the policies of a task's run folders do it; empty where there are only bundles."""
@@ -139,7 +142,7 @@ def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
     for column, (task, runs) in zip(axes.T, comparison.items(), strict=True):
         draw_rates(column[0], runs)
         draw_samples(column[1], runs)
-        column[0].set_title(f"{task} ({count_seeds(runs)} seeds)")
+        column[0].set_title(f"{task} ({count_seeds(runs)})")
         if task in published:
             draw_published(column[2], published[task])
             column[2].set_title("Chen et al. 2025")
@@ -152,9 +155,10 @@ def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
     return figure
 
 
-def count_seeds(runs: Runs) -> int:
-    """Seeds that all methods have."""
-    return min(len(each) for each in runs.values())
+def count_seeds(runs: Runs) -> str:
+    """How many seeds all methods have, in words."""
+    count = min(len(each) for each in runs.values())
+    return f"{count} seed{'s' * (count > 1)}"
 
 
 def add_legend(figure: Figure) -> None:
