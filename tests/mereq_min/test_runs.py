@@ -195,7 +195,10 @@ def test_a_finished_run_costs_nothing_more(finished):
 
 
 def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monkeypatch):
-    """On a clock that moves only while policies are evaluated, and by an hour in the interruption."""
+    """On a clock that moves while learners are made and policies evaluated, and by an hour in between.
+
+    Making the learner belongs to the first iteration, making it again to resume belongs to none.
+    """
     now = 0.0
     monkeypatch.setattr(runs.time, "perf_counter", lambda: now)
 
@@ -208,6 +211,11 @@ def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monk
             now += 10.0
             return task.evaluate(policy)
 
+        def make_learner(self, *arguments, **options):
+            nonlocal now
+            now += 100.0
+            return task.make_learner(*arguments, **options)
+
     def interrupt(row):
         nonlocal now
         if row["iteration"] == 2 and now < 3600:
@@ -217,7 +225,7 @@ def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monk
     with pytest.raises(Killed):
         run(SlowTask(), config(), tmp_path, on_iteration=interrupt)
     path = run(SlowTask(), config(), tmp_path)
-    assert runs.read_seconds(path) == {1: 10.0, 2: 10.0, 3: 10.0}
+    assert runs.read_seconds(path) == {1: 110.0, 2: 10.0, 3: 10.0}
 
 
 def test_other_settings_in_the_same_folder_are_refused_unless_asked(task, finished, tmp_path):
