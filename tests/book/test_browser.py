@@ -93,10 +93,15 @@ def browser() -> Iterator[Chrome]:
     driver.quit()
 
 
-def open_page(browser: Chrome, address: str, width: int = WIDTHS["desktop"], scheme: str = "light") -> None:
-    """Open a page as a device of this width [px] shows it, and wait for its formulas and images."""
-    device = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+def set_size(browser: Chrome, width: int, height: int) -> None:
+    """Show the page as a device of this size [px] would."""
+    device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+
+
+def open_page(browser: Chrome, address: str, width: int = WIDTHS["desktop"], scheme: str = "light") -> None:
+    """Open a page on a screen of this width [px] and wait for its formulas and images."""
+    set_size(browser, width, 900)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(address)
@@ -195,6 +200,7 @@ def test_screenshots_to_look_at(site: str, browser: Chrome) -> None:
     for page in ("index", "notation", "reference", "bibliography", *CHAPTERS):
         for name, width, scheme in (("wide", 1200, "light"), ("phone", 390, "light"), ("dark", 1200, "dark")):
             open_page(browser, f"{site}/{page}.html", width, scheme)
-            shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+            set_size(browser, width, browser.execute_script("return document.documentElement.scrollHeight"))
+            shot = browser.execute_cdp_cmd("Page.captureScreenshot", {})
             (SCREENSHOTS / f"{page}-{name}.png").write_bytes(b64decode(shot["data"]))
             assert browser.execute_script("return document.documentElement.dataset.theme") == scheme
