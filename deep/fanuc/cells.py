@@ -158,7 +158,7 @@ class BottleCells(Cells):
     """
 
     scene, tool, tool_length, tool_pitch = "bottle", "stick", 0.20, np.pi / 4
-    workspace = (0.42, -0.35, 0.02), (1.0, 0.35, 0.30)
+    workspace = (0.44, -0.35, 0.02), (1.0, 0.35, 0.30)
     features = ("tip2bottle", "bottle2goal", "control", "table_dist")
     n_observations = 12
 
@@ -413,8 +413,8 @@ class PillowCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The hand is within 5 cm of the pillow's axis, over `limit` of its half length off centre."""
-        near = np.linalg.norm(observation[:3]) * UNIT < 0.05
+        """The hand is within 10 cm of the pillow's axis, over `limit` of its half length off centre."""
+        near = np.linalg.norm(observation[:3]) * UNIT < 0.10
         return bool(near and abs(observation[3]) * UNIT > PillowCells.HALF_LENGTH * limit)
 
     @staticmethod

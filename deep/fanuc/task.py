@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from deep.cloning import NeuralCloner
+from deep.cloning import CloningConfig, NeuralCloner
 from deep.evaluation import gram_distance, gram_of_values, sampled_kl
 from deep.fanuc.cells import HORIZON, BottleCells, Cells, EraserCells, PillowCells
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv
@@ -159,7 +159,7 @@ class FanucTask:
 
     def make_cloner(self, *, seed: int = 0) -> NeuralCloner:
         """Return cloning by maximum likelihood, from the prior's weights."""
-        return NeuralCloner(self.prior, self.make_env().action_space, seed=seed)
+        return NeuralCloner(self.prior, self.make_env().action_space, CloningConfig(pull=5.0), seed=seed)
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> SquashedGaussianPolicy:
         """Rebuild a policy from the arrays of its `state()`.
@@ -262,16 +262,16 @@ def _discounted_features(cells: Cells, first: Array, gamma: float, rng: np.rando
 def make_bottle() -> FanucTask:
     """Push a bottle to its goal; the expert wants it pushed low."""
     prior, added = np.array([-2.5, -5.0, -0.5, 0.0]) / SCALE, np.array([0.0, 0.0, 0.0, -5.0]) / SCALE
-    return FanucTask("bottle", BottleCells, 0.25, prior, prior + added, release=5)
+    return FanucTask("bottle", BottleCells, 0.3, prior, prior + added, release=10)
 
 
 def make_eraser() -> FanucTask:
     """Wipe ink off a board; the expert wants it pressed firmly."""
-    prior, added = np.array([-2.5, -5.0, -2.0, 0.0]) / SCALE, np.array([0.0, 0.0, 0.0, -3.0]) / SCALE
-    return FanucTask("eraser", EraserCells, 0.5, prior, prior + added, release=5)
+    prior, added = np.array([-2.5, -5.0, -2.0, 0.0]) / SCALE, np.array([0.0, 0.0, 0.0, -5.0]) / SCALE
+    return FanucTask("eraser", EraserCells, 0.6, prior, prior + added, release=10)
 
 
 def make_pillow() -> FanucTask:
     """Lift a pillow; the expert wants it held by its middle."""
     prior, added = np.array([-2.5, -5.0, -1.0, 0.0]) / SCALE, np.array([0.0, 0.0, 0.0, -5.0]) / SCALE
-    return FanucTask("pillow", PillowCells, 0.3, prior, prior + added, release=5)
+    return FanucTask("pillow", PillowCells, 0.25, prior, prior + added, release=15)

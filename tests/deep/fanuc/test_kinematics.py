@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from deep.fanuc.cells import BottleCells, build_model
+from deep.fanuc.cells import build_model
 from deep.fanuc.kinematics import FOREARM, FOREARM_RISE, JOINTS, SHOULDER, UPPER_ARM, inverse_kinematics
 
 ORIGINS = np.array(
@@ -121,10 +121,7 @@ def test_the_workspace_is_reached_at_the_tools_pitch_and_with_level_fingers(kind
             np.testing.assert_allclose(orientation[:, 1], [0, 1, 0], atol=1e-9)
 
 
-def test_the_workspace_is_within_the_joints_limits(kind, request):
-    if kind is BottleCells:
-        reason = "joint 3 would have to go 1.9 degrees beyond its limit where x < 0.434 m"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_the_workspace_is_within_the_joints_limits(kind):
     angles = np.degrees(inverse_kinematics(workspace_grid(kind), kind.tool_pitch, kind.tool_length))
     assert (angles >= LIMITS[:, 0]).all()
     assert (angles <= LIMITS[:, 1]).all()
