@@ -158,11 +158,16 @@ class ExactLearner:
         """Gradient (K,) of the log-likelihood of the steps' actions at the last theta.
 
         (1 / alpha_hat) sum (psi(s, a) - E_pi_hat[psi(s, .)]), because psi is the derivative of Q_R.
+
+        Book: eq-score.
         """
         return self._centred_psi()[steps.state, steps.action].sum(axis=0) / self.temperature
 
     def information(self, steps: Steps) -> Array:
-        """Fisher information (K, K): sum over the steps of Cov_pi_hat[psi(s, .)] / alpha_hat^2."""
+        """Fisher information (K, K): sum over the steps of Cov_pi_hat[psi(s, .)] / alpha_hat^2.
+
+        Book: eq-information.
+        """
         centred = self._centred_psi()[steps.state]
         probability = np.exp(self._solved().log_policy)[steps.state]
         return np.einsum("na,nak,nal->kl", probability, centred, centred) / self.temperature**2

@@ -161,6 +161,8 @@ def canonicalise(mdp: TabularMDP, reward: Array) -> Array:
     c(r)(s, a) = r(s, a) + gamma E[V(s')] - V(s) with V the uniform policy's value: potential shaping drops
     out. Skalse et al. (arXiv 2309.15257), definition of VAL with the uniform policy.
 
+    Book: eq-canonical.
+
     Args:
         mdp: gives dynamics and discount.
         reward: (S, A) reward.
@@ -180,6 +182,8 @@ def starc_distance(mdp: TabularMDP, reward: ArrayLike, other: ArrayLike) -> floa
     Half the Euclidean distance of the canonical rewards, each scaled to norm 1: invariant to potential
     shaping and positive scale. Skalse et al. (arXiv 2309.15257). A trivial reward, under which all policies
     are alike, is at distance 0 from another trivial one and 1/2 from any other.
+
+    Book: eq-starc.
 
     Args:
         mdp: gives dynamics and discount.
