@@ -83,7 +83,7 @@ def match_features(
     are whole trajectories from rho0, all of one length. On cut-out segments it is biased, and where episodes
     end early a mean over steps is a ratio: the step is then no gradient and theta can run away.
 
-    Book: eq-dual-gradient, eq-feature-matching.
+    Book: eq-dual-gradient, eq-feature-matching, eq-segment-bias.
 
     Args:
         learner: solves for a theta; its discount must be the config's.
@@ -123,7 +123,7 @@ def maximise_likelihood(
     steps along the score over the information: it needs no value of the likelihood, so that a learner whose
     policies are a little off does not mislead a line search.
 
-    Book: eq-likelihood, eq-map, eq-fisher-scoring.
+    Book: eq-likelihood, eq-map, eq-fisher-scoring, eq-segment-score.
 
     Args:
         learner: solves for a theta, and gives score and information through successor features.

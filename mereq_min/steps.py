@@ -133,6 +133,8 @@ def sample_weights(steps: Steps, expert_set: ExpertSet, patience: int) -> Array:
     "expert": expert steps; "expert + good-enough": also what the expert let pass, each step alike (MEReQ);
     "expert + policy": expert and policy steps, reweighted to equal mass (IWR, Mandlekar et al. 2020).
 
+    Book: eq-expert-set.
+
     Raises:
         ValueError: if the expert set is unknown.
     """
@@ -152,6 +154,8 @@ def time_weights(t: NDArray[np.int64], discount: float) -> Array:
 
     The one function behind both sides of feature matching: weighing time on one side only fits another
     reward.
+
+    Book: eq-time-weights.
     """
     return np.power(discount, t)
 
