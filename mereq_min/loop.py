@@ -70,6 +70,8 @@ def align(
     The randomness of an iteration depends on the seed and its number alone, so that a run resumed after any
     iteration goes on bit for bit, and all methods that start from the prior meet the same first iteration.
 
+    Book: eq-loop.
+
     Args:
         task: what is done.
         aligner: the method at work; restored by the caller if iterations are already done.

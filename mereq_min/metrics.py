@@ -42,6 +42,8 @@ def samples_to_threshold(
 ) -> SamplesToThreshold:
     """Total expert samples until lambda < delta, the paper's measure of sample efficiency.
 
+    Book: eq-samples.
+
     Args:
         intervention_rates: lambda of each iteration.
         expert_samples: running total of expert samples after each iteration.
