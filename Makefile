@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow lint figures book book-check benchmark benchmark-highway benchmark-deep wheel clean
+.PHONY: demo test slow opengl lint figures book book-check benchmark benchmark-highway benchmark-deep wheel clean
 
 demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
@@ -12,11 +12,18 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 	done
 	$(BIN)/mereq align highway --seed 1 --out runs/demo
 
-test: .venv/.installed-dev  ## the default tests
+# Small networks and matrices: threads would only get into one another's way.
+test slow: export OMP_NUM_THREADS = 1
+
+test: .venv/.installed-dev opengl  ## the default tests
 	$(BIN)/python -m pytest -q
 
-slow: .venv/.installed-dev  ## the long tests
-	$(BIN)/python -m pytest -q -m slow
+slow: .venv/.installed-dev opengl  ## the long tests, but for those of the book
+	$(BIN)/python -m pytest -q -m slow --ignore=tests/book
+
+opengl:  # MuJoCo draws without a display through EGL
+	@ldconfig -p | grep -q libEGL.so.1 || { apt-get update && apt-get install --yes --no-install-recommends \
+	  libegl1 libgl1-mesa-dri; }
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
@@ -54,6 +61,7 @@ wheel: .venv/.installed-dev  ## build the wheel and import it in an environment 
 	.venv-wheel/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd dist && ../.venv-wheel/bin/python -c "import mereq_min, gridworlds, deep; print(mereq_min.__file__)"
 	cd dist && ../.venv-wheel/bin/mereq align carpet --iterations 1
+	cd dist && ../.venv-wheel/bin/mereq figures --runs runs --out pictures
 
 %/bin/python:
 	$(PYTHON) -m venv $*
