@@ -413,9 +413,14 @@ class PillowCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The hand is within 10 cm of the pillow's axis, over `limit` of its half length off centre."""
-        near = np.linalg.norm(observation[:3]) * UNIT < 0.10
-        return bool(near and abs(observation[3]) * UNIT > PillowCells.HALF_LENGTH * limit)
+        """The hand comes within 0.1 m of the pillow's axis outside of a funnel over its middle.
+
+        The funnel is `limit` of the half length wide where the fingers close, up to 3 cm from the axis, and
+        widens by as much as the hand is farther away.
+        """
+        distance = float(np.linalg.norm(observation[:3])) * UNIT
+        width = PillowCells.HALF_LENGTH * limit + max(distance - 0.03, 0.0)
+        return bool(distance < 0.1 and abs(observation[3]) * UNIT > width)
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:

@@ -333,6 +333,18 @@ def unmeasured(policy):
     return {"success": 1.0}
 
 
+def skilled_expert(share):
+    """Measures by which the expert beats the prior at its own reward, by a share of what it gains at hers."""
+    task = carpet()
+    returns = [task.evaluate(policy)["expert_return"] for policy in (task.prior, task.expert_policy)]
+
+    def evaluate(policy):
+        bonus = share * (returns[1] - returns[0]) if policy is task.expert_policy else 0.0
+        return {**task.evaluate(policy), "prior_return": bonus}
+
+    return Altered(evaluate=evaluate, prior=task.prior, expert_policy=task.expert_policy)
+
+
 class Passive:
     """An expert who never takes over."""
 
@@ -412,6 +424,7 @@ TASK_FAULTS = {
         r"the prior must do the task proper in 90% of episodes, it does in 50.0%",
     ),
     "not better": (8, measured(expert_return=1.0), "the expert must be the better one by its own reward"),
+    "prior not better": (8, skilled_expert(0.2), "the prior must be the better one by its own"),
     "no difference": (8, measured(kl_to_expert=0.0), "the prior must differ from the expert"),
     "itself": (8, measured(kl_to_expert=0.3), "the expert must not differ from itself: kl_to_expert 0.3"),
     "distance": (9, Altered(reward_distance=lambda *_: 0.5), "reward_distance must be 0 for twice the true"),
