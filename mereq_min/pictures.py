@@ -22,8 +22,12 @@ Frame = NDArray[np.uint8]
 POLICY_COLOUR, EXPERT_COLOUR = (0, 114, 178), (213, 94, 0)
 BORDER, TITLE = 6, 26  # [pixels]
 
-LONGEST_FILM = 150
+LONGEST_FILM = 100
 """Most frames of a film, so that neither memory nor patience runs out [frames]."""
+WIDEST = 400
+"""Pictures wider than this are made smaller: three of them fit beside one another [pixels]."""
+SLOWEST, LONGEST_SHOW = 4.0, 12.5
+"""Frames a second of a film, more where it would take longer than this [1/s, s]."""
 
 
 def draw_curve(task: Task, rows: Sequence[Row], reward: RewardModel | None, title: str) -> Figure:
@@ -97,7 +101,7 @@ def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = T
     return frames
 
 
-def to_gif(films: Sequence[list[Frame]], frames_per_second: float = 4.0) -> bytes:
+def to_gif(films: Sequence[list[Frame]]) -> bytes:
     """Show films side by side, the shorter ones standing still at their end; returns a GIF file's bytes."""
     height, width = films[0][0].shape[:2]
     axis = 0 if width > 2 * height else 1  # wide pictures go below one another
@@ -111,7 +115,7 @@ def to_gif(films: Sequence[list[Frame]], frames_per_second: float = 4.0) -> byte
     palette = Image.fromarray(np.concatenate([np.asarray(image)[::3, ::3] for image in images])).quantize(64)
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = BytesIO()
-    durations = [round(1000 / frames_per_second)] * (length - 1) + [2000]  # [ms], with a rest on the last
+    durations = [round(1000 / max(SLOWEST, length / LONGEST_SHOW))] * (length - 1) + [2000]  # [ms], with a rest on the last
     small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=durations, loop=0)
     return file.getvalue()
 
@@ -119,6 +123,8 @@ def to_gif(films: Sequence[list[Frame]], frames_per_second: float = 4.0) -> byte
 def _decorate(picture: Any, title: str, colour: tuple[int, int, int]) -> Frame:
     """Put a title above a picture and a border in the controller's colour around it."""
     image = Image.fromarray(np.asarray(picture, dtype=np.uint8))
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", (image.width + 2 * BORDER, image.height + TITLE + BORDER), colour)
     canvas.paste(image, (BORDER, TITLE))
     font = ImageFont.load_default(size=min(14, max(9, canvas.width // 24)))
