@@ -115,7 +115,8 @@ def to_gif(films: Sequence[list[Frame]]) -> bytes:
     palette = Image.fromarray(np.concatenate([np.asarray(image)[::3, ::3] for image in images])).quantize(64)
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = BytesIO()
-    durations = [round(1000 / max(SLOWEST, length / LONGEST_SHOW))] * (length - 1) + [2000]  # [ms], with a rest on the last
+    pause = round(1000 / max(SLOWEST, length / LONGEST_SHOW))  # [ms]
+    durations = [pause] * (length - 1) + [2000]  # with a rest on the last
     small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=durations, loop=0)
     return file.getvalue()
 
