@@ -15,6 +15,8 @@ so that one network of A x (K + 1) outputs learns both, and their sum has the ta
 residual Q-learning. A new theta moves Q_R by psi . dtheta at once, which is right to first order (psi is the
 derivative of Q_R); what is left for gradient steps is the second order. Without a prior this is soft DQN, and
 at temperature 0 (H has no weight, pi_hat is greedy) it is DQN.
+
+Book: eq-critic-split, eq-stray.
 """
 
 from __future__ import annotations
@@ -95,6 +97,8 @@ def targets(
 
     Where the episode terminated nothing comes after; where a time limit cut it, the values of the next state
     stand for what would have come.
+
+    Book: eq-critic-targets.
 
     Args:
         batch: features (N, K), next_bonus (N, A) and terminated (N,) of the transitions.
@@ -293,7 +297,10 @@ class ResidualDQN:
         return values[..., :-1].numpy().astype(np.float64)
 
     def score(self, state: NDArray[Any], action: NDArray[np.int64]) -> Array:
-        """grad_theta log pi_hat(a | s) (N, K) = (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat."""
+        """grad_theta log pi_hat(a | s) (N, K) = (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat.
+
+        Book: eq-neural-score.
+        """
         centred, _ = self._centred(state)
         return centred[np.arange(len(centred)), action] / self.temperature
 

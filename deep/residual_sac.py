@@ -175,7 +175,10 @@ def critic_loss(values: Tensor, target: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor, bonus: Tensor, probability: Tensor) -> Tensor:
-    """-mean_batch V_R(s) of candidates (N, M), with the smaller of the twins' q (2, N, M)."""
+    """-mean_batch V_R(s) of candidates (N, M), with the smaller of the twins' q (2, N, M).
+
+    Book: eq-residual-actor.
+    """
     return -(probability * (q.amin(0) + bonus)).sum(1).mean()
 
 
