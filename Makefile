@@ -13,7 +13,7 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 	$(BIN)/mereq align highway --seed 1 --out runs/demo
 
 # Small networks and matrices: threads would only get into one another's way.
-test slow: export OMP_NUM_THREADS = 1
+test slow book book-check: export OMP_NUM_THREADS = 1
 
 test: .venv/.installed-dev opengl  ## the default tests
 	$(BIN)/python -m pytest -q
