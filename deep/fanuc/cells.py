@@ -130,7 +130,7 @@ class Cells(ABC):
 
     @abstractmethod
     def observe(self) -> Array:
-        """Observations (N, n_observations)."""
+        """Observations (N, n_observations); lengths in dm."""
 
     @abstractmethod
     def _measure(self, action: Array) -> Array:
@@ -155,6 +155,9 @@ class BottleCells(Cells):
 
     Features: `tip2bottle` distance of the tip from the bottle's surface in the plane / 0.3 m, `bottle2goal`
     distance / 0.3 m, `control` mean square of the action, `table_dist` height of the tip / 0.2 m; cut at 1.
+
+    Observations: from the bottle to the tip in the plane (2), height of the tip (1), lead of the commanded
+    point (3), from the bottle to the goal (2), where the bottle is (2), its velocity / `SPEED` (2).
     """
 
     scene, tool, tool_length, tool_pitch = "bottle", "stick", 0.20, np.pi / 4
@@ -243,6 +246,10 @@ class EraserCells(Cells):
     Features: `ink_dist` distance of the pad from the nearest dot left / 0.3 m, 0 once there is none;
     `ink_left` share of the dots; `control` mean square of the action and twice the squared force over 30 N, a
     third of the sum; `force_deficit` 1 - force / 30 N while ink is left; each cut to [0, 1].
+
+    Observations: from the pad, in the plane, to the nearest dot left, the first and the last one (6, 0 once
+    there is none), lead of the commanded point (3), height of the pad (1), force / 30 N (1), share of the dots
+    left (1), where the pad is (2). How often a dot has been touched does not show.
     """
 
     scene, tool, tool_length, tool_pitch = "eraser", "pad", 0.15, np.pi / 2
@@ -262,8 +269,8 @@ class EraserCells(Cells):
     """Of the pad's spring [N/m]."""
     TOUCH = 1.0
     """Least force that is a contact [N]."""
-    FIRM, LARGEST = 30.0, 30.0
-    """Forces at which `force_deficit` ends and effort counts in full [N]."""
+    FIRM = 30.0
+    """Force at which `force_deficit` ends and effort counts in full [N]."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -311,7 +318,7 @@ class EraserCells(Cells):
         left = self._left()
         any_left = left.any(axis=1)
         nearest = np.where(left, self._distances(), np.inf).min(axis=1, initial=10.0)
-        effort = ((action**2).mean(axis=1) + 2 * (self.force / self.LARGEST) ** 2) / 3
+        effort = ((action**2).mean(axis=1) + 2 * (self.force / self.FIRM) ** 2) / 3
         deficit = 1 - np.minimum(self.force / self.FIRM, 1)
         terms = nearest / 0.3 * any_left, left.mean(axis=1), effort, deficit * any_left
         return np.clip(np.stack(terms, axis=1), 0, 1)
@@ -339,6 +346,10 @@ class PillowCells(Cells):
     Features: `hand2pillow` distance of the point between the fingers from the pillow's long axis / 0.3 m,
     `lift_left` 1 - height above the table / 0.15 m, `control` mean square of the action, `offset` of that
     point from the pillow's centre along the axis / 0.15 m; each cut to [0, 1].
+
+    Observations: from the pillow's axis to the hand (3), along it from its centre (1), how far the fingers are
+    told to close and have closed (2), lead of the commanded point (3), height of the pillow (1), x and z of
+    its axis (2), where the hand is (2).
     """
 
     scene, tool, tool_length, tool_pitch = "pillow", "gripper", 0.17, np.pi / 2

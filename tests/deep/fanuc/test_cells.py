@@ -252,7 +252,7 @@ class InkLedger:
             if force >= 1 and np.hypot(pad[0] - dot[0], pad[1] - dot[1]) <= 0.02:
                 self.touches[dot] += 1
         left = [dot for dot, touches in self.touches.items() if touches < EraserCells.CONTACTS]
-        effort = (sum(a * a for a in action) / 3 + 2 * (force / EraserCells.LARGEST) ** 2) / 3
+        effort = (sum(a * a for a in action) / 3 + 2 * (force / EraserCells.FIRM) ** 2) / 3
         if not left:
             return 0, 0, effort, 0
         nearest = min(np.hypot(pad[0] - x, pad[1] - y) for x, y in left)
