@@ -248,8 +248,8 @@ class EraserCells(Cells):
     third of the sum; `force_deficit` 1 - force / 30 N while ink is left; each cut to [0, 1].
 
     Observations: from the pad, in the plane, to the nearest dot left, the first and the last one (6, 0 once
-    there is none), lead of the commanded point (3), height of the pad (1), force / 30 N (1), share of the dots
-    left (1), where the pad is (2). How often a dot has been touched does not show.
+    there is none), lead of the commanded point (3), height of the pad (1), force / 30 N (1), share of the
+    dots left (1), where the pad is (2). How often a dot has been touched does not show.
     """
 
     scene, tool, tool_length, tool_pitch = "eraser", "pad", 0.15, np.pi / 2
@@ -347,9 +347,9 @@ class PillowCells(Cells):
     `lift_left` 1 - height above the table / 0.15 m, `control` mean square of the action, `offset` of that
     point from the pillow's centre along the axis / 0.15 m; each cut to [0, 1].
 
-    Observations: from the pillow's axis to the hand (3), along it from its centre (1), how far the fingers are
-    told to close and have closed (2), lead of the commanded point (3), height of the pillow (1), x and z of
-    its axis (2), where the hand is (2).
+    Observations: from the pillow's axis to the hand (3), along it from its centre (1), how far the fingers
+    are told to close and have closed (2), lead of the commanded point (3), height of the pillow (1), x and z
+    of its axis (2), where the hand is (2).
     """
 
     scene, tool, tool_length, tool_pitch = "pillow", "gripper", 0.17, np.pi / 2
