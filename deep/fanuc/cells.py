@@ -211,9 +211,15 @@ class BottleCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The tip touches the bottle, or is about to, more than `limit` above the table [of 0.2 m]."""
-        near = np.linalg.norm(observation[:2]) * UNIT < BottleCells.RADIUS + 0.01
-        return bool(near and observation[2] * UNIT > 0.2 * limit)
+        """The tip touches the bottle more than `limit` above the table [of 0.2 m], or has left it alone.
+
+        It touches from 1 cm on. It has left the bottle alone if it is farther away than it ever begins, and
+        the bottle is not where it should be.
+        """
+        distance = np.linalg.norm(observation[:2]) * UNIT
+        is_high = observation[2] * UNIT > 0.2 * limit
+        is_astray = distance > 0.18 and not BottleCells.succeeded(observation[None])[0]
+        return bool((distance < BottleCells.RADIUS + 0.01 and is_high) or is_astray)
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
@@ -325,9 +331,13 @@ class EraserCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The pad touches the board with less than `limit` of a firm press while ink is left."""
+        """While ink is left, the pad presses with less than `limit` of a firm press, or goes astray.
+
+        It touches from 1 cm on; it is astray where it is higher up than it ever begins.
+        """
         ink_left, force, height = observation[11], observation[10], observation[9] * UNIT
-        return bool(ink_left > 0 and height < EraserCells.BOARD + 0.01 and force < limit)
+        is_light = height < EraserCells.BOARD + 0.01 and force < limit
+        return bool(ink_left > 0 and (is_light or height > 0.13))
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
@@ -424,14 +434,15 @@ class PillowCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The hand comes within 0.1 m of the pillow's axis outside of a funnel over its middle.
+        """The hand is within 0.1 m of the pillow's axis outside of a funnel over its middle, or astray.
 
         The funnel is `limit` of the half length wide where the fingers close, up to 3 cm from the axis, and
-        widens by as much as the hand is farther away.
+        widens by as much as the hand is farther away. It is astray where it is farther away than it ever
+        begins.
         """
         distance = float(np.linalg.norm(observation[:3])) * UNIT
         width = PillowCells.HALF_LENGTH * limit + max(distance - 0.03, 0.0)
-        return bool(distance < 0.1 and abs(observation[3]) * UNIT > width)
+        return bool((distance < 0.1 and abs(observation[3]) * UNIT > width) or distance > 0.30)
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:

@@ -262,7 +262,7 @@ def _discounted_features(cells: Cells, first: Array, gamma: float, rng: np.rando
 def make_bottle() -> FanucTask:
     """Push a bottle to its goal; the expert wants it pushed low."""
     prior, added = np.array([-2.5, -5.0, -0.5, 0.0]) / SCALE, np.array([0.0, 0.0, 0.0, -5.0]) / SCALE
-    return FanucTask("bottle", BottleCells, 0.31, prior, prior + added, release=10)
+    return FanucTask("bottle", BottleCells, 0.32, prior, prior + added, release=10)
 
 
 def make_eraser() -> FanucTask:
@@ -274,4 +274,4 @@ def make_eraser() -> FanucTask:
 def make_pillow() -> FanucTask:
     """Lift a pillow; the expert wants it held by its middle."""
     prior, added = np.array([-2.5, -5.0, -1.0, 0.0]) / SCALE, np.array([0.0, 0.0, 0.0, -3.0]) / SCALE
-    return FanucTask("pillow", PillowCells, 0.21, prior, prior + added, release=5, patience=1)
+    return FanucTask("pillow", PillowCells, 0.22, prior, prior + added, release=5, patience=1)
