@@ -151,6 +151,8 @@ def critic_target(
     Where the episode terminated nothing comes after; where a time limit cut it, the next state's value stands
     for what would have come.
 
+    Book: eq-critic-targets.
+
     Args:
         features: (N, K) f(s, a).
         terminated: (N,) flags.
@@ -508,7 +510,10 @@ class ResidualSAC:
         return values.mean(0)[:, :-1].numpy().astype(np.float64)
 
     def score(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """grad_theta log pi_hat(a | s) (N, K) = (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat."""
+        """grad_theta log pi_hat(a | s) (N, K) = (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat.
+
+        Book: eq-neural-score.
+        """
         mean, _, _ = self._psi_of_draws(state)
         return (self.successor_features(state, action) - mean) / self.temperature
 
