@@ -262,7 +262,7 @@ def _discounted_features(cells: Cells, first: Array, gamma: float, rng: np.rando
 def make_bottle() -> FanucTask:
     """Push a bottle to its goal; the expert wants it pushed low."""
     prior, added = np.array([-2.5, -5.0, -0.5, 0.0]) / SCALE, np.array([0.0, 0.0, 0.0, -5.0]) / SCALE
-    return FanucTask("bottle", BottleCells, 0.32, prior, prior + added, release=10)
+    return FanucTask("bottle", BottleCells, 0.36, prior, prior + added, release=20)
 
 
 def make_eraser() -> FanucTask:
