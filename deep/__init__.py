@@ -47,9 +47,9 @@ gym.register(
 
 def make_fanuc(name: str) -> FanucTask:
     """Return the task `bottle`, `eraser` or `pillow`, with the prior and expert of this package."""
-    from deep.fanuc import task
+    from deep.fanuc.task import make_bottle, make_eraser, make_pillow
 
-    return {"bottle": task.make_bottle, "eraser": task.make_eraser, "pillow": task.make_pillow}[name]()
+    return {"bottle": make_bottle, "eraser": make_eraser, "pillow": make_pillow}[name]()
 
 
 def make_fanuc_env(
