@@ -11,12 +11,12 @@ import mujoco
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from deep.fanuc.cells import HORIZON, Cells
+from deep.simulators import make_generators
 from mereq_min.checks import Array, check_array, check_number
 
 
@@ -84,15 +84,8 @@ class FanucVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ValueError: on a list of seeds whose length is not N.
         """
-        seeds: Any = seed
-        if seed is None and not self._generators:
-            seeds = np.random.SeedSequence().generate_state(self.num_envs)
-        if seeds is not None:
-            if np.ndim(seeds) == 0:
-                seeds = [int(seeds) + i for i in range(self.num_envs)]
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(seeds)}")
-            self._generators = [seeding.np_random(int(each))[0] for each in seeds]
+        if seed is not None or not self._generators:
+            self._generators = make_generators(seed, self.num_envs)
         for n, generator in enumerate(self._generators):
             self._episodes.reset(n, generator)
         return self._episodes.observe(), {}

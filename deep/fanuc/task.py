@@ -23,7 +23,8 @@ from deep.fanuc.envs import FanucEnv, FanucVectorEnv
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import LearnerConfig, NeuralLearner, Rollout, collect
 from deep.residual_sac import ResidualSAC, SACConfig
-from mereq_min.checks import Array, check_array, check_number
+from deep.simulators import check_settings
+from mereq_min.checks import Array
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Policy, RewardModel, Start
 from mereq_min.metrics import feature_divergence, true_weights
@@ -74,18 +75,7 @@ class FanucTask:
     own_prior: Policy | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma must be above 0 and below 1, got {self.gamma!r}")
-        check_number("prior_weight", self.prior_weight, 0)
-        for name in ("prior_temperature", "temperature"):
-            check_number(name, getattr(self, name), 0, above=True)
-        for name in ("patience", "release"):
-            check_number(name, getattr(self, name), 1, whole=True)
-        for name in ("prior_weights", "expert_weights"):
-            weights = check_array(name, getattr(self, name), shape=(len(self.feature_names),))
-            object.__setattr__(self, name, weights)
-        if self.own_prior is not None and not hasattr(self.own_prior, "log_prob"):
-            raise ValueError(f"own_prior must offer log_prob(state, action), got {self.own_prior!r}")
+        check_settings(self)
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from deep.highway import engine
+from deep.simulators import make_generators
 from mereq_min.checks import Array, check_array, check_number
 
 FEATURES = ("collision", "right_lane", "high_speed")
@@ -183,16 +183,9 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ValueError: on a list of seeds whose length is not N.
         """
-        seeds: Any = seed
-        if seed is None and not self._roads.is_set:
-            seeds = np.random.SeedSequence().generate_state(self.num_envs)
-        if seeds is not None:
-            if np.ndim(seeds) == 0:
-                seeds = [int(seeds) + i for i in range(self.num_envs)]
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(seeds)}")
-            for n, road_seed in enumerate(seeds):
-                self._roads.seed(n, seeding.np_random(int(road_seed))[0])
+        if seed is not None or not self._roads.is_set:
+            for n, generator in enumerate(make_generators(seed, self.num_envs)):
+                self._roads.seed(n, generator)
         return self._roads.reset(), {}
 
     def step(

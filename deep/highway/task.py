@@ -36,7 +36,8 @@ from deep.highway.envs import (
 from deep.learner import NeuralLearner, Rollout, collect
 from deep.policies import DiscretePolicy, all_log_probs, discrete_policy
 from deep.residual_dqn import DQNConfig, ResidualDQN
-from mereq_min.checks import Array, check_array, check_number
+from deep.simulators import check_settings
+from mereq_min.checks import Array, check_number
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Policy, RewardModel, Start
 from mereq_min.metrics import feature_divergence, true_weights
@@ -95,18 +96,8 @@ class HighwayTask:
     own_prior: Policy | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma must be above 0 and below 1, got {self.gamma!r}")
-        check_number("prior_weight", self.prior_weight, 0)
-        for name in ("prior_temperature", "temperature", "margin"):
-            check_number(name, getattr(self, name), 0, above=True)
-        for name in ("patience", "release"):
-            check_number(name, getattr(self, name), 1, whole=True)
-        for name in ("prior_weights", "expert_weights"):
-            weights = check_array(name, getattr(self, name), shape=(len(FEATURES),))
-            object.__setattr__(self, name, weights)
-        if self.own_prior is not None and not hasattr(self.own_prior, "log_prob"):
-            raise ValueError(f"own_prior must offer log_prob(state, action), got {self.own_prior!r}")
+        check_settings(self)
+        check_number("margin", self.margin, 0, above=True)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
