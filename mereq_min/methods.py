@@ -101,11 +101,19 @@ class InverseRL:
         self.theta: Array = np.zeros(len(task.feature_names))
         self.info: Info = {"theta": self.theta, "standard_errors": np.full_like(self.theta, np.inf)}
         self.policy = task.prior if method.start == "prior" else learner.solve(self.theta)
+        self._expert_samples = 0  # of those that theta was fitted to
 
     def update(self, steps: Steps) -> tuple[Policy, Info]:
-        """Fit theta to all steps so far; without a single expert step everything stays as it is."""
-        if not steps.is_intervention.any():
+        """Fit theta to all steps so far; without a single expert step everything stays as it is.
+
+        So it does where the likelihood is maximised and no expert step has come since: the same steps have
+        the same maximum, and a neural learner would only add its noise to it.
+        """
+        expert_samples = int(steps.is_intervention.sum())
+        known = self._expert_samples if self.method.estimator == "segment likelihood" else 0
+        if expert_samples == known:
             return self.policy, self.info
+        self._expert_samples = expert_samples
         estimate = self._estimate(steps)
         self.theta, self.policy = estimate.theta, estimate.policy
         self.info = {"theta": self.theta, "standard_errors": estimate.standard_errors}
@@ -128,7 +136,8 @@ class InverseRL:
         self.theta = state["theta"]
         self.info = {"theta": self.theta, "standard_errors": state["standard_errors"]}
         self.learner.restore(state)
-        if steps.is_intervention.any() or self.method.start == "scratch":
+        self._expert_samples = int(steps.is_intervention.sum())
+        if self._expert_samples or self.method.start == "scratch":
             self.policy = self.learner.policy
 
 

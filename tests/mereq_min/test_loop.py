@@ -1,6 +1,7 @@
 """The loop and its methods on the carpet."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,25 @@ def test_without_interventions_nothing_is_learned(name):
     assert done.expert_samples == 0
     if name != "IWR-FT":  # reweights its own steps to the mass of the expert's: none
         np.testing.assert_allclose(tabulate(task.mdp, done.policy), start, atol=1e-12)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_likelihood_is_not_maximised_again_without_a_new_expert_step(restored):
+    """A neural learner would only add noise; good-enough steps are news to feature matching alone."""
+    task = load_task("carpet")
+    config = LoopConfig(iterations=1, steps_per_iteration=100)
+    (done,) = align(task, make_aligner(task, METHODS["MEReQ-L"], EstimatorConfig()), config, seed=5)
+    contented = done.steps.select(~done.steps.is_intervention)
+    longer = concatenate([done.steps, replace(contented, episode=contented.episode + len(done.steps))])
+    for name, stays in {"MEReQ-L": True, "MEReQ": False}.items():
+        aligner = make_aligner(task, METHODS[name], EstimatorConfig())
+        policy, _ = aligner.update(done.steps)
+        if restored:
+            state, aligner = aligner.state(), make_aligner(task, METHODS[name], EstimatorConfig())
+            aligner.restore(state, done.steps)
+        again, _ = aligner.update(longer)
+        same = np.array_equal(tabulate(task.mdp, policy), tabulate(task.mdp, again))
+        assert same == stays
 
 
 @pytest.mark.parametrize("name", METHODS)
