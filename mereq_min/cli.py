@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ from mereq_min.runs import (
     write_file,
 )
 from mereq_min.soft import NotConvergedError
-from mereq_min.sweep import PAPER, Engine, Sweep
+from mereq_min.sweep import PAPER, Engine, Sweep, settings_of
 
 console = Console()
 if not console.is_terminal:
@@ -106,7 +106,10 @@ class Settings:
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Align(Output, Settings):
-    """Align the prior of a task with its expert; an interrupted run goes on where it stopped."""
+    """Align the prior of a task with its expert; an interrupted run goes on where it stopped.
+
+    A task of the paper has the settings of its recorded runs as defaults.
+    """
 
     task: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
@@ -143,6 +146,18 @@ class Align(Output, Settings):
         if self.tensorboard:
             write_events(path / "tensorboard", rows, task.feature_names)
         return 0
+
+
+def align_command(arguments: Sequence[str]) -> type[Align]:
+    """`Align` with the defaults of the task that is named among the arguments."""
+    defaults = next((settings_of(name) for name in arguments if name in PAPER), None)
+    if defaults is None:
+        return Align
+    parts = zip(("loop", "estimators"), defaults, strict=True)
+    changed = [(name, type(default), field(default=default)) for name, default in parts]
+    same = {"__doc__": Align.__doc__}
+    command = make_dataclass("Align", changed, bases=(Align,), namespace=same, frozen=True)
+    return tyro.conf.configure(tyro.conf.OmitArgPrefixes)(command)
 
 
 @dataclass(frozen=True)
@@ -240,7 +255,7 @@ class Reproduce(Many):
         given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
 
         def settings(task: str) -> tuple[LoopConfig, EstimatorConfig]:
-            loop, estimators = PAPER.get(task, (LoopConfig(), EstimatorConfig()))
+            loop, estimators = settings_of(task)
             return replace(loop, **given), estimators
 
         return self.sweep(self.tasks, settings)
@@ -364,9 +379,10 @@ COMMANDS: dict[str, Any] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `mereq`; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    own = {**COMMANDS, "align": align_command(arguments)}
     # Commands of other packages may be slow to import: not before one is asked for, or all are listed.
     is_own = bool(arguments) and arguments[0] in COMMANDS
-    commands = COMMANDS if is_own else {**COMMANDS, **load_commands()}
+    commands = own if is_own else {**own, **load_commands()}
     command: Any = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="mereq",

@@ -7,18 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 from mereq_min.catalogue import load_task
-from mereq_min.cli import main
+from mereq_min.cli import Align, align_command, main
 from mereq_min.pictures import film
 from mereq_min.runs import find_runs, read_bundle, read_rows
+from mereq_min.sweep import PAPER
 
 MEREQ = Path(sys.executable).with_name("mereq")
 SHORT = ("--iterations", "2", "--steps-per-iteration", "60")
@@ -38,6 +41,16 @@ def test_help_names_every_command_and_setting(tmp_path):
     shown = mereq("align", "--help", cwd=tmp_path).stdout
     for option in ("--seed", "--out", "--method", "--overwrite", "--steps-per-iteration", "--threshold"):
         assert option in shown
+
+
+def test_align_has_the_recorded_settings_of_a_task_of_the_paper_as_defaults():
+    for name in PAPER:
+        arguments = ["--steps-per-iteration", "70", name, "--seed", "3"]
+        align = tyro.cli(align_command(arguments), args=arguments)
+        loop, estimators = PAPER[name]
+        assert align == type(align)(task=name, seed=3, loop=replace(loop, steps_per_iteration=70))
+        assert align.estimators == estimators
+    assert align_command(["carpet"]) is Align
 
 
 def test_tasks_shows_the_calibration(tmp_path):
