@@ -44,6 +44,37 @@ class Episodes:
         return np.bincount(self.episode, self.features @ weights).astype(np.float64)
 
 
+Behaviour = dict[str, list[Episodes]]
+"""Episodes of every seed by policy: prior, expert and methods."""
+
+
+def save_behaviour(file: Path, behaviour: Behaviour) -> None:
+    """Write episodes as one file, features to seven digits: half the size."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for label, seeds in behaviour.items():
+        for number, episodes in enumerate(seeds):
+            arrays[f"{label}/{number}/features"] = episodes.features.astype(np.float32)
+            arrays[f"{label}/{number}/episode"] = episodes.episode
+    save_arrays(file, arrays)
+
+
+def load_behaviour(file: Path) -> Behaviour:
+    """The episodes of a file written by `save_behaviour`, prior and expert first, then method by method.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
+    arrays, behaviour = load_arrays(file), {}
+    for label in ("prior", "expert", *METHODS):
+        count = sum(name.startswith(f"{label}/") and name.endswith("/episode") for name in arrays)
+        if count:
+            behaviour[label] = [
+                Episodes(arrays[f"{label}/{n}/features"], arrays[f"{label}/{n}/episode"])
+                for n in range(count)
+            ]
+    return behaviour
+
+
 def roll_out(task: Task, policy: Policy, n_episodes: int, seed: int) -> Episodes:
     """Roll a policy out over whole episodes, on the simulator on which the task trains."""
     # No episode is longer than the horizon: so many steps hold as many whole ones, and perhaps more.

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from rich.console import Console
 from rich.progress import track
 
-from mereq_min.behaviour import Episodes, read_behaviour
+from mereq_min.behaviour import Behaviour, load_behaviour, read_behaviour
 from mereq_min.catalogue import UsageError, load_task
 from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Task
@@ -25,9 +25,6 @@ from mereq_min.runs import Row, find_runs, is_complete, read_bundle, read_record
 
 Runs = dict[str, list[list[Row]]]
 """Rows of every run by method."""
-
-Behaviour = dict[str, list[Episodes]]
-"""Episodes of every seed by policy: prior, expert and methods."""
 
 # Okabe and Ito's palette: apart for colour-blind readers too; ours is the dark one.
 METHOD_COLOURS = {
@@ -39,7 +36,10 @@ METHOD_COLOURS = {
     "IWR-FT": "#CC79A7",
     "MEReQ-L": "#0072B2",
 }
-COLOURS = {"prior": "#B8A98C", "expert": "#222222", **METHOD_COLOURS}
+COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS}
+
+GREY = "#777777"
+"""Of lines and marks that are no data of a policy: visible on white and on black."""
 
 STYLE = {
     "font.size": 9,
@@ -95,7 +95,9 @@ class Figures:
         print(f"picture: {file}")
 
     def read_behaviour(self, name: str) -> Behaviour:
-        """How the policies of a task's run folders do it; empty where there are only bundles."""
+        """How the policies of a task's run folders do it, or what is recorded of that; empty without both."""
+        if (recorded := self.runs / f"{name}.episodes.safetensors").exists():
+            return load_behaviour(recorded)
         behaviour: Behaviour = {}
         pairs = read_behaviour(load_task(name), self.runs / name, self.episodes)
         for label, episodes in track(pairs, f"rolling out {name}", console=Console(stderr=True)):
@@ -189,7 +191,7 @@ def draw_rates(ax: Axes, runs: Runs) -> None:
         intervals = np.array([bootstrap_mean(column, np.random.default_rng(0)) for column in rates.T])
         ax.plot(iterations, intervals[:, 0], color=colour, lw=1.5)
         ax.fill_between(iterations, *intervals[:, 1:].T, color=colour, alpha=0.2, lw=0)
-    ax.axhline(THRESHOLDS[0], color="#444", lw=0.8, ls="--")
+    ax.axhline(THRESHOLDS[0], color=GREY, lw=0.8, ls="--")
     ax.set(xlabel="iteration", ylim=(0, None), xticks=iterations)
 
 
@@ -199,7 +201,7 @@ def draw_samples(ax: Axes, runs: Runs) -> None:
         for group, threshold in enumerate(THRESHOLDS):
             (mean, low, high), censored = samples_interval(runs[method], threshold)
             x = draw_bar(ax, group, method, mean, hatch="////" if censored else None)
-            ax.errorbar(x, mean, [[mean - low], [high - mean]], color="#222", lw=0.8, capsize=1.5)
+            ax.errorbar(x, mean, [[mean - low], [high - mean]], color=GREY, lw=0.8, capsize=1.5)
             if censored:
                 top = np.nanmax([mean, high])  # one seed has no interval
                 ax.text(x, top, f" {censored}", rotation=90, ha="center", va="bottom", fontsize=5.5)
@@ -267,9 +269,9 @@ def draw_features(task: Task, behaviour: Behaviour) -> Figure:
         for x, (label, values) in enumerate(zip(behaviour, columns, strict=True)):
             half = 0.42 * _density(values, grid)
             ax.fill_betweenx(grid, x - half, x + half, color=COLOURS[label], alpha=0.75, lw=0)
-            ax.plot(x, values.mean(), "_", color="black", ms=9)
+            ax.plot(x, values.mean(), "_", color=GREY, ms=9)
             if label == "expert":
-                ax.axhline(values.mean(), color="black", lw=0.6, ls=":")
+                ax.axhline(values.mean(), color=GREY, lw=0.6, ls=":")
         ax.set_xticks(range(len(behaviour)), behaviour, rotation=60, ha="right", rotation_mode="anchor")
         ax.set_title(names[k])
     figure.suptitle(f"{task.name}: features of a step", fontsize=10)
@@ -296,8 +298,8 @@ def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
         for height, (label, values) in zip(heights, returns.items(), strict=True):
             top = height + 0.9 * _density(values, grid)
             ax.fill_between(grid, height, top, color=COLOURS[label], alpha=0.75, lw=0)
-            ax.plot(values.mean(), height, "|", color="black", ms=9)
-        ax.axvline(returns["expert"].mean(), color="black", lw=0.6, ls=":")
+            ax.plot(values.mean(), height, "|", color=GREY, ms=9)
+        ax.axvline(returns["expert"].mean(), color=GREY, lw=0.6, ls=":")
         ax.set_yticks(heights, returns)
         ax.set(title=task.name, xlabel="return of an episode, Σ w_E · f [reward]")
     return figure

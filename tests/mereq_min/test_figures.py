@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 
 from mereq_min import LoopConfig, behaviour, figures
-from mereq_min.behaviour import Episodes, read_behaviour, roll_out
+from mereq_min.behaviour import Episodes, load_behaviour, read_behaviour, roll_out, save_behaviour
 from mereq_min.catalogue import load_task
 from mereq_min.cli import main
 from mereq_min.exact import visitation
@@ -212,6 +212,17 @@ def test_every_finished_run_is_rolled_out_once_and_then_read(task, root, monkeyp
     )
 
 
+def test_saved_episodes_come_back_to_seven_digits(task, root, tmp_path):
+    found = read_all(task, root / "carpet")
+    save_behaviour(tmp_path / "episodes", found)
+    back = load_behaviour(tmp_path / "episodes")
+    assert list(back) == list(found)
+    for label, seeds in found.items():
+        for episodes, same in zip(seeds, back[label], strict=True):
+            np.testing.assert_allclose(same.features, episodes.features, rtol=1e-6)
+            np.testing.assert_array_equal(same.episode, episodes.episode)
+
+
 def test_another_policy_is_rolled_out_anew(task, root, tmp_path):
     changed = run(task, RunConfig("carpet", "MEReQ", 0, LOOP), tmp_path)
     before = read_all(task, tmp_path / "carpet", 5)["MEReQ"][0]
@@ -317,3 +328,11 @@ def test_bundles_alone_give_the_comparison(root, tmp_path, capsys):
     bundle(find_runs(root / "carpet"), tmp_path / "carpet.jsonl.gz")
     assert main(["figures", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"picture: {tmp_path / 'comparison.png'}\n"
+
+
+def test_bundles_with_recorded_episodes_give_all(task, root, tmp_path, capsys, monkeypatch):
+    bundle(find_runs(root / "carpet"), tmp_path / "carpet.jsonl.gz")
+    save_behaviour(tmp_path / "carpet.episodes.safetensors", read_all(task, root / "carpet"))
+    monkeypatch.setattr(behaviour, "rollout", lambda *arguments, **options: pytest.fail("rolled out again"))
+    assert main(["figures", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert "features-carpet.png" in capsys.readouterr().out
