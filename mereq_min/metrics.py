@@ -91,14 +91,27 @@ def bootstrap_mean(values: ArrayLike, rng: np.random.Generator, confidence: floa
     return Interval(mean, float(found.low), float(found.high))
 
 
-def samples_interval(runs: Sequence[Sequence[dict[str, Any]]], threshold: float) -> tuple[Interval, int]:
-    """Mean expert samples to a threshold with its 95 % bootstrap interval, and how many runs are censored."""
-    counts = [
-        samples_to_threshold(
-            [row["intervention_rate"] for row in rows], [row["expert_samples"] for row in rows], threshold
-        )
-        for rows in runs
-    ]
+def samples_interval(
+    runs: Sequence[Sequence[dict[str, Any]]], threshold: float, *, least_success: float = 0.0
+) -> tuple[Interval, int]:
+    """Mean expert samples to a threshold with its 95 % bootstrap interval, and how many runs are censored.
+
+    Args:
+        runs: the rows of each.
+        threshold: delta.
+        least_success: success that a policy must keep for its rate to count: an expert who minds one thing
+            alone lets a policy pass that has forgotten all else. What the first policy achieves is in no row:
+            its rate does not count then.
+    """
+    counts = []
+    for rows in runs:
+        # The policy that was watched is the one that the row before reports on.
+        achieved = [0.0, *(row["success"] for row in rows[:-1])] if least_success else [0.0] * len(rows)
+        rates = [
+            row["intervention_rate"] if success >= least_success else np.inf
+            for row, success in zip(rows, achieved, strict=True)
+        ]
+        counts.append(samples_to_threshold(rates, [row["expert_samples"] for row in rows], threshold))
     interval = bootstrap_mean([count.samples for count in counts], np.random.default_rng(0))
     return interval, sum(count.censored for count in counts)
 

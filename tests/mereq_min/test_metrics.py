@@ -19,6 +19,7 @@ from mereq_min.metrics import (
     bootstrap_mean,
     canonicalise,
     feature_divergence,
+    samples_interval,
     samples_to_threshold,
     starc_distance,
 )
@@ -49,6 +50,23 @@ def test_golden_samples_to_threshold(threshold: float, samples: int, censored: b
 def test_iterations_must_match(rates: Sequence[float], samples: Sequence[int]) -> None:
     with pytest.raises(ValueError, match=f"one entry an iteration.*{len(rates)} and {len(samples)}"):
         samples_to_threshold(rates, samples, 0.1)
+
+
+def test_a_rate_counts_only_while_the_task_is_done_if_asked() -> None:
+    """The policy that is watched is the one whose success the row before reports."""
+    success = [0.95, 0.2, 0.3, 0.9, 1.0]
+    rows = [
+        {"intervention_rate": rate, "expert_samples": samples, "success": done}
+        for rate, samples, done in zip([0.4, 0.2, 0.04, 0.03, 0.02], SAMPLES, success, strict=True)
+    ]
+    assert samples_interval([rows], 0.05)[0].mean == 155
+    assert samples_interval([rows], 0.05, least_success=0.9) == (
+        pytest.approx((172, np.nan, np.nan), nan_ok=True),
+        0,
+    )
+    assert samples_interval([rows], 0.3, least_success=0.9)[0].mean == 125
+    assert samples_interval([rows], 0.5, least_success=0.9)[0].mean == 125  # nothing is known of the first
+    assert samples_interval([rows], 0.05, least_success=0.96)[1] == 1
 
 
 # Bootstrap -------------------------------------------------------------------------------------------------
