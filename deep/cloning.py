@@ -11,15 +11,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deep.gaussian import SquashedGaussianPolicy, normal_log_density, split_head
+from deep.gaussian import SquashedGaussianPolicy, normal_log_density, split_head, unsquash
 from deep.nets import find_activation, mlp, mlp_from_arrays, mlp_to_arrays, to_tensor
 from deep.policies import DiscretePolicy, all_log_probs
 from mereq_min.checks import Array, check_array, check_number
 from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps
-
-# An action on a bound is read as one just inside it, where the latent is still finite.
-_LARGEST_UNIT_ACTION = 1.0 - 1e-7
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class GaussianHead:
         """Actions (N, D) as latents (N, D)."""
         action = check_array("action", action, shape=(len(action), len(self.low)))
         unit = (2 * action - self.high - self.low) / (self.high - self.low)
-        return np.arctanh(np.clip(unit, -_LARGEST_UNIT_ACTION, _LARGEST_UNIT_ACTION))
+        return unsquash(unit)
 
     def loss(self, output: Tensor, wanted: Tensor) -> Tensor:
         """Mean of -log pi, up to the Jacobian of the squashing, which no weight of a network changes."""

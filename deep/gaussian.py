@@ -24,6 +24,11 @@ LOG_STD_BOUNDS = (-5.0, 2.0)
 _LARGEST_UNIT_ACTION = 1.0 - 1e-7
 
 
+def unsquash(unit: Array) -> Array:
+    """Latents (N, D) of unit actions (N, D) in [-1, 1], finite on the bounds too."""
+    return np.arctanh(np.clip(unit, -_LARGEST_UNIT_ACTION, _LARGEST_UNIT_ACTION))
+
+
 def split_head(output: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and bounded log standard deviation, each (N, D), from a network's output (N, 2 D)."""
     mean, log_std = output.chunk(2, dim=1)
@@ -68,10 +73,9 @@ class SquashedGaussianPolicy:
         """Log-density (N,) of actions (N, D) in states (N, ...); -inf outside the Box."""
         action = np.asarray(action, dtype=np.float64)
         unit = (action - self.centre) / self.half_width
-        latent = np.arctanh(np.clip(unit, -_LARGEST_UNIT_ACTION, _LARGEST_UNIT_ACTION))
+        latent = torch.as_tensor(unsquash(unit))
         mean, log_std = (x.double() for x in self._head(state))
-        latent_ = torch.as_tensor(latent)
-        density = (normal_log_density(mean, log_std, latent_) - log_jacobian(latent_)).numpy()
+        density = (normal_log_density(mean, log_std, latent) - log_jacobian(latent)).numpy()
         # A float32 bound may round to just outside the float64 one.
         outside = (np.abs(unit) > 1.0 + 1e-6).any(axis=1)
         return np.where(outside, -np.inf, density - np.log(self.half_width).sum())
