@@ -32,7 +32,9 @@ def test_a_task_of_ones_own_is_aligned(tmp_path):
     command = [Path(sys.executable).with_name("mereq"), "align", "my_task:make", "--method", "MEReQ-L"]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "Before and after" in shown.stdout
+    (rates,) = re.findall(r"intervention rate +│ +([\d.]+) │ +([\d.]+) │", shown.stdout)
+    assert float(rates[0]) > 0.25
+    assert float(rates[1]) < 0.05
 
 
 def test_a_task_is_a_gymnasium_environment(capsys):
