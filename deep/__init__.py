@@ -2,7 +2,8 @@
 
 Importing this package is cheap: what needs torch or a simulator is imported when a task is made. It registers
 with gymnasium `mereq/Highway-v0`, `Fanuc-pusher-v0`, `Fanuc-eraser-v0` and `Fanuc-gripper-v0`, which have the
-prior's reward, and with the expert's `Fanuc-pusher-AddedReward-v0` and so on.
+prior's reward, and with the expert's `Fanuc-pusher-AddedReward-v0` and so on. The bottle can fall over in
+`Fanuc-pusher-Toppling-v0`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,17 @@ for _id, _name in {"pusher": "bottle", "eraser": "eraser", "gripper": "pillow"}.
             entry_point="deep:make_fanuc_env",
             kwargs={"name": _name, "with_added_reward": _added},
         )
+
+
+def make_toppling_env(render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """Return the cell whose bottle can fall over, with the bottle's prior's reward."""
+    from deep.fanuc.cells import TopplingBottleCells
+    from deep.fanuc.envs import FanucEnv
+
+    return FanucEnv(TopplingBottleCells, make_fanuc("bottle").prior_weights, render_mode)
+
+
+gym.register("Fanuc-pusher-Toppling-v0", entry_point="deep:make_toppling_env")
 
 TASKS: dict[str, Callable[[], HighwayTask | FanucTask]] = {
     "highway": make_highway,

@@ -232,6 +232,45 @@ class BottleCells(Cells):
         draw_disc(scene, (*self.goal[0], 0.0010), 0.04, (0.92, 0.95, 0.90, 1))
 
 
+class TopplingBottleCells(BottleCells):
+    """The same with a bottle that falls over where it is pushed too high, at 12.5 cm with a friction of 0.3.
+
+    Once it lies, `bottle2goal` is 1 and the task has failed.
+
+    Observations: those of the bottle, and the plane's part of its axis (2), 0 where it stands upright.
+    """
+
+    scene = "toppling_bottle"
+    n_observations = 14
+
+    UPRIGHT = 0.8
+    """Least cosine of its tilt."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.axis = np.zeros((count, 3))
+        self._bottle = self.model.body("scene/bottle").id
+
+    def _read(self, n: int, data: mujoco.MjData) -> None:
+        super()._read(n, data)
+        self.axis[n] = data.xmat[self._bottle].reshape(3, 3)[:, 2]
+
+    def observe(self) -> Array:
+        """Observations (N, n_observations); lengths in dm."""
+        return np.hstack((super().observe(), self.axis[:, :2]))
+
+    def _measure(self, action: Array) -> Array:
+        features = super()._measure(action)
+        features[self.axis[:, 2] < self.UPRIGHT, 1] = 1.0
+        return features
+
+    @staticmethod
+    def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        tilt = np.linalg.norm(observation[:, 12:], axis=1)
+        return BottleCells.succeeded(observation) & (tilt < np.sqrt(1 - TopplingBottleCells.UPRIGHT**2))
+
+
 def draw_disc(
     scene: mujoco.MjvScene, centre: tuple[float, ...], radius: float, rgba: tuple[float, ...]
 ) -> None:

@@ -1,12 +1,14 @@
-"""The three kinds of cell, and a way to bring a tip where a test wants it."""
+"""The kinds of cell, and a way to bring a tip where a test wants it."""
 
 import numpy as np
 import pytest
 
-from deep.fanuc.cells import SPEED, SUB_STEPS, BottleCells, EraserCells, PillowCells
+from deep.fanuc.cells import SPEED, SUB_STEPS, BottleCells, EraserCells, PillowCells, TopplingBottleCells
+
+KINDS = (BottleCells, TopplingBottleCells, EraserCells, PillowCells)
 
 
-@pytest.fixture(params=[BottleCells, EraserCells, PillowCells], ids=lambda kind: kind.scene)
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.scene)
 def kind(request):
     return request.param
 

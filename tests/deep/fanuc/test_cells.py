@@ -4,7 +4,16 @@ import mujoco
 import numpy as np
 import pytest
 
-from deep.fanuc.cells import HORIZON, LEASH, SPEED, SUB_STEPS, BottleCells, EraserCells, PillowCells
+from deep.fanuc.cells import (
+    HORIZON,
+    LEASH,
+    SPEED,
+    SUB_STEPS,
+    BottleCells,
+    EraserCells,
+    PillowCells,
+    TopplingBottleCells,
+)
 
 GRAVITY = 9.81
 STEP = 0.05  # [s]
@@ -135,6 +144,20 @@ def test_a_pushed_bottle_moves_with_the_tip(drive):
     moved = cells.bottle[0] - before
     assert moved[0] == pytest.approx(0.1 + BottleCells.RADIUS, abs=0.005)
     assert cells.bottle[0, 0] - cells.tip[0, 0] == pytest.approx(BottleCells.RADIUS, abs=0.003)
+
+
+@pytest.mark.parametrize(("height", "falls"), [(0.04, False), (0.11, False), (0.14, True), (0.18, True)])
+def test_a_bottle_pushed_above_its_radius_over_the_friction_falls(drive, height, falls):
+    """Statics: friction mu m g at the bottom outweighs m g r at the edge if pushed above r / mu = 12.5 cm."""
+    cells = make(TopplingBottleCells)
+    before = cells.bottle[0].copy()
+    drive(cells, np.array([before[0] - 0.1, before[1], height]), 40)
+    assert cells.axis[0, 2] == pytest.approx(1.0, abs=1e-6)
+    drive(cells, np.array([before[0] + 0.1, before[1], height]), 80)
+    assert (cells.axis[0, 2] < cells.UPRIGHT) == falls
+    assert (cells.step(np.zeros((1, 3)))[0, 1] == 1.0) == falls
+    cells.goal[0] = cells.bottle[0]
+    assert cells.succeeded(cells.observe())[0] != falls
 
 
 # --- Eraser -----------------------------------------------------------------------------------------------
@@ -268,7 +291,7 @@ def press_and_wander(cells, rng):
 @pytest.mark.parametrize("seed", range(3))
 def test_features_follow_from_the_simulators_data(kind, seed):
     cells, rng = make(kind, seed), np.random.default_rng(seed)
-    formula = {BottleCells: bottle_features, PillowCells: pillow_features}.get(kind)
+    formula = pillow_features if kind is PillowCells else bottle_features
     if kind is EraserCells:
         formula = InkLedger(cells).features
     data, seen = mujoco.MjData(cells.model), []
