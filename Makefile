@@ -87,7 +87,7 @@ book/_static/mathjax/tex-svg.js:
 	rm $(@D)/mathjax-3.2.2.tgz
 
 # What pages computed is kept until the code or the recorded runs behind it change.
-book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/runs/* book/*.py book/*.mplstyle)
+book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/*.gif figures/runs/* book/*.py book/*.mplstyle)
 	rm -rf $(@D)/.jupyter_cache
 	mkdir -p $(@D)
 	touch $@

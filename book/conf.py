@@ -2,8 +2,9 @@
 
 import os
 import re
-import shutil
-from pathlib import Path
+
+import nbformat
+from jupyter_cache import get_cache
 
 # Compiled functions have no Python signature to show; the notebooks' own processes compile as ever.
 os.environ["NUMBA_DISABLE_JIT"] = "1"
@@ -101,11 +102,15 @@ def as_rst(app, what, name, obj, options, lines):
 
 def offer_notebook(app, pagename, templatename, context, doctree):
     """Put a chapter as it was executed beside its source, for the theme's download button."""
-    executed = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
+    build, offered = app.outdir.parent, app.outdir / "_sources" / f"{pagename}.ipynb"
+    executed = build / "jupyter_execute" / offered.name
     if executed.exists():
-        (app.outdir / "_sources").mkdir(parents=True, exist_ok=True)
-        shutil.copy(executed, app.outdir / "_sources")
-        context["ipynb_source"] = executed.name
+        # What the cache had is on the page, but not in the file that myst-nb leaves.
+        notebook = nbformat.read(executed, as_version=4)
+        _, notebook = get_cache(build / ".jupyter_cache").merge_match_into_notebook(notebook)
+        offered.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, offered)
+        context["ipynb_source"] = offered.name
 
 
 def setup(app):
