@@ -24,7 +24,7 @@ from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import LearnerConfig, NeuralLearner, Rollout, collect
 from deep.residual_sac import ResidualSAC, SACConfig
 from deep.simulators import check_settings
-from mereq_min.checks import Array
+from mereq_min.checks import Array, check_number
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Policy, RewardModel, Start
 from mereq_min.metrics import feature_divergence, true_weights
@@ -76,6 +76,7 @@ class FanucTask:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_number("limit", self.limit, 0)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
