@@ -111,8 +111,10 @@ def to_gif(films: Sequence[list[Frame]]) -> bytes:
         for i in range(length)
     ]
     # One palette for all frames, from all of them, since the first has not every colour: one for each would
-    # make colours flicker and the file larger.
-    palette = Image.fromarray(np.concatenate([np.asarray(image)[::3, ::3] for image in images])).quantize(64)
+    # make colours flicker and the file larger. The borders' colours stand in it as they are, however rare.
+    sample = Image.fromarray(np.concatenate([np.asarray(image)[::3, ::3] for image in images])).quantize(62)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*(sample.getpalette() or [])[: 3 * 62], *POLICY_COLOUR, *EXPERT_COLOUR])
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = BytesIO()
     pause = round(1000 / max(SLOWEST, length / LONGEST_SHOW))  # [ms]

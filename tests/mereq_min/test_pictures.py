@@ -177,6 +177,16 @@ def test_takeovers_keep_their_colour_in_the_gif(name):
         assert colour_of_border(picture) == colour_of_border(frame)
 
 
+def test_a_rare_takeover_keeps_its_colour_among_many_others():
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (60, 60, 3), dtype=np.uint8) for _ in range(20)]
+    for frame, colour in zip(frames, [EXPERT_COLOUR] + [POLICY_COLOUR] * 19, strict=True):
+        frame[:2] = colour
+    shown, _ = read_gif(to_gif([frames]))
+    assert (shown[0][:2] == EXPERT_COLOUR).all()
+    assert (np.array(shown[1:])[:, :2] == POLICY_COLOUR).all()
+
+
 # --- Curve -----------------------------------------------------------------------------------------------
 
 

@@ -285,7 +285,7 @@ def test_malformed_settings_are_refused(change, message):
 
 @pytest.mark.slow
 def test_the_expert_is_nearly_the_policy_that_theta_star_gives():
-    """Of the other two, whose optimum is flat, policies of equal return differ in KL."""
+    """On the other two the KL after one solve stays at 0.4 and 0.96 of the prior's."""
     task = make_bottle()
     policy = task.make_learner("residual", 1.0).solve(true_weights(task, "residual"))
     measures, of_prior = task.evaluate(policy), task.evaluate(task.prior)
