@@ -36,6 +36,7 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/batch_size.py
 	$(BIN)/python figures/bias.py
 	$(BIN)/python figures/highway.py
+	$(BIN)/python figures/arm.py
 
 book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html
 	$(BIN)/sphinx-build -W --keep-going --quiet book book/_build/html
