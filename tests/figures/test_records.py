@@ -77,6 +77,7 @@ def test_a_recorded_run_comes_out_again(task, method, tmp_path):
             np.testing.assert_allclose(row["theta"], golden["theta"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ARM)
 def test_a_recorded_run_of_the_arm_comes_out_again(task, tmp_path):
     """Cloning, since it is quick; on another processor networks round otherwise, and a takeover is 0.02."""
