@@ -70,7 +70,10 @@ class SquashedGaussianPolicy:
         self.centre, self.half_width = (self.high + self.low) / 2, (self.high - self.low) / 2
 
     def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """Log-density (N,) of actions (N, D) in states (N, ...); -inf outside the Box."""
+        """Log-density (N,) of actions (N, D) in states (N, ...); -inf outside the Box.
+
+        Book: eq-squashed.
+        """
         action = np.asarray(action, dtype=np.float64)
         unit = (action - self.centre) / self.half_width
         latent = torch.as_tensor(unsquash(unit))
