@@ -89,7 +89,7 @@ book/_static/mathjax/tex-svg.js:
 
 # What pages computed is kept until the code or the recorded runs behind it change.
 book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/*.gif figures/runs/* book/*.py book/*.mplstyle)
-	rm -rf $(@D)/.jupyter_cache
+	rm -rf $(@D)/.jupyter_cache $(@D)/html/.doctrees
 	mkdir -p $(@D)
 	touch $@
 

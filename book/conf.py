@@ -1,5 +1,6 @@
 """How Sphinx builds the book; `make book` runs it with warnings as errors and without the network."""
 
+import contextlib
 import os
 import re
 
@@ -107,9 +108,11 @@ def offer_notebook(app, pagename, templatename, context, doctree):
     if executed.exists():
         # What the cache had is on the page, but not in the file that myst-nb leaves.
         notebook = nbformat.read(executed, as_version=4)
-        _, notebook = get_cache(build / ".jupyter_cache").merge_match_into_notebook(notebook)
-        offered.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, offered)
+        with contextlib.suppress(KeyError):  # a page of an earlier build, offered then
+            _, notebook = get_cache(build / ".jupyter_cache").merge_match_into_notebook(notebook)
+            offered.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, offered)
+    if offered.exists():
         context["ipynb_source"] = offered.name
 
 
