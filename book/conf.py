@@ -1,6 +1,5 @@
 """How Sphinx builds the book; `make book` runs it with warnings as errors and without the network."""
 
-import contextlib
 import os
 import re
 
@@ -108,11 +107,9 @@ def offer_notebook(app, pagename, templatename, context, doctree):
     if executed.exists():
         # What the cache had is on the page, but not in the file that myst-nb leaves.
         notebook = nbformat.read(executed, as_version=4)
-        with contextlib.suppress(KeyError):  # a page of an earlier build, offered then
-            _, notebook = get_cache(build / ".jupyter_cache").merge_match_into_notebook(notebook)
-            offered.parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(notebook, offered)
-    if offered.exists():
+        _, notebook = get_cache(build / ".jupyter_cache").merge_match_into_notebook(notebook)
+        offered.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, offered)
         context["ipynb_source"] = offered.name
 
 

@@ -9,6 +9,7 @@ prior's reward, and with the expert's `Fanuc-pusher-AddedReward-v0` and so on. T
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,8 @@ for _id, _name in {"pusher": "bottle", "eraser": "eraser", "gripper": "pillow"}.
 def make_toppling_env(render_mode: str | None = None) -> gym.Env[Any, Any]:
     """Return the cell whose bottle can fall over, with the bottle's prior's reward."""
     from deep.fanuc.cells import TopplingBottleCells
-    from deep.fanuc.envs import FanucEnv
 
-    return FanucEnv(TopplingBottleCells, make_fanuc("bottle").prior_weights, render_mode)
+    return replace(make_fanuc("bottle"), cells=TopplingBottleCells).make_env(render_mode)
 
 
 gym.register("Fanuc-pusher-Toppling-v0", entry_point="deep:make_toppling_env")

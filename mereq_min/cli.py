@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from mereq_min.runs import (
     write_file,
 )
 from mereq_min.soft import NotConvergedError
-from mereq_min.sweep import PAPER, Engine, Sweep, settings_of
+from mereq_min.sweep import PAPER, Engine, Sweep
 
 console = Console()
 if not console.is_terminal:
@@ -150,11 +151,15 @@ class Align(Output, Settings):
 
 def align_command(arguments: Sequence[str]) -> type[Align]:
     """`Align` with the defaults of the task that is named among the arguments."""
-    defaults = next((settings_of(name) for name in arguments if name in PAPER), None)
-    if defaults is None:
+    words = pairwise(["", *arguments])
+    named = next((word for before, word in words if word in PAPER and before != "--out"), None)
+    if named is None:
         return Align
-    parts = zip(("loop", "estimators"), defaults, strict=True)
-    changed = [(name, type(default), field(default=default)) for name, default in parts]
+    loop, estimators = PAPER[named]
+    changed = [
+        ("loop", LoopConfig, field(default=loop)),
+        ("estimators", EstimatorConfig, field(default=estimators)),
+    ]
     same = {"__doc__": Align.__doc__}
     command = make_dataclass("Align", changed, bases=(Align,), namespace=same, frozen=True)
     return tyro.conf.configure(tyro.conf.OmitArgPrefixes)(command)
@@ -255,7 +260,7 @@ class Reproduce(Many):
         given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
 
         def settings(task: str) -> tuple[LoopConfig, EstimatorConfig]:
-            loop, estimators = settings_of(task)
+            loop, estimators = PAPER.get(task, (LoopConfig(), EstimatorConfig()))
             return replace(loop, **given), estimators
 
         return self.sweep(self.tasks, settings)

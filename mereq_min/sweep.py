@@ -44,11 +44,6 @@ PAPER: dict[str, tuple[LoopConfig, EstimatorConfig]] = {
 """The tasks of the paper, and the settings of their recorded runs."""
 
 
-def settings_of(task: str) -> tuple[LoopConfig, EstimatorConfig]:
-    """The settings of a task's recorded runs; the usual ones for a task that is not in the paper."""
-    return PAPER.get(task, (LoopConfig(), EstimatorConfig()))
-
-
 class Progress(NamedTuple):
     """How far a sweep has come."""
 

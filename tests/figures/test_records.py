@@ -35,6 +35,16 @@ def rows_of(task, method):
     return [record["iterations"] for record in records(task) if record["config"]["method"] == method]
 
 
+def golden_rows(task, method, count):
+    """The first iterations of a method's run with the first seed."""
+    (rows,) = (
+        record["iterations"][:count]
+        for record in records(task)
+        if (record["config"]["method"], record["config"]["seed"]) == (method, 1000)
+    )
+    return rows
+
+
 def cell(task, method, threshold, **options):
     interval, censored = samples_interval(rows_of(task, method), threshold, **options)
     mark = f" c{censored}" if censored else ""
@@ -62,14 +72,9 @@ def test_mereq_reproduce_has_the_settings_of_the_recorded_runs(task):
 @pytest.mark.parametrize("method", ["MEReQ", "MEReQ-L", "IWR-FT"])
 def test_a_recorded_run_comes_out_again(task, method, tmp_path):
     """The golden table of the whole loop: three iterations of a run on another day."""
-    (recorded,) = (
-        record["iterations"][:3]
-        for record in records(task)
-        if (record["config"]["method"], record["config"]["seed"]) == (method, 1000)
-    )
     config = RunConfig(task, method, 1000, LoopConfig(iterations=3))
     again = read_rows(run(load_task(task), config, tmp_path))
-    for row, golden in zip(again, recorded, strict=True):
+    for row, golden in zip(again, golden_rows(task, method, 3), strict=True):
         assert row["intervention_rate"] == golden["intervention_rate"]
         assert row["expert_samples"] == golden["expert_samples"]
         assert row["kl_to_expert"] == pytest.approx(golden["kl_to_expert"], rel=1e-3, abs=1e-5)
@@ -81,15 +86,10 @@ def test_a_recorded_run_comes_out_again(task, method, tmp_path):
 @pytest.mark.parametrize("task", ARM)
 def test_a_recorded_run_of_the_arm_comes_out_again(task, tmp_path):
     """Cloning, since it is quick; on another processor networks round otherwise, and a takeover is 0.02."""
-    (recorded,) = (
-        record
-        for record in records(task)
-        if (record["config"]["method"], record["config"]["seed"]) == ("HG-DAgger-FT", 1000)
-    )
     loop, estimators = PAPER[task]
     config = RunConfig(task, "HG-DAgger-FT", 1000, replace(loop, iterations=2), estimators)
     again = read_rows(run(load_task(task), config, tmp_path))
-    for row, golden in zip(again, recorded["iterations"][:2], strict=True):
+    for row, golden in zip(again, golden_rows(task, "HG-DAgger-FT", 2), strict=True):
         assert row["intervention_rate"] == pytest.approx(golden["intervention_rate"], abs=0.05)
         assert row["kl_to_expert"] == pytest.approx(golden["kl_to_expert"], rel=0.1)
 

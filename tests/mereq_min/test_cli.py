@@ -50,7 +50,7 @@ def test_align_has_the_recorded_settings_of_a_task_of_the_paper_as_defaults():
         loop, estimators = PAPER[name]
         assert align == type(align)(task=name, seed=3, loop=replace(loop, steps_per_iteration=70))
         assert align.estimators == estimators
-    assert align_command(["carpet"]) is Align
+    assert align_command(["carpet", "--out", "bottle"]) is Align
 
 
 def test_tasks_shows_the_calibration(tmp_path):
