@@ -1,9 +1,11 @@
 """Time residual SAC against Stable-Baselines3 and compare what they learn: one core, one thread, one run.
 
-    taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py            # updates a second
-    taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py --curves   # learning on Pendulum-v1
+    taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py    # updates a second
+    taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py --curves Pendulum-v1
+    taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py --curves Fanuc-pusher-v0
 
-Both sides are plain SAC (no prior) with the same nets, batch and temperature tuning. The speed is that of
+Both sides are plain SAC (no prior) with the same nets, batch and temperature: tuned on Pendulum-v1, fixed on
+the arm, where they learn its prior's reward. The speed is that of
 `SAC.train()` and `ResidualSAC.update()` on a replay of 10,000 transitions of random actions, with sampling,
 losses, Adam and Polyak averaging, without the environment. Seconds are those of the processor, and the sides
 take turns, so that a busy machine does not decide. Curves are stored run by run; a killed run can go on.
@@ -16,34 +18,61 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces.utils import flatdim
 from machine import find_versions
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 
 from deep.residual_sac import ResidualSAC, SACConfig
 
-ENV, GAMMA, RATE, BATCH, POLYAK, START = "Pendulum-v1", 0.99, 1e-3, 256, 0.005, 100
+RATE, POLYAK, START = 1e-3, 0.005, 100
 OURS, THEIRS = "mereq-min", "Stable-Baselines3"
 PACKAGES = ("mereq-min", "numpy", "torch", "gymnasium", "stable-baselines3")
 Act = Callable[[np.ndarray], np.ndarray]
 
 
-def make_ours(hidden: tuple[int, ...], seed: int) -> ResidualSAC:
-    config = SACConfig(hidden, RATE, BATCH, replay_capacity=10_000, target_rate=POLYAK, target_entropy=-1.0)
-    space = gym.make(ENV).action_space
-    return ResidualSAC(3, space, 1, gamma=GAMMA, temperature=1.0, config=config, seed=seed)
+@dataclass(frozen=True)
+class Problem:
+    """What both sides learn, and with which settings."""
+
+    env: str
+    horizon: int
+    gamma: float
+    hidden: tuple[int, ...]
+    batch_size: int
+    temperature: float | None
+    """None tunes it for a mean entropy of -1 nat an action dimension."""
+    steps: int
+    checkpoints: int
 
 
-def make_theirs(hidden: tuple[int, ...], seed: int) -> SAC:
+PENDULUM = Problem("Pendulum-v1", 200, 0.99, (64, 64), 256, None, steps=10_000, checkpoints=10)
+PUSHER = Problem("Fanuc-pusher-v0", 100, 0.98, (128, 128), 128, 0.02, steps=20_000, checkpoints=10)
+PROBLEMS = {problem.env: problem for problem in (PENDULUM, PUSHER)}
+
+
+def make_ours(problem: Problem, seed: int) -> ResidualSAC:
+    env = gym.make(problem.env)
+    tuned = -float(flatdim(env.action_space)) if problem.temperature is None else None
+    config = SACConfig(problem.hidden, RATE, problem.batch_size, problem.steps, POLYAK, tuned)
+    inputs, temperature = flatdim(env.observation_space), problem.temperature or 1.0
+    return ResidualSAC(
+        inputs, env.action_space, 1, gamma=problem.gamma, temperature=temperature, config=config, seed=seed
+    )
+
+
+def make_theirs(problem: Problem, seed: int) -> SAC:
     model = SAC(
-        "MlpPolicy", gym.make(ENV), learning_rate=RATE, buffer_size=10_000, learning_starts=START,
-        batch_size=BATCH, tau=POLYAK, gamma=GAMMA, ent_coef="auto", target_entropy=-1.0,
-        policy_kwargs={"net_arch": list(hidden)}, seed=seed, device="cpu",
+        "MlpPolicy", gym.make(problem.env), learning_rate=RATE, buffer_size=problem.steps,
+        learning_starts=START, batch_size=problem.batch_size, tau=POLYAK, gamma=problem.gamma,
+        ent_coef=problem.temperature or "auto", policy_kwargs={"net_arch": list(problem.hidden)},
+        seed=seed, device="cpu",
     )  # fmt: skip
     model.set_logger(Logger(None, []))
     return model
@@ -54,8 +83,10 @@ def make_theirs(hidden: tuple[int, ...], seed: int) -> SAC:
 
 def time_updates(hidden: tuple[int, ...], rounds: int, updates: int) -> dict[str, list[float]]:
     """Updates a second of each side in each round."""
-    ours, theirs = make_ours(hidden, 0), make_theirs(hidden, 0)
-    env, space = gym.make(ENV), gym.make(ENV).action_space
+    problem = replace(PENDULUM, hidden=hidden)
+    ours, theirs = make_ours(problem, 0), make_theirs(problem, 0)
+    env = gym.make(problem.env)
+    space = env.action_space
     space.seed(0)
     state, _ = env.reset(seed=0)
     for _ in range(10_000):
@@ -67,7 +98,7 @@ def time_updates(hidden: tuple[int, ...], rounds: int, updates: int) -> dict[str
         state = env.reset()[0] if truncated else following
     sides: dict[str, Callable[[], object]] = {
         OURS: lambda: ours.update(np.ones(1), updates),
-        THEIRS: lambda: theirs.train(updates, BATCH),
+        THEIRS: lambda: theirs.train(updates, problem.batch_size),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(rounds + 1):
@@ -93,19 +124,20 @@ def print_speed(result: dict[str, dict[str, list[float]]]) -> None:
 # --- Learning curves -------------------------------------------------------------------------------------
 
 
-def evaluate(act: Act, seed: int, episodes: int = 10) -> float:
+def evaluate(problem: Problem, act: Act, seed: int, episodes: int = 10) -> float:
     """Mean return of episodes under the policy as it is, draws included."""
-    envs = gym.make_vec(ENV, episodes)
+    envs = gym.make_vec(problem.env, episodes)
     state, _ = envs.reset(seed=10_000 + seed)
     total = np.zeros(episodes)
-    for _ in range(200):
+    for _ in range(problem.horizon):
         state, reward, *_ = envs.step(act(state))
         total += reward
+    envs.close()
     return float(total.mean())
 
 
-def learn_ours(hidden: tuple[int, ...], seed: int, checkpoints: list[int]) -> list[float]:
-    agent, env, rng = make_ours(hidden, seed), gym.make(ENV), np.random.default_rng(seed)
+def learn_ours(problem: Problem, seed: int, checkpoints: list[int]) -> list[float]:
+    agent, env, rng = make_ours(problem, seed), gym.make(problem.env), np.random.default_rng(seed)
     env.action_space.seed(seed)
     state, _ = env.reset(seed=seed)
     returns = []
@@ -119,16 +151,16 @@ def learn_ours(hidden: tuple[int, ...], seed: int, checkpoints: list[int]) -> li
             agent.update(np.ones(1), 1)
         if step in checkpoints:
             policy = agent.policy()
-            returns.append(evaluate(lambda states, policy=policy: policy.sample(states, rng), seed))
+            returns.append(evaluate(problem, lambda states, policy=policy: policy.sample(states, rng), seed))
     return returns
 
 
-def learn_theirs(hidden: tuple[int, ...], seed: int, checkpoints: list[int]) -> list[float]:
-    model = make_theirs(hidden, seed)
+def learn_theirs(problem: Problem, seed: int, checkpoints: list[int]) -> list[float]:
+    model = make_theirs(problem, seed)
     returns = []
     for done, until in zip([0, *checkpoints], checkpoints, strict=False):
         model.learn(until - done, reset_num_timesteps=done == 0)
-        returns.append(evaluate(lambda states: model.predict(states)[0], seed))
+        returns.append(evaluate(problem, lambda states: model.predict(states)[0], seed))
     return returns
 
 
@@ -139,24 +171,25 @@ def bootstrap_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def compare_curves(hidden: tuple[int, ...], seeds: int, checkpoints: list[int], path: Path) -> None:
+def compare_curves(problem: Problem, seeds: int, path: Path) -> None:
     """Learn with every seed on both sides, writing each curve as soon as it is there."""
+    interval = problem.steps // problem.checkpoints
+    checkpoints = list(range(interval, problem.steps + 1, interval))
     setting = {
-        "env": ENV,
-        "hidden": list(hidden),
+        "problem": {**asdict(problem), "hidden": list(problem.hidden)},
         "checkpoints": checkpoints,
         "versions": find_versions(PACKAGES),
     }
     record = {**setting, "returns": {OURS: {}, THEIRS: {}}}
     if path.exists():
         record = json.loads(path.read_text())
-        if any(record[key] != value for key, value in setting.items()):
+        if any(record.get(key) != value for key, value in setting.items()):
             raise SystemExit(f"{path} holds curves of other settings or versions: move it away first")
     for seed in range(seeds):
         for name, learn in ((OURS, learn_ours), (THEIRS, learn_theirs)):
             if str(seed) not in record["returns"][name]:
                 print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
-                record["returns"][name][str(seed)] = learn(hidden, seed, checkpoints)
+                record["returns"][name][str(seed)] = learn(problem, seed, checkpoints)
                 write(path, record)
     print_curves(record)
 
@@ -171,7 +204,7 @@ def print_curves(record: dict) -> None:
     for name, runs in record["returns"].items():
         returns = np.array(list(runs.values()))
         columns = zip(returns.mean(axis=0), *bootstrap_interval(returns), strict=True)
-        cells = [f"{mean:.0f} [{low:.0f}, {high:.0f}]" for mean, low, high in columns]
+        cells = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in columns]
         print(f"| {name} ({len(returns)} seeds) | " + " | ".join(cells) + " |")
 
 
@@ -185,21 +218,19 @@ def write(path: Path, record: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--curves", action="store_true", help="compare learning curves instead of speed")
+    parser.add_argument("--curves", choices=PROBLEMS, help="compare learning curves instead of speed")
     parser.add_argument(
         "--units", type=int, nargs="+", default=[64, 128, 256], help="of the two hidden layers"
     )
     parser.add_argument("--rounds", type=int, default=11, help="timings of each side")
     parser.add_argument("--updates", type=int, default=300, help="updates of one timing")
     parser.add_argument("--seeds", type=int, default=8, help="learning curves of each side")
-    parser.add_argument("--steps", type=int, default=10_000, help="environment steps of a curve")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.curves:
-        checkpoints = list(range(1_000, arguments.steps + 1, 1_000))
-        width = arguments.units[0]
-        compare_curves((width, width), arguments.seeds, checkpoints, arguments.out / "learners_curves.json")
+        path = arguments.out / f"learners_curves-{arguments.curves}.json"
+        compare_curves(PROBLEMS[arguments.curves], arguments.seeds, path)
         return
     speed = {}
     for width in arguments.units:
@@ -209,7 +240,7 @@ def main() -> None:
     record = {
         "versions": find_versions(PACKAGES),
         "platform": platform.platform(),
-        "batch_size": BATCH,
+        "batch_size": PENDULUM.batch_size,
         "updates_a_second": speed,
     }
     write(arguments.out / "learners.json", record)
