@@ -1,0 +1,119 @@
+"""What holds MEReQ up on the bottle: rates by iteration under other rules of the expert.
+
+    python figures/rules.py                # draw what is recorded
+    python figures/rules.py --record       # run again (about 15 minutes on two cores), then draw
+
+The first panel is the recorded runs of figures/runs with the same seed.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import matplotlib.pyplot as plt
+import tyro
+from rich.progress import track
+from style import METHOD_COLOURS, save
+
+from deep import TASKS
+from mereq_min import METHODS
+from mereq_min.runs import Row, RunConfig, provenance, read_bundle, read_rows, run
+from mereq_min.sweep import PAPER
+
+SHOWN = ("MEReQ", "HG-DAgger-FT")
+AS_IT_IS = "limit 7.2 cm, release 20, patience 4, tolerance 0.01"
+RULES: dict[str, dict[str, Any]] = {
+    "tolerance 0.002": {"tolerance": 0.002},
+    "patience 8": {"patience": 8},
+    "limit 7.6 cm, release 30": {"limit": 0.38, "release": 30},
+    "limit 6.6 cm, release 30": {"limit": 0.33, "release": 30},
+    "limit 6.0 cm, release 30": {"limit": 0.30, "release": 30},
+}
+"""What each changes: fields of the task, or the tolerance of feature matching."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw, or record and draw, rates on the bottle under other rules."""
+
+    record: bool = False
+    """Run again."""
+    seed: int = 1_000
+    """Seed of the runs."""
+    workers: int = 2
+    """Processes."""
+    runs: Path = Path("figures/runs")
+    """Folder of the recorded runs."""
+    fresh: Path = Path("runs/rules")
+    """Folder of the runs under other rules; what is there is gone on with."""
+    data: Path = Path("figures/rules.jsonl")
+    """The record."""
+    out: Path = Path("figures/rules.png")
+    """The picture."""
+
+
+def record(arguments: Arguments) -> None:
+    jobs = [
+        joblib.delayed(measure)(rule, method, arguments)
+        for rule, changes in RULES.items()
+        for method in SHOWN
+        if "tolerance" not in changes or METHODS[method].reward is not None
+    ]
+    results = joblib.Parallel(n_jobs=arguments.workers, return_as="generator")(jobs)
+    lines = [{"config": {"task": "bottle", "seed": arguments.seed}, **provenance()}]
+    lines += recorded(arguments)
+    lines += track(results, "running", total=len(jobs))
+    arguments.data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def recorded(arguments: Arguments) -> list[dict]:
+    found = {
+        each["config"]["method"]: each["iterations"]
+        for each in read_bundle(arguments.runs / "bottle.jsonl.gz")
+        if each["config"]["seed"] == arguments.seed
+    }
+    return [describe(AS_IT_IS, method, found[method]) for method in SHOWN]
+
+
+def measure(rule: str, method: str, arguments: Arguments) -> dict:
+    loop, estimators = PAPER["bottle"]
+    changes = dict(RULES[rule])
+    if tolerance := changes.pop("tolerance", None):
+        estimators = replace(estimators, matching=replace(estimators.matching, tolerance=tolerance))
+    task = replace(TASKS["bottle"](), **changes)
+    config = RunConfig("bottle", method, arguments.seed, loop, estimators)
+    return describe(rule, method, read_rows(run(task, config, arguments.fresh / rule)))
+
+
+def describe(rule: str, method: str, rows: list[Row]) -> dict:
+    measures = {name: [row[name] for row in rows] for name in ("intervention_rate", "success")}
+    return {"rule": rule, "method": method, **measures}
+
+
+def draw(file: Path) -> plt.Figure:
+    _, *records = (json.loads(line) for line in file.read_text().splitlines())
+    rules = list(dict.fromkeys(record["rule"] for record in records))
+    figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.4), layout="constrained", sharex=True, sharey=True)
+    for ax, rule in zip(axes.flat, rules, strict=True):
+        for each in (record for record in records if record["rule"] == rule):
+            rates = each["intervention_rate"]
+            colour = METHOD_COLOURS[each["method"]]
+            ax.plot(range(1, len(rates) + 1), rates, "o-", ms=3, color=colour, label=each["method"])
+        ax.axhline(0.05, color="#777777", ls="--", lw=1)
+        ax.set_title(rule.replace("20, ", "20,\n"))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("rate (dashed: 0.05)")
+    for ax in axes[-1]:
+        ax.set_xlabel("iteration")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    if arguments.record:
+        record(arguments)
+    save(draw(arguments.data), arguments.out)
