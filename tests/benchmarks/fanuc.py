@@ -21,8 +21,8 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-from machine import find_cpu, find_versions
 from mujoco.rollout import Rollout
+from timing import find_cpu, find_versions, time_in_turns
 
 from deep.fanuc.cells import HORIZON, SUB_STEPS, BottleCells, Cells, EraserCells, PillowCells
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv
@@ -122,20 +122,6 @@ class Mechanics:
             return self.n_steps * len(self.data)
 
         return run
-
-
-def time_in_turns(
-    runs: dict[str, Callable[[], int]], turns: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Steps a second of every run in each turn, after one that is not counted."""
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(-1, turns):
-        for name, run in runs.items():
-            start = clock()
-            n_steps = run()
-            if turn >= 0:
-                rates[name].append(n_steps / (clock() - start))
-    return rates
 
 
 def print_rates(rates: dict[str, dict[str, list[float]]]) -> None:

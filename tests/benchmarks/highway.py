@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import find_cpu, find_versions
+from timing import find_cpu, find_versions, time_in_turns
 
 from deep.highway import HighwayEnv, HighwayVectorEnv, ReferenceEnv, RoadConfig
 
@@ -58,20 +58,6 @@ def drive_batch(envs: HighwayVectorEnv, n_steps: int) -> Callable[[], int]:
         return n_steps * envs.num_envs
 
     return run
-
-
-def time_in_turns(
-    runs: dict[str, Callable[[], int]], turns: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Policy steps a second of every run in each turn, after one that is not counted."""
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(-1, turns):
-        for name, run in runs.items():
-            start = clock()
-            n_steps = run()
-            if turn >= 0:
-                rates[name].append(n_steps / (clock() - start))
-    return rates
 
 
 def print_rates(rates: dict[str, list[float]], baseline: str) -> None:

@@ -25,9 +25,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces.utils import flatdim
-from machine import find_versions
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
+from timing import find_versions, time_in_turns
 
 from deep.residual_sac import ResidualSAC, SACConfig
 
@@ -96,18 +96,16 @@ def time_updates(hidden: tuple[int, ...], rounds: int, updates: int) -> dict[str
         unit, done = (action / space.high)[None], np.array([terminated or truncated])
         theirs.replay_buffer.add(state[None], following[None], unit, np.array([reward]), done, [{}])
         state = env.reset()[0] if truncated else following
-    sides: dict[str, Callable[[], object]] = {
-        OURS: lambda: ours.update(np.ones(1), updates),
-        THEIRS: lambda: theirs.train(updates, problem.batch_size),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for round_ in range(rounds + 1):
-        for name, run in sides.items():
-            start = time.process_time()
-            run()
-            if round_ > 0:  # the first one warms up
-                rates[name].append(updates / (time.process_time() - start))
-    return rates
+
+    def update_ours() -> int:
+        ours.update(np.ones(1), updates)
+        return updates
+
+    def update_theirs() -> int:
+        theirs.train(updates, problem.batch_size)
+        return updates
+
+    return time_in_turns({OURS: update_ours, THEIRS: update_theirs}, rounds, time.process_time)
 
 
 def print_speed(result: dict[str, dict[str, list[float]]]) -> None:
