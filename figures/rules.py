@@ -88,7 +88,7 @@ def measure(rule: str, method: str, arguments: Arguments) -> dict:
 
 
 def describe(rule: str, method: str, rows: list[Row]) -> dict:
-    measures = {name: [row[name] for row in rows] for name in ("intervention_rate", "success")}
+    measures = {name: [row[name] for row in rows] for name in ("intervention_rate", "success", "theta")}
     return {"rule": rule, "method": method, **measures}
 
 
