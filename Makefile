@@ -37,6 +37,7 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/bias.py
 	$(BIN)/python figures/highway.py
 	$(BIN)/python figures/arm.py
+	$(BIN)/python figures/rules.py
 
 book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html
 	$(BIN)/sphinx-build -W --keep-going --quiet book book/_build/html
@@ -88,7 +89,7 @@ book/_static/mathjax/tex-svg.js:
 	rm $(@D)/mathjax-3.2.2.tgz
 
 # What pages computed is kept until the code or the recorded runs behind it change.
-book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/*.gif figures/runs/* book/*.py book/*.mplstyle)
+book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/*.gif figures/*.jsonl figures/runs/* book/*.py book/*.mplstyle)
 	rm -rf $(@D)/.jupyter_cache $(@D)/html/.doctrees
 	mkdir -p $(@D)
 	touch $@

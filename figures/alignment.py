@@ -1,6 +1,8 @@
 """One alignment on a map, from its run folder: where the prior goes, where it is stopped, what is learned.
 
-python figures/alignment.py runs/carpet/MEReQ/seed0 [--out FILE]
+Usage:
+
+    python figures/alignment.py runs/carpet/MEReQ/seed0
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,11 @@
 """The whole paper in one figure, and how the policies of the arm do it: features of a step, returns.
 
-    mereq reproduce --tasks bottle eraser pillow --seeds 5 --out runs/fresh     # two minutes a run
+Usage:
+
+    mereq reproduce --tasks bottle eraser pillow --out runs/fresh    # two minutes a run
     cp runs/fresh/*.jsonl.gz figures/runs/
     python figures/arm.py --record runs/fresh    # roll the policies out and keep the episodes, then draw
-python figures/arm.py                            # draw what is recorded
+    python figures/arm.py                        # draw what is recorded
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The paper's two-row figure on gridworlds: intervention rate by iteration, expert samples to each threshold.
 
-mereq compare carpet lanes shelf windy --seeds 30 --first-seed 1000 --out runs/fresh
+    mereq compare carpet lanes shelf windy --seeds 30 --first-seed 1000 --out runs/fresh
     cp runs/fresh/*.jsonl.gz figures/runs/
-python figures/comparison.py [--runs figures/runs] [--out FILE]
+    python figures/comparison.py
 
 The tasks were calibrated on seeds under 100; these are fresh.
 """

@@ -1,8 +1,10 @@
 """Highway-Sim beside the paper: intervention rate by iteration, our expert samples, and the paper's.
 
-mereq reproduce --tasks highway --out runs/fresh
+Usage:
+
+    mereq reproduce --tasks highway --out runs/fresh
     cp runs/fresh/highway.jsonl.gz figures/runs/
-python figures/highway.py [--runs figures/runs] [--out FILE]
+    python figures/highway.py
 """
 
 from dataclasses import dataclass
