@@ -7,6 +7,7 @@ The first panel is the recorded runs of figures/runs with the same seed.
 """
 
 import json
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,12 @@ def record(arguments: Arguments) -> None:
     ]
     results = joblib.Parallel(n_jobs=arguments.workers, return_as="generator")(jobs)
     lines = [{"config": {"task": "bottle", "seed": arguments.seed}, **provenance()}]
-    lines += recorded(arguments)
+    lines += read_recorded(arguments)
     lines += track(results, "running", total=len(jobs))
     arguments.data.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def recorded(arguments: Arguments) -> list[dict]:
+def read_recorded(arguments: Arguments) -> list[dict]:
     found = {
         each["config"]["method"]: each["iterations"]
         for each in read_bundle(arguments.runs / "bottle.jsonl.gz")
@@ -93,16 +94,16 @@ def describe(rule: str, method: str, rows: list[Row]) -> dict:
 
 
 def draw(file: Path) -> plt.Figure:
-    _, *records = (json.loads(line) for line in file.read_text().splitlines())
-    rules = list(dict.fromkeys(record["rule"] for record in records))
+    _, *lines = (json.loads(line) for line in file.read_text().splitlines())
+    rules = list(dict.fromkeys(each["rule"] for each in lines))
     figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.4), layout="constrained", sharex=True, sharey=True)
     for ax, rule in zip(axes.flat, rules, strict=True):
-        for each in (record for record in records if record["rule"] == rule):
+        for each in (each for each in lines if each["rule"] == rule):
             rates = each["intervention_rate"]
             colour = METHOD_COLOURS[each["method"]]
             ax.plot(range(1, len(rates) + 1), rates, "o-", ms=3, color=colour, label=each["method"])
         ax.axhline(0.05, color="#777777", ls="--", lw=1)
-        ax.set_title(rule.replace("20, ", "20,\n"))
+        ax.set_title(textwrap.fill(rule, 28))
     for ax in axes[:, 0]:
         ax.set_ylabel("rate (dashed: 0.05)")
     for ax in axes[-1]:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
+from measuring import find_cpu, find_versions, time_in_turns
 from mujoco.rollout import Rollout
-from timing import find_cpu, find_versions, time_in_turns
 
 from deep.fanuc.cells import HORIZON, SUB_STEPS, BottleCells, Cells, EraserCells, PillowCells
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from timing import find_cpu, find_versions, time_in_turns
+from measuring import find_cpu, find_versions, time_in_turns
 
 from deep.highway import HighwayEnv, HighwayVectorEnv, ReferenceEnv, RoadConfig
 

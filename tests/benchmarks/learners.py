@@ -25,9 +25,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces.utils import flatdim
+from measuring import find_versions, time_in_turns
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
-from timing import find_versions, time_in_turns
 
 from deep.residual_sac import ResidualSAC, SACConfig
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from timing import find_cpu, find_versions
+from measuring import find_cpu, find_versions
 
 from gridworlds import grid
 from mereq_min import TabularMDP, solve_soft

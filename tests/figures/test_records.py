@@ -1,5 +1,6 @@
 """The recorded runs behind figures and README: complete, reproducible, and quoted as they are."""
 
+import json
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_readme_quotes_the_records(method):
         for task, rows in zip(ARM, ends, strict=True)
     ]
     assert quoted("bottle, end", method) == shown
+
+
+def test_other_rules_are_held_against_the_recorded_runs():
+    _, *lines = (json.loads(line) for line in (ROOT / "figures/rules.jsonl").read_text().splitlines())
+    first = [each for each in lines if each["rule"] == lines[0]["rule"]]
+    assert [each["method"] for each in first] == ["MEReQ", "HG-DAgger-FT"]
+    for each in first:
+        rows = golden_rows("bottle", each["method"], 10)
+        assert each["intervention_rate"] == [row["intervention_rate"] for row in rows]
 
 
 @pytest.mark.slow
