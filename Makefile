@@ -12,14 +12,16 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 	done
 	$(BIN)/mereq align highway --seed 1 --out runs/demo
 
-# Small networks and matrices: threads would only get into one another's way.
+# Several files of tests at once, as processes; networks and matrices are small: threads would only get into
+# one another's way.
+PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 test slow book book-check: export OMP_NUM_THREADS = 1
 
 test: .venv/.installed-dev opengl  ## the default tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python $(PYTEST)
 
 slow: .venv/.installed-dev opengl  ## the long tests, but for those of the book
-	$(BIN)/python -m pytest -q -m slow --ignore=tests/book
+	$(BIN)/python $(PYTEST) -m slow --ignore=tests/book
 
 opengl:  # MuJoCo draws without a display through EGL
 	@ldconfig -p | grep -q libEGL.so.1 || { apt-get update && apt-get install --yes --no-install-recommends \
