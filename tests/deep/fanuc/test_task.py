@@ -284,9 +284,10 @@ def test_malformed_settings_are_refused(change, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "of_prior", "of_solve"), [("bottle", 1.34, 0.09), ("eraser", 5.7, 2.3), ("pillow", 1.00, 0.96)]
+    ("name", "of_prior", "of_solve", "rate"),
+    [("bottle", 1.34, 0.09, 0.06), ("eraser", 5.7, 2.3, 0.06), ("pillow", 1.00, 0.96, 0.12)],
 )
-def test_a_solve_for_theta_star_comes_as_near_the_expert_as_is_said(name, of_prior, of_solve):
+def test_a_solve_for_theta_star_comes_as_near_the_expert_as_is_said(name, of_prior, of_solve, rate):
     """Chapter 9 quotes these KL; on another processor networks come out otherwise."""
     task = TASKS[name]()
     policy = task.make_learner("residual", 1.0).solve(true_weights(task, "residual"))
@@ -294,6 +295,7 @@ def test_a_solve_for_theta_star_comes_as_near_the_expert_as_is_said(name, of_pri
     assert task.evaluate(task.prior)["kl_to_expert"] == pytest.approx(of_prior, rel=0.02)
     assert measures["kl_to_expert"] == pytest.approx(of_solve, rel=0.15)
     assert measures["success"] >= 0.9
+    assert watched_rate(task, policy, 2_000, seed=0) < rate
 
 
 @pytest.mark.slow
