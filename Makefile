@@ -12,9 +12,10 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 	done
 	$(BIN)/mereq align highway --seed 1 --out runs/demo
 
-# Several files of tests at once, as processes; networks and matrices are small: threads would only get into
-# one another's way.
+# By file, so that what a module trains once is trained once.
 PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Small networks and matrices: threads would only get into one another's way.
 test slow book book-check: export OMP_NUM_THREADS = 1
 
 test: .venv/.installed-dev opengl  ## the default tests

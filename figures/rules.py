@@ -1,7 +1,7 @@
 """What holds MEReQ up on the bottle: rates by iteration under other rules of the expert.
 
     python figures/rules.py                # draw what is recorded
-    python figures/rules.py --record       # run again (about 15 minutes on two cores), then draw
+    python figures/rules.py --record       # run again (about 6 minutes on two cores), then draw
 
 The first panel is the recorded runs of figures/runs with the same seed.
 """

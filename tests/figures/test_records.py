@@ -17,7 +17,7 @@ from mereq_min.sweep import PAPER
 ROOT = Path(__file__).parents[2]
 GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
 ARM = ("bottle", "eraser", "pillow")
-SEEDS = {**dict.fromkeys(GRIDWORLDS, 30), **dict.fromkeys(("highway", *ARM), 8)}
+SEEDS = {**dict.fromkeys(GRIDWORLDS, 30), **dict.fromkeys(PAPER, 8)}
 
 
 @cache

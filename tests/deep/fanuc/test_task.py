@@ -63,12 +63,14 @@ def test_prior_and_expert_are_skilled_as_they_sample(task, episodes):
         assert task.cells.succeeded(steps.next_state[-1]).mean() >= 0.9
 
 
-@pytest.mark.slow
-def test_the_expert_objects_to_the_prior_and_hardly_to_itself(task, policies):
-    """README: 0.33, 0.33, 0.31 and 0.024, 0.008, 0.021 over 20,000 steps; half as many do for the bounds."""
-    prior, expert = (watched_rate(task, policy, 10_000, seed=0) for policy in policies)
+@pytest.mark.parametrize(
+    ("n_steps", "most"), [(4_000, 0.06), pytest.param(20_000, 0.03, marks=pytest.mark.slow)]
+)
+def test_the_expert_objects_to_the_prior_and_hardly_to_itself(task, policies, n_steps, most):
+    """README quotes the rates over 20,000 steps."""
+    prior, expert = (watched_rate(task, policy, n_steps, seed=0) for policy in policies)
     assert 0.25 <= prior <= 0.5
-    assert expert <= 0.04
+    assert expert <= most
 
 
 def preference_under_way(task, steps):
