@@ -9,7 +9,7 @@ from jupyter_cache import get_cache
 # Compiled functions have no Python signature to show; the notebooks' own processes compile as ever.
 os.environ["NUMBA_DISABLE_JIT"] = "1"
 import deep.highway.engine  # noqa: F401
-import mereq_min.compiled  # noqa: F401
+import mereq_min.soft_numba  # noqa: F401
 
 del os.environ["NUMBA_DISABLE_JIT"]
 

@@ -75,7 +75,7 @@ for _id, _name in {"pusher": "bottle", "eraser": "eraser", "gripper": "pillow"}.
 
 def make_toppling_env(render_mode: str | None = None) -> gym.Env[Any, Any]:
     """Return the cell whose bottle can fall over, with the bottle's prior's reward."""
-    from deep.fanuc.cells import TopplingBottleCells
+    from deep.fanuc.bottle import TopplingBottleCells
 
     return replace(make_fanuc("bottle"), cells=TopplingBottleCells).make_env(render_mode)
 

@@ -16,11 +16,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from deep.gaussian import squashed_gaussian_policy
-from deep.learner import collect
 from deep.nets import with_prefix
 from deep.policies import discrete_policy
-from mereq_min.checks import Array
+from deep.rollouts import collect
 from mereq_min.interfaces import Policy
+from mereq_min.validation import Array
 
 Feature = Callable[[NDArray[Any], Any, float], float]
 """(observation that followed, action, the environment's own reward) -> feature of the step."""

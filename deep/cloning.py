@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from deep.gaussian import SquashedGaussianPolicy, normal_log_density, split_head, unsquash
-from deep.nets import find_activation, mlp, mlp_from_arrays, mlp_to_arrays, to_tensor
-from deep.policies import DiscretePolicy, all_log_probs
-from mereq_min.checks import Array, check_array, check_number
+from deep.gaussian import SquashedGaussianPolicy
+from deep.heads import CategoricalHead, GaussianHead
+from deep.nets import mlp, to_tensor
+from deep.policies import DiscretePolicy
 from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps
+from mereq_min.validation import Array, check_array, check_number
 
 
 @dataclass(frozen=True)
@@ -39,84 +40,6 @@ class CloningConfig:
         check_number("batch_size", self.batch_size, 1, whole=True)
         check_number("updates", self.updates, 1, whole=True)
         check_number("pull", self.pull, 0)
-
-
-# --- What differs between discrete and continuous actions -------------------------------------------------
-
-
-class CategoricalHead:
-    """Networks that give the logits (N, A) of all actions; fitted to probabilities (N, A)."""
-
-    def __init__(self, space: spaces.Discrete) -> None:
-        self.n_actions = self.n_outputs = int(space.n)
-
-    def encode(self, action: NDArray[Any]) -> Array:
-        """Actions (N,) as probabilities (N, A)."""
-        action = np.asarray(action)
-        if action.dtype.kind not in "iu" or ((action < 0) | (action >= self.n_actions)).any():
-            raise ValueError(f"action must hold whole numbers from 0 to {self.n_actions - 1}, got {action}")
-        return np.eye(self.n_actions)[action]
-
-    def loss(self, output: Tensor, wanted: Tensor) -> Tensor:
-        """Mean cross-entropy from wanted probabilities to those of the logits."""
-        return -(wanted * torch.log_softmax(output, dim=1)).sum(dim=1).mean()
-
-    def start(self, prior: Policy) -> nn.Sequential | None:
-        """A network that is the prior, if the prior is an `mlp` alone."""
-        if not isinstance(prior, DiscretePolicy) or find_activation(prior.net) < 0:
-            return None
-        if prior.prior is not None or prior.temperature == 0:
-            return None
-        arrays = mlp_to_arrays(prior.net)
-        for name in list(arrays)[-2:]:  # the last layer gives logits at temperature 1
-            arrays[name] = arrays[name] / prior.temperature
-        return mlp_from_arrays(arrays)
-
-    def ask(self, prior: Policy, state: NDArray[Any], rng: np.random.Generator) -> Array:
-        """What the prior does in states (N, ...), as probabilities (N, A)."""
-        return np.exp(all_log_probs(prior, state, self.n_actions))
-
-    def policy(self, net: nn.Sequential) -> DiscretePolicy:
-        """The policy of a network."""
-        return DiscretePolicy(net)
-
-
-class GaussianHead:
-    """Networks that give mean and log standard deviation (N, 2 D) of latents; fitted to latents (N, D)."""
-
-    def __init__(self, space: spaces.Box) -> None:
-        if len(space.shape) != 1:
-            raise ValueError(f"actions must be vectors (D,), got a Box of shape {space.shape}")
-        self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
-        self.n_outputs = 2 * len(self.low)
-
-    def encode(self, action: NDArray[Any]) -> Array:
-        """Actions (N, D) as latents (N, D)."""
-        action = check_array("action", action, shape=(len(action), len(self.low)))
-        unit = (2 * action - self.high - self.low) / (self.high - self.low)
-        return unsquash(unit)
-
-    def loss(self, output: Tensor, wanted: Tensor) -> Tensor:
-        """Mean of -log pi, up to the Jacobian of the squashing, which no weight of a network changes."""
-        return -normal_log_density(*split_head(output), wanted).mean()
-
-    def start(self, prior: Policy) -> nn.Sequential | None:
-        """A network that is the prior, if the prior is an `mlp` alone and acts on the same Box."""
-        if not isinstance(prior, SquashedGaussianPolicy) or find_activation(prior.net) < 0:
-            return None
-        # As text or in single precision, the same bounds differ in the last digits.
-        is_same = prior.low.shape == self.low.shape and np.allclose(
-            [prior.low, prior.high], [self.low, self.high], rtol=1e-6
-        )
-        return mlp_from_arrays(mlp_to_arrays(prior.net)) if is_same else None
-
-    def ask(self, prior: Policy, state: NDArray[Any], rng: np.random.Generator) -> Array:
-        """What the prior does in states (N, ...), as latents (N, D) of one draw in each."""
-        return self.encode(prior.sample(state, rng))
-
-    def policy(self, net: nn.Sequential) -> SquashedGaussianPolicy:
-        """The policy of a network."""
-        return SquashedGaussianPolicy(net, self.low, self.high)
 
 
 # --- The cloner -------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor
-from mereq_min.checks import Array, check_array
+from mereq_min.validation import Array, check_array
 
 # A floor on the width keeps the density of a prior finite, and its gradient usable, far from its mean.
 LOG_STD_BOUNDS = (-5.0, 2.0)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from mereq_min.checks import Array, check_number
+from deep.rollouts import Mask, Rollout, collect
 from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps, time_weights
-
-Mask = NDArray[np.bool_]
+from mereq_min.validation import Array, check_number
 
 
 class Agent(Protocol):
@@ -61,104 +60,6 @@ class Agent(Protocol):
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Take back what `state` returned."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Rollout:
-    """Transitions of E environments over T steps, environments side by side.
-
-    Attributes:
-        state: (T, E, ...) observations.
-        action: (T, E, ...) actions.
-        features: (T, E, K) f(s, a).
-        next_state: (T, E, ...) observations that followed; those before a reset, where there was one.
-        terminated: (T, E) the step ended the episode in the MDP.
-        t: (T, E) time within the episode [steps].
-    """
-
-    state: NDArray[Any]
-    action: NDArray[Any]
-    features: Array
-    next_state: NDArray[Any]
-    terminated: Mask
-    t: NDArray[np.int64]
-
-    def transitions(self) -> dict[str, NDArray[Any]]:
-        """The columns that `Agent.add` takes, flattened to (T * E, ...)."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "t"}
-        return {name: column.reshape(-1, *column.shape[2:]) for name, column in columns.items()}
-
-    @property
-    def in_first_episode(self) -> Mask:
-        """(T, E) steps of the episode that an environment began with: of the others, the last one is cut."""
-        return self.t == np.arange(len(self.t))[:, None]
-
-
-def collect(
-    envs: VectorEnv[Any, Any, Any], policy: Policy, n_steps: int, rng: np.random.Generator, seed: int
-) -> Rollout:
-    """Reset all environments and take `n_steps` steps in each.
-
-    Every call begins fresh episodes, so that what follows depends on its arguments alone and nothing of the
-    environments has to be saved.
-
-    Args:
-        envs: resets an environment in the step that ends its episode (AutoresetMode.SAME_STEP). Features come
-            from info["features"] or, where there are none, the reward is the single feature.
-        policy: draws the actions.
-        n_steps: steps of each environment, T.
-        rng: draws the policy's actions.
-        seed: of the environments.
-
-    Raises:
-        ValueError: if the environments reset themselves at another time.
-    """
-    return Rollout(
-        *(np.stack(column) for column in zip(*interact(envs, policy, n_steps, rng, seed), strict=True))
-    )
-
-
-def interact(
-    envs: VectorEnv[Any, Any, Any], policy: Policy, n_steps: int, rng: np.random.Generator, seed: int
-) -> Iterator[tuple[Any, ...]]:
-    """Do what `collect` does step by step, so that an agent can learn meanwhile; the arguments are the same.
-
-    Yields:
-        One step of all E environments: a row (E, ...) of each column of `Rollout`.
-    """
-    if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
-        raise ValueError(
-            "envs must reset in the step that ends an episode (autoreset_mode=AutoresetMode.SAME_STEP), got "
-            f"{envs.metadata.get('autoreset_mode')}"
-        )
-    state, _ = envs.reset(seed=seed)
-    t = np.zeros(envs.num_envs, dtype=np.int64)
-    for _ in range(n_steps):
-        action = policy.sample(state, rng)
-        after_reset, reward, terminated, truncated, info = envs.step(action)
-        next_state = _before_reset(after_reset, info)
-        yield state.copy(), action, _features(reward, info), next_state, terminated.copy(), t
-        state, t = after_reset, np.where(terminated | truncated, 0, t + 1)
-
-
-def _before_reset(state: NDArray[Any], info: dict[str, Any]) -> NDArray[Any]:
-    """The observations (E, ...) that a step led to, where some environments have been reset since."""
-    state = state.copy()
-    for i in np.flatnonzero(info.get("_final_obs", ())):
-        state[i] = info["final_obs"][i]
-    return state
-
-
-def _features(reward: Array, info: dict[str, Any]) -> Array:
-    """Features (E, K) of a step; gymnasium keeps those of an episode's last step apart, in final_info."""
-    final = info.get("final_info", {})
-    if "features" not in info and "features" not in final:
-        return np.array(reward, dtype=np.float64)[:, None]
-    features = np.array(info.get("features", final.get("features")), dtype=np.float64)
-    if "features" in final:
-        ended = final["_features"]
-        features[ended] = final["features"][ended]
-    return features
 
 
 @dataclass(frozen=True)

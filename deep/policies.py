@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 from torch import nn
 
 from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
-from mereq_min.checks import Array, check_number
 from mereq_min.interfaces import Policy
+from mereq_min.validation import Array, check_number
 
 
 class DiscretePolicy:

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from deep.learner import Agent, interact
+from deep.learner import Agent
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
-from mereq_min.catalogue import UsageError, load_environment
-from mereq_min.check import load_policy
-from mereq_min.checks import Array, check_number
+from deep.rollouts import interact
 from mereq_min.interfaces import Policy
-from mereq_min.runs import RunError, provenance, save_arrays, write_file
+from mereq_min.lab.plugins import UsageError, load_environment, load_policy
+from mereq_min.lab.runs.files import RunError, save_arrays, write_file
+from mereq_min.lab.runs.provenance import provenance
+from mereq_min.validation import Array, check_number
 
 
 class Trainable(Protocol):

@@ -44,8 +44,8 @@ from deep.nets import (
 )
 from deep.policies import DiscretePolicy, EpsilonPolicy, all_log_probs
 from deep.replay import Batch, Replay
-from mereq_min.checks import Array, check_array, check_number
 from mereq_min.interfaces import Policy
+from mereq_min.validation import Array, check_array, check_number
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,12 @@ JSON text.
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import pickletools
 import re
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +24,16 @@ from torch import nn
 from deep.gaussian import SquashedGaussianPolicy
 from deep.nets import ACTIVATIONS, to_tensor
 from deep.policies import DiscretePolicy
-from mereq_min.checks import Array, check_number
+from deep.torch_zip import ZIP_ERRORS, read_member, read_tensors, shorten
 from mereq_min.interfaces import Policy, Task
+from mereq_min.validation import Array, check_number
 
-MAX_BYTES = 2**28
-"""Largest part of a file that is read, and most bytes of all tensors together."""
-MAX_PICKLE_BYTES = 2**20
-"""Longest description of tensors that is read."""
-
-_DTYPES = {"torch HalfStorage": "f2", "torch FloatStorage": "f4", "torch DoubleStorage": "f8"}
-_ORDERED_DICT, _REBUILD = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
 _ACTIVATIONS = {layer.__name__: layer for layer in ACTIVATIONS}
 _SETTINGS = {
     "net_arch", "activation_fn", "use_sde", "ortho_init", "log_std_init", "n_critics", "optimizer_class",
     "optimizer_kwargs", "normalize_images", "share_features_extractor",
 }  # fmt: skip
 """Settings of a policy that are honoured here, or do not change how it acts on vectors."""
-
-_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError)
-"""What zipfile raises on a damaged file."""
 
 Layer = tuple[NDArray[Any], NDArray[Any]]
 """Weight (outputs, inputs) and bias (outputs,)."""
@@ -122,204 +109,15 @@ def load_for_task(path: Path, task: Task) -> Policy:
 def _explained(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RecursionError, ValueError, *_ZIP_ERRORS) as error:
+    except (OSError, RecursionError, ValueError, *ZIP_ERRORS) as error:
         raise ValueError(f"cannot load {path} as a policy of Stable-Baselines3: {error}") from error
 
 
 def _open(path: str | Path) -> tuple[_Settings, _Weights]:
     with zipfile.ZipFile(path) as archive:
-        return _Settings(json.loads(_read(archive, "data"))), _Weights(
-            read_tensors(_read(archive, "policy.pth"))
+        return _Settings(json.loads(read_member(archive, "data"))), _Weights(
+            read_tensors(read_member(archive, "policy.pth"))
         )
-
-
-def read_tensors(data: bytes) -> dict[str, NDArray[Any]]:
-    """Read the tensors by name that `torch.save` wrote, executing nothing.
-
-    Args:
-        data: contents of the file: a zip of a pickle that names storages, and of the storages.
-
-    Raises:
-        ValueError: naming what the file asks for beside tensors, or what does not fit.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            folders = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
-            if len(folders) != 1:
-                raise ValueError(f"the weights must hold one data.pkl, found {len(folders)}")
-            folder = folders[0]
-            order = b"little"  # what torch before 2.1 means by saying nothing
-            if f"{folder}byteorder" in names:
-                order = _read(archive, f"{folder}byteorder", 16)
-            if order not in (b"little", b"big"):
-                raise ValueError(f"byteorder must be little or big, got {order!r}")
-            return _Opcodes(
-                lambda key, size: _read(archive, f"{folder}data/{key}", size),
-                "<" if order == b"little" else ">",
-            ).run(_read(archive, f"{folder}data.pkl", MAX_PICKLE_BYTES))
-    except _ZIP_ERRORS as error:
-        raise ValueError(f"the weights are no zip as torch >= 1.6 writes it ({error})") from error
-
-
-def _read(archive: zipfile.ZipFile, name: str, limit: int = MAX_BYTES) -> bytes:
-    """Contents of a member; stored ones only, so that a small file cannot swell."""
-    try:
-        info = archive.getinfo(name)
-    except KeyError:
-        raise ValueError(f"it holds no {name}") from None
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise ValueError(f"{name} must be stored as it is, neither compressed nor encrypted")
-    if info.file_size > limit:
-        raise ValueError(f"{name} must have at most {limit} bytes, it has {info.file_size}")
-    try:
-        return archive.read(name)
-    except _ZIP_ERRORS as error:
-        raise ValueError(f"{name} is damaged ({error})") from error
-
-
-@dataclass(frozen=True)
-class _Global:
-    """The name of something that unpickling would import."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class _Storage:
-    """The name of numbers that lie beside the pickle."""
-
-    dtype: str
-    key: str
-    size: int
-
-
-class _Opcodes:
-    """Follows the few opcodes that describe an ordered dict of tensors; refuses all others by name.
-
-    Args:
-        read_storage: contents of the storage of that name, if it has at most that many bytes.
-        byteorder: "<" or ">".
-    """
-
-    def __init__(self, read_storage: Callable[[str, int], bytes], byteorder: str) -> None:
-        self.read_storage, self.byteorder = read_storage, byteorder
-        self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        self.bytes_left = MAX_BYTES
-
-    def run(self, pickled: bytes) -> dict[str, NDArray[Any]]:
-        """Follow a pickle to its end."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd escapes, in strings that are refused
-                for opcode, argument, _ in pickletools.genops(pickled):
-                    self._step(opcode.name, argument)
-        except (IndexError, KeyError) as error:
-            raise ValueError(f"the pickle of the weights is damaged ({error})") from error
-        result = self.stack[0] if len(self.stack) == 1 else None
-        if not isinstance(result, dict) or not all(
-            isinstance(value, np.ndarray) for value in result.values()
-        ):
-            raise ValueError("the weights must be tensors by name, and nothing else")
-        return result
-
-    def _step(self, opcode: str, argument: Any) -> None:
-        match opcode:
-            case "PROTO" | "STOP":
-                pass
-            case "GLOBAL":
-                if argument not in (_ORDERED_DICT, _REBUILD, *_DTYPES):
-                    raise ValueError(f"refused: its pickle asks for {argument.replace(' ', '.')}")
-                self.stack.append(_Global(argument))
-            case "BINUNICODE" | "BININT" | "BININT1" | "BININT2":
-                self.stack.append(argument)
-            case "NEWTRUE" | "NEWFALSE":
-                self.stack.append(opcode == "NEWTRUE")
-            case "EMPTY_TUPLE":
-                self.stack.append(())
-            case "EMPTY_DICT":
-                self.stack.append({})
-            case "MARK":
-                self.marked.append(self.stack)
-                self.stack = []
-            case "TUPLE":
-                items = self._pop_to_mark()
-                self.stack.append(tuple(items))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(self._pop(int(opcode[-1])))
-            case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                self.stack.append(self.memo[argument])
-            case "SETITEM":
-                self._set_items(self._pop(2))
-            case "SETITEMS":
-                self._set_items(self._pop_to_mark())
-            case "BINPERSID":
-                self.stack.append(self._name_storage(self._pop(1)[0]))
-            case "REDUCE":
-                self.stack.append(self._call(*self._pop(2)))
-            case "BUILD":  # the modules' versions, which a state dict carries along
-                self._pop(1)
-            case _:
-                raise ValueError(f"refused: its pickle has the opcode {opcode}, which weights do not need")
-
-    def _pop(self, n: int) -> tuple[Any, ...]:
-        if len(self.stack) < n:
-            raise IndexError("its stack runs empty")
-        popped = tuple(self.stack[-n:])
-        del self.stack[-n:]
-        return popped
-
-    def _pop_to_mark(self) -> list[Any]:
-        popped, self.stack = self.stack, self.marked.pop()
-        return popped
-
-    def _set_items(self, items: Sequence[Any]) -> None:
-        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str) for key in items[::2]):
-            raise ValueError("refused: its pickle sets items that are not those of a dict with names")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
-
-    def _name_storage(self, name: Any) -> _Storage:
-        match name:
-            case ("storage", _Global(kind), str(key), str(), int(size)) if kind in _DTYPES and size >= 0:
-                return _Storage(self.byteorder + _DTYPES[kind], key, size)
-        raise ValueError(f"refused: its pickle refers to {_shorten(name)}, which is no storage of floats")
-
-    def _call(self, function: Any, arguments: Any) -> Any:
-        match function, arguments:
-            case _Global(name), () if name == _ORDERED_DICT:
-                return {}
-            case (
-                _Global(name),
-                (_Storage() as storage, int(offset), tuple(shape), tuple(strides), bool(), dict()),
-            ) if name == _REBUILD:
-                return self._make_array(storage, offset, shape, strides)
-        raise ValueError(f"refused: its pickle calls {_shorten(function)} with {_shorten(arguments)}")
-
-    def _make_array(
-        self, storage: _Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...]
-    ) -> NDArray[Any]:
-        if len(shape) > 8 or not all(isinstance(n, int) and n > 0 for n in shape) or offset < 0:
-            raise ValueError(f"a tensor must have positive sizes, got {_shorten(shape)} from {offset}")
-        if offset + math.prod(shape) > storage.size:
-            raise ValueError(f"a tensor {shape} from {offset} does not fit into {storage.size} numbers")
-        if strides != tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))):
-            raise ValueError(f"a tensor {shape} must lie row by row, got strides {_shorten(strides)}")
-        n_bytes = storage.size * np.dtype(storage.dtype).itemsize
-        self.bytes_left -= n_bytes
-        if self.bytes_left < 0:
-            raise ValueError(f"the tensors must have at most {MAX_BYTES} bytes together")
-        data = self.read_storage(storage.key, n_bytes)
-        if len(data) != n_bytes:
-            raise ValueError(f"data/{storage.key} must have {n_bytes} bytes, it has {len(data)}")
-        return np.frombuffer(data, storage.dtype)[offset : offset + math.prod(shape)].reshape(shape)
-
-
-def _shorten(value: Any) -> str:
-    return repr(value)[:120]
 
 
 def _build(settings: _Settings, weights: _Weights, temperature: float | None) -> Policy:
@@ -417,7 +215,7 @@ class _Settings:
         self.data = data if isinstance(data, dict) else {}
         module = str(self._of("policy_class").get("__module__"))
         if not module.startswith("stable_baselines3."):
-            raise ValueError(f"only its own policies are built here, this one is from {_shorten(module)}")
+            raise ValueError(f"only its own policies are built here, this one is from {shorten(module)}")
         if self.data.get("use_sde"):
             raise ValueError("state-dependent exploration (gSDE) is not built here")
         unknown = {name for name in self._of("policy_kwargs") if name[:1] != ":"} - _SETTINGS
@@ -436,7 +234,7 @@ class _Settings:
             name = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>", str(named))
             if name is None or name[1] not in _ACTIVATIONS:
                 raise ValueError(
-                    f"activation_fn must be one of {', '.join(_ACTIVATIONS)}, got {_shorten(named)}"
+                    f"activation_fn must be one of {', '.join(_ACTIVATIONS)}, got {shorten(named)}"
                 )
             activation = _ACTIVATIONS[name[1]]
         n_inputs, first = self._observation()
@@ -484,13 +282,13 @@ class _Settings:
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self._of(name).get("_shape")
         if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"{name} must tell its shape, got {_shorten(shape)}")
+            raise ValueError(f"{name} must tell its shape, got {shorten(shape)}")
         return tuple(shape)
 
     def _discrete(self, name: str) -> int:
         n, start = str(self._of(name).get("n")), str(self._of(name).get("start", 0))
         if self._kind(name) != "Discrete" or not n.isdecimal() or start != "0":
             raise ValueError(
-                f"{name} must be Discrete from 0, got {self._kind(name)} of {_shorten(n)} from {start}"
+                f"{name} must be Discrete from 0, got {self._kind(name)} of {shorten(n)} from {start}"
             )
         return int(n)

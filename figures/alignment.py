@@ -17,10 +17,11 @@ from style import METHOD_COLOURS, save
 
 from gridworlds import TabularTask
 from mereq_min import METHODS
-from mereq_min.catalogue import load_task
 from mereq_min.exact import visitation
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.files import load_arrays
+from mereq_min.lab.runs.records import read_config, read_rows, read_steps
 from mereq_min.metrics import true_weights
-from mereq_min.runs import load_arrays, read_config, read_rows, read_steps
 
 TALL = [["prior", "aligned", "true", "inferred", "rate"], ["prior", "aligned", "true", "inferred", "theta"]]
 WIDE = [["prior", "aligned", "rate"], ["true", "inferred", "theta"]]

@@ -14,9 +14,10 @@ from pathlib import Path
 import tyro
 from style import save
 
-from mereq_min.behaviour import save_behaviour
-from mereq_min.catalogue import load_task
-from mereq_min.figures import Figures, draw_comparison, draw_features, draw_returns, read_runs
+from mereq_min.lab.commands.figures import Figures
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.episodes import save_behaviour
+from mereq_min.lab.show.plots import draw_comparison, draw_features, draw_returns, read_runs
 
 ARM = ("bottle", "eraser", "pillow")
 

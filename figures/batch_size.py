@@ -21,9 +21,9 @@ from style import METHOD_COLOURS, save
 
 from gridworlds import TASKS
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
+from mereq_min.lab.runs.provenance import provenance
 from mereq_min.metrics import bootstrap_mean
 from mereq_min.rollout import watched_rate
-from mereq_min.runs import provenance
 
 FIRST_SEED = 1_000
 """The tasks were calibrated on seeds under 100; these are fresh."""

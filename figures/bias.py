@@ -30,8 +30,8 @@ from mereq_min import (
     rollout,
     sample_weights,
 )
+from mereq_min.lab.runs.provenance import provenance
 from mereq_min.metrics import true_weights
-from mereq_min.runs import provenance
 
 MATCHING = FeatureMatchingConfig(tolerance=1e-4, max_steps=1_000)
 """Feature matching far beyond what the loop spends, to show its limit."""

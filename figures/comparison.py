@@ -13,7 +13,7 @@ from pathlib import Path
 import tyro
 from style import save
 
-from mereq_min.figures import draw_comparison, read_runs
+from mereq_min.lab.show.plots import draw_comparison, read_runs
 
 
 @dataclass(frozen=True)

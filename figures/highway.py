@@ -14,16 +14,16 @@ import tyro
 from matplotlib.figure import Figure
 from style import save
 
-from mereq_min.figures import (
+from mereq_min.lab.show.plots import (
     Runs,
     add_legend,
     count_seeds,
     draw_published,
     draw_rates,
     draw_samples,
-    read_published,
     read_runs,
 )
+from mereq_min.lab.show.published import read_published
 
 
 @dataclass(frozen=True)

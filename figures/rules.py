@@ -20,8 +20,10 @@ from style import METHOD_COLOURS, save
 
 from deep import TASKS
 from mereq_min import METHODS
-from mereq_min.runs import Row, RunConfig, provenance, read_bundle, read_rows, run
-from mereq_min.sweep import PAPER
+from mereq_min.lab.runs.provenance import provenance
+from mereq_min.lab.runs.records import Row, read_bundle, read_rows
+from mereq_min.lab.runs.run import RunConfig, run
+from mereq_min.lab.runs.sweep import PAPER
 
 SHOWN = ("MEReQ", "HG-DAgger-FT")
 AS_IT_IS = "limit 7.2 cm, release 20, patience 4, tolerance 0.01"

@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from mereq_min.figures import METHOD_COLOURS, STYLE, save_figure
+from mereq_min.lab.show.plots import METHOD_COLOURS, STYLE, save_figure
 
 __all__ = ["METHOD_COLOURS", "save"]
 

@@ -7,15 +7,8 @@ import gymnasium as gym
 
 from gridworlds.draw import draw_map
 from gridworlds.env import TabularEnv
-from gridworlds.maps import (
-    Layout,
-    goal_distance,
-    grid,
-    map_mdp,
-    map_transition,
-    parse_map,
-    random_mdp,
-)
+from gridworlds.maps import Layout, goal_distance, map_mdp, map_transition, parse_map
+from gridworlds.synthetic import grid, random_mdp
 from gridworlds.tabular import TabularTask
 from gridworlds.tasks import TASKS
 

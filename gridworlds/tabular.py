@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from gridworlds.draw import Draw
 from gridworlds.env import TabularEnv
 from gridworlds.maps import Layout
-from mereq_min.checks import Array, check_array, check_log_probabilities, check_number
-from mereq_min.exact import ExactCloner, ExactLearner, TabularPolicy, tabulate, visitation
+from mereq_min.exact import ExactCloner, ExactLearner, tabulate, visitation
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Policy, RewardModel, Start
 from mereq_min.mdp import TabularMDP
 from mereq_min.metrics import feature_divergence, starc_distance, true_weights
+from mereq_min.policies import TabularPolicy
 from mereq_min.soft import SoftSolution, solve_soft
+from mereq_min.validation import Array, check_array, check_log_probabilities, check_number
 
 Mask = NDArray[np.bool_]
 
@@ -135,7 +136,7 @@ class TabularTask:
     def make_expert(
         self,
         rng: np.random.Generator,
-        imperfections: Imperfections = Imperfections(),  # noqa: B008 (frozen)
+        imperfections: Imperfections = Imperfections(),
     ) -> SimulatedExpert:
         """Return the expert who watches by the task's rule; `rng` draws its actions and imperfections."""
         return SimulatedExpert(

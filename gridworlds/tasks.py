@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 
 from gridworlds.draw import draw_lanes, draw_map, draw_shelf
 from gridworlds.env import TabularEnv
-from gridworlds.maps import (
-    Layout,
-    goal_distance,
-    map_mdp,
-    map_transition,
-    parse_map,
-    stack_features,
-)
+from gridworlds.maps import Layout, goal_distance, map_mdp, map_transition, parse_map, stack_features
 from gridworlds.tabular import TabularTask
 from mereq_min.mdp import Array, TabularMDP
 

@@ -3,7 +3,7 @@
 Start with `mereq_min.interfaces`. Importing this package needs numpy and scipy alone.
 """
 
-from mereq_min.exact import ExactCloner, ExactLearner, TabularPolicy
+from mereq_min.exact import ExactCloner, ExactLearner
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Cloner, Expert, Learner, Policy, Task
 from mereq_min.inverse import (
@@ -17,6 +17,7 @@ from mereq_min.loop import Iteration, LoopConfig, align
 from mereq_min.mdp import TabularMDP
 from mereq_min.methods import METHODS, EstimatorConfig, Method, make_aligner
 from mereq_min.metrics import bootstrap_mean, feature_divergence, samples_to_threshold, starc_distance
+from mereq_min.policies import TabularPolicy
 from mereq_min.residual import residual_bellman, solve_residual
 from mereq_min.rollout import rollout
 from mereq_min.soft import (

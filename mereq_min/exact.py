@@ -5,42 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from mereq_min.chain import PolicyChain
-from mereq_min.checks import Array, check_array, check_log_probabilities, check_number
 from mereq_min.mdp import TabularMDP
+from mereq_min.policies import TabularPolicy
+from mereq_min.policy_chain import PolicyChain
 from mereq_min.residual import solve_residual
 from mereq_min.soft import SoftSolution, solve_soft, successor_features
 from mereq_min.steps import Steps, time_weights
-
-States = NDArray[np.int64]
-
-
-class TabularPolicy:
-    """A policy given by log pi(a | s) in a table (S, A); states and actions are indices.
-
-    Raises:
-        ValueError: if the table is not one of normalised log-probabilities.
-    """
-
-    def __init__(self, log_policy: ArrayLike) -> None:
-        self.log_policy = check_log_probabilities("log_policy", log_policy)
-        cumulative = np.cumsum(np.exp(self.log_policy), axis=1)
-        # Divided by the last entry, so that rounding leaves no share to a last action of probability 0.
-        self._cumulative = cumulative[:, :-1] / cumulative[:, -1:]
-
-    def log_prob(self, state: States, action: States) -> Array:
-        """Log-probability (N,) of actions (N,) in states (N,)."""
-        return self.log_policy[state, action]
-
-    def sample(self, state: States, rng: np.random.Generator) -> States:
-        """Draw actions (N,) in states (N,)."""
-        return (rng.random(len(state))[:, None] >= self._cumulative[state]).sum(axis=1)
-
-    def state(self) -> dict[str, Array]:
-        """The table, to be saved."""
-        return {"log_policy": self.log_policy}
+from mereq_min.validation import Array, check_array, check_log_probabilities, check_number
 
 
 def tabulate(mdp: TabularMDP, policy: Any) -> Array:

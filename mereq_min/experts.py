@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.checks import check_number
 from mereq_min.interfaces import Policy
+from mereq_min.validation import check_number
 
 Violation = Callable[[NDArray[Any], NDArray[Any]], bool]
 

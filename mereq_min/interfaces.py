@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.checks import Array
+from mereq_min.steps import Steps
+from mereq_min.validation import Array
 
 if TYPE_CHECKING:
     import gymnasium
 
     from mereq_min.experts import Imperfections
     from mereq_min.steps import Steps
+
 
 RewardModel = Literal["residual", "full"]
 Start = Literal["prior", "scratch"]
@@ -235,4 +237,28 @@ class Task(Protocol):
 
     def reward_distance(self, theta: Array, reward: RewardModel) -> float:
         """STARC distance of theta . f to the true reward, residual or full; NaN if unknown."""
+        ...
+
+
+Info = dict[str, Any]
+
+
+class Aligner(Protocol):
+    """What the loop asks of a method: a policy to begin with, and a better one for all steps so far."""
+
+    policy: Policy
+    """The policy to roll out next."""
+    info: Info
+    """Where the method stands: `theta` (None where none is inferred) and its `standard_errors`."""
+
+    def update(self, steps: Steps) -> tuple[Policy, Info]:
+        """Fit all steps so far; returns the new `policy` and a report of the fit, `theta` among it."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that later updates depend on, as named arrays."""
+        ...
+
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
+        """Go on from what `state` returned after the update on `steps`."""
         ...

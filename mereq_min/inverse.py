@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mereq_min.checks import Array, check_array, check_number
 from mereq_min.interfaces import Learner, Policy
 from mereq_min.steps import Steps, mean_features, time_weights
+from mereq_min.validation import Array, check_array, check_number
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mereq_min.checks import check_number
 from mereq_min.experts import Imperfections
-from mereq_min.interfaces import Expert, Policy, Task
-from mereq_min.methods import Aligner, Info
+from mereq_min.interfaces import Aligner, Expert, Info, Policy, Task
 from mereq_min.rollout import rollout
 from mereq_min.steps import Steps, concatenate
+from mereq_min.validation import check_number
 
 
 @dataclass(frozen=True)

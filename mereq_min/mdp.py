@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from mereq_min.checks import Array, check_array
+from mereq_min.validation import Array, check_array
 
 
 @dataclass(frozen=True, eq=False)

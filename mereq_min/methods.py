@@ -7,13 +7,12 @@ imitation baseline has to fake a theta.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.checks import Array
-from mereq_min.interfaces import Cloner, Learner, Policy, RewardModel, Start, Task
+from mereq_min.interfaces import Aligner, Cloner, Info, Learner, Policy, RewardModel, Start, Task
 from mereq_min.inverse import (
     Estimate,
     FeatureMatchingConfig,
@@ -22,8 +21,7 @@ from mereq_min.inverse import (
     maximise_likelihood,
 )
 from mereq_min.steps import ExpertSet, Steps, sample_weights
-
-Info = dict[str, Any]
+from mereq_min.validation import Array
 
 
 @dataclass(frozen=True)
@@ -69,27 +67,6 @@ class EstimatorConfig:
 
     matching: FeatureMatchingConfig = field(default_factory=FeatureMatchingConfig)
     likelihood: SegmentLikelihoodConfig = field(default_factory=SegmentLikelihoodConfig)
-
-
-class Aligner(Protocol):
-    """What the loop asks of a method: a policy to begin with, and a better one for all steps so far."""
-
-    policy: Policy
-    """The policy to roll out next."""
-    info: Info
-    """Where the method stands: `theta` (None where none is inferred) and its `standard_errors`."""
-
-    def update(self, steps: Steps) -> tuple[Policy, Info]:
-        """Fit all steps so far; returns the new `policy` and a report of the fit, `theta` among it."""
-        ...
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that later updates depend on, as named arrays."""
-        ...
-
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
-        """Go on from what `state` returned after the update on `steps`."""
-        ...
 
 
 class InverseRL:

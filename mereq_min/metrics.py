@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from scipy.special import rel_entr
 from scipy.stats import bootstrap
 
-from mereq_min.checks import Array, check_array
 from mereq_min.interfaces import RewardModel, Task
 from mereq_min.mdp import TabularMDP
 from mereq_min.soft import discounted_sum
+from mereq_min.validation import Array, check_array
 
 THRESHOLDS = (0.05, 0.10, 0.15)
 """delta at which the paper counts expert samples."""

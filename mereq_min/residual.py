@@ -8,16 +8,9 @@ omega' log pi + omega V, and omega V cancels: neither r, Q nor V of the prior is
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mereq_min.checks import Array, check_array
 from mereq_min.mdp import TabularMDP
-from mereq_min.soft import (
-    SoftSolution,
-    bellman_q,
-    check_log_policy,
-    log_softmax,
-    soft_value,
-    solve_soft,
-)
+from mereq_min.soft import SoftSolution, bellman_q, check_log_policy, log_softmax, soft_value, solve_soft
+from mereq_min.validation import Array, check_array
 
 
 def prior_bonus(log_prior: Array, scaled_prior_weight: float) -> Array:

@@ -16,17 +16,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mereq_min.chain import NotConvergedError, PolicyChain, sweeps_needed
-from mereq_min.checks import Array, check_array, check_log_probabilities
 from mereq_min.mdp import TabularMDP
+from mereq_min.policy_chain import NotConvergedError, PolicyChain, rounding_error, sweeps_needed
+from mereq_min.validation import Array, check_array, check_log_probabilities
 
 SolveMethod = Literal["newton", "modified_policy_iteration", "value_iteration"]
 Backend = Literal["scipy", "numba"]
 
 FORCING = 0.05
 """Relative residual to which Newton's linear systems are solved where they are solved iteratively."""
-
-EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +146,7 @@ def solve_soft(
         error = float(np.abs(residual).max())
         if not np.isfinite(error):
             raise ValueError("reward is too large for float64: the values overflow; rescale it")
-        if error <= tol or error <= _rounding_error(v):
+        if error <= tol or error <= rounding_error(v):
             log_policy = log_softmax(q / temperature)
             return SoftSolution(q, v, log_policy, error, iteration, method)
         if iteration < limit:
@@ -161,7 +159,7 @@ def solve_soft(
 
 def _import_compiled_newton() -> Callable[[TabularMDP, Array, float, float, Array, int], int]:
     try:
-        from mereq_min.compiled import solve_newton
+        from mereq_min.soft_numba import solve_newton
     except ModuleNotFoundError as error:
         raise ImportError("backend 'numba' needs numba: pip install 'mereq-min[fast]'") from error
     return solve_newton
@@ -215,10 +213,6 @@ def check_reward(mdp: TabularMDP, reward: ArrayLike) -> Array:
 def _forcing(iteration: int, reduction: float) -> float:
     # Rough solves can wander for ever where gamma is near 1 and moves are deterministic: tighten with time.
     return min(max(FORCING ** (1 + iteration // 40), 0.3 * reduction), 0.5)
-
-
-def _rounding_error(v: Array) -> float:
-    return 16.0 * EPS * float(np.abs(v).max())
 
 
 def _soft_maximum(mdp: TabularMDP, q: Array, temperature: float) -> tuple[Array, Array]:

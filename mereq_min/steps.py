@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.checks import Array
+from mereq_min.validation import Array
 
 Mask = NDArray[np.bool_]
 ExpertSet = Literal["expert", "expert + good-enough", "expert + policy"]

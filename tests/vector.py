@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from mereq_min import TabularMDP, TabularPolicy
-from mereq_min.checks import Array
+from mereq_min.validation import Array
 
 
 def one_hot(mdp: TabularMDP, state: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from deep.fanuc.cells import HORIZON, Cells
-from deep.simulators import make_generators
-from mereq_min.checks import Array, check_array, check_number
+from deep.rollouts import make_generators
+from mereq_min.validation import Array, check_array, check_number
 
 
 class _Episodes:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mereq_min.checks import Array
+from mereq_min.validation import Array
 
 
 class Joint(NamedTuple):

@@ -17,18 +17,22 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from deep.cloning import CloningConfig, NeuralCloner
-from deep.evaluation import gram_distance, gram_of_values, sampled_kl
-from deep.fanuc.cells import HORIZON, BottleCells, Cells, EraserCells, PillowCells
+from deep.fanuc.bottle import BottleCells
+from deep.fanuc.cells import HORIZON, Cells
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv
+from deep.fanuc.eraser import EraserCells
+from deep.fanuc.pillow import PillowCells
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
-from deep.learner import LearnerConfig, NeuralLearner, Rollout, collect
+from deep.gym_task import check_settings
+from deep.learner import LearnerConfig, NeuralLearner
+from deep.oracle import gram_distance, gram_of_values, sampled_kl
 from deep.residual_sac import ResidualSAC, SACConfig
-from deep.simulators import check_settings
-from mereq_min.checks import Array, check_number
+from deep.rollouts import Rollout, collect
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Policy, RewardModel, Start
+from mereq_min.lab.runs.files import load_arrays
 from mereq_min.metrics import feature_divergence, true_weights
-from mereq_min.runs import load_arrays
+from mereq_min.validation import Array, check_number
 
 HERE = Path(__file__).parent
 
@@ -111,7 +115,7 @@ class FanucTask:
     def make_expert(
         self,
         rng: np.random.Generator,
-        imperfections: Imperfections = Imperfections(),  # noqa: B008 (frozen)
+        imperfections: Imperfections = Imperfections(),
     ) -> SimulatedExpert:
         """Return the expert who watches by the cell's rule; `rng` draws its actions and imperfections."""
         return SimulatedExpert(

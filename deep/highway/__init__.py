@@ -1,5 +1,7 @@
 """Highway driving: highway-env 1.12.1 compiled for many roads at once, and the real one beside it."""
 
-from deep.highway.envs import HighwayEnv, HighwayVectorEnv, ReferenceEnv, RoadConfig, RoadState
+from deep.highway.envs import HighwayEnv, HighwayVectorEnv
+from deep.highway.reference import ReferenceEnv
+from deep.highway.roads import RoadConfig, RoadState
 
 __all__ = ["HighwayEnv", "HighwayVectorEnv", "ReferenceEnv", "RoadConfig", "RoadState"]

@@ -23,25 +23,20 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from deep.cloning import NeuralCloner
-from deep.evaluation import LOWEST_LOG_PROB, gram_distance, gram_of_values
-from deep.highway.envs import (
-    ACTIONS,
-    FEATURES,
-    HighwayEnv,
-    HighwayVectorEnv,
-    ReferenceEnv,
-    RoadConfig,
-    RoadState,
-)
-from deep.learner import NeuralLearner, Rollout, collect
+from deep.gym_task import check_settings
+from deep.highway.envs import HighwayEnv, HighwayVectorEnv
+from deep.highway.reference import ReferenceEnv
+from deep.highway.roads import ACTIONS, FEATURES, RoadConfig, RoadState
+from deep.learner import NeuralLearner
+from deep.oracle import LOWEST_LOG_PROB, gram_distance, gram_of_values
 from deep.policies import DiscretePolicy, all_log_probs, discrete_policy
 from deep.residual_dqn import DQNConfig, ResidualDQN
-from deep.simulators import check_settings
-from mereq_min.checks import Array, check_number
+from deep.rollouts import Rollout, collect
 from mereq_min.experts import Imperfections, SimulatedExpert
 from mereq_min.interfaces import Policy, RewardModel, Start
+from mereq_min.lab.runs.files import load_arrays
 from mereq_min.metrics import feature_divergence, true_weights
-from mereq_min.runs import load_arrays
+from mereq_min.validation import Array, check_number
 
 HERE = Path(__file__).parent
 
@@ -148,7 +143,7 @@ class HighwayTask:
     def make_expert(
         self,
         rng: np.random.Generator,
-        imperfections: Imperfections = Imperfections(),  # noqa: B008 (frozen)
+        imperfections: Imperfections = Imperfections(),
     ) -> SimulatedExpert:
         """Return the expert who watches by the rule above; `rng` draws its actions and imperfections."""
         return SimulatedExpert(

@@ -24,8 +24,11 @@ import numpy as np
 from measuring import find_cpu, find_versions, time_in_turns
 from mujoco.rollout import Rollout
 
-from deep.fanuc.cells import HORIZON, SUB_STEPS, BottleCells, Cells, EraserCells, PillowCells
+from deep.fanuc.bottle import BottleCells
+from deep.fanuc.cells import HORIZON, SUB_STEPS, Cells
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv
+from deep.fanuc.eraser import EraserCells
+from deep.fanuc.pillow import PillowCells
 
 KINDS = (BottleCells, EraserCells, PillowCells)
 PACKAGES = ("mereq-min", "mujoco", "gymnasium", "numpy")

@@ -1,4 +1,4 @@
-"""What every kind of policy promises (`mereq_min.contracts`); those of tasks are checked with their task."""
+"""What every kind of policy promises (`mereq_min.lab.conformance`); tasks check those of their own."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from deep.nets import mlp
 from deep.policies import DiscretePolicy, EpsilonPolicy
 from deep.stable_baselines import GaussianPolicy
 from mereq_min import TabularPolicy
-from mereq_min.contracts import check_policy
+from mereq_min.lab.conformance.policy import check_policy
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(30, 5, 5)).astype(np.float32)

@@ -1,11 +1,12 @@
-"""What every installed task promises (`mereq_min.contracts`); a new task joins by being installed."""
+"""What every installed task promises (`mereq_min.lab.conformance`); a new task joins by being installed."""
 
 from functools import cache
 
 import pytest
 
-from mereq_min.catalogue import load_task, task_factories
-from mereq_min.contracts import TASK_CHECKS, TaskSubject, run_check
+from mereq_min.lab.conformance.harness import run_check
+from mereq_min.lab.conformance.task import TASK_CHECKS, TaskSubject
+from mereq_min.lab.plugins import load_task, task_factories
 
 
 @cache

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from deep.classic import TASKS
-from deep.learner import collect
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
+from deep.rollouts import collect
 from deep.stable_baselines import load_zip
-from mereq_min.check import load_policy
-from mereq_min.evaluate import UniformPolicy
+from mereq_min.lab.plugins import load_policy
+from mereq_min.policies import UniformPolicy
 
 N_STEPS = 400
 

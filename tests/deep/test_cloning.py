@@ -6,8 +6,9 @@ import torch
 from gymnasium import spaces
 from toy import make_steps
 
-from deep.cloning import CloningConfig, GaussianHead, NeuralCloner
+from deep.cloning import CloningConfig, NeuralCloner
 from deep.gaussian import SquashedGaussianPolicy
+from deep.heads import GaussianHead
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from deep.learner import LearnerConfig, NeuralLearner, collect
+from deep.learner import LearnerConfig, NeuralLearner
 from deep.residual_dqn import DQNConfig, ResidualDQN
+from deep.rollouts import collect
 
 
 class Counter(gym.Env):

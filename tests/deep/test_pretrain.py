@@ -10,16 +10,16 @@ from safetensors.numpy import load_file, save_file
 
 from deep import pretrain
 from deep.classic import TASKS, ClassicTask
-from deep.learner import collect
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.pretrain import Pretrain, make_problem, train
 from deep.residual_dqn import DQNConfig
 from deep.residual_sac import SACConfig
-from mereq_min.catalogue import UsageError
-from mereq_min.cli import main
-from mereq_min.evaluate import UniformPolicy
-from mereq_min.runs import RunError, save_arrays
+from deep.rollouts import collect
+from mereq_min.lab.commands.main import main
+from mereq_min.lab.plugins import UsageError
+from mereq_min.lab.runs.files import RunError, save_arrays
+from mereq_min.policies import UniformPolicy
 
 CARTPOLE, CAR = "CartPole-v1", "MountainCarContinuous-v0"
 ALGORITHMS = [(CARTPOLE, "soft-dqn"), (CARTPOLE, "dqn"), (CARTPOLE, "sac"), (CAR, "sac")]

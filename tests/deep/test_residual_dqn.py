@@ -5,10 +5,10 @@ import pytest
 import torch
 from vector import OneHotPolicy, TabularVectorEnv
 
-from deep.learner import collect
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.residual_dqn import DQNConfig, ResidualDQN, critic_loss, policy_of, targets
+from deep.rollouts import collect
 from gridworlds import TASKS
 from mereq_min.exact import visitation
 from mereq_min.soft import successor_features

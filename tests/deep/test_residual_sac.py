@@ -9,20 +9,11 @@ from gymnasium import spaces
 from scipy.integrate import trapezoid
 from scipy.linalg import solve_discrete_lyapunov
 
+from deep.bellman import Candidates, critic_target, smaller_twin, stray_bonus
 from deep.gaussian import SquashedGaussianPolicy, log_jacobian, normal_log_density, squashed_gaussian_policy
+from deep.heads import TwinMLP
 from deep.nets import mlp
-from deep.residual_sac import (
-    Candidates,
-    ResidualSAC,
-    SACConfig,
-    TwinMLP,
-    actor_loss,
-    critic_loss,
-    critic_target,
-    smaller_twin,
-    stray_bonus,
-    temperature_loss,
-)
+from deep.residual_sac import ResidualSAC, SACConfig, actor_loss, critic_loss, temperature_loss
 from gridworlds import random_mdp
 from mereq_min import solve_residual, solve_soft, successor_features
 

@@ -18,8 +18,9 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from scipy.special import log_softmax
 
-from deep.stable_baselines import load_zip, read_tensors
-from mereq_min.contracts import check_policy
+from deep.stable_baselines import load_zip
+from deep.torch_zip import read_tensors
+from mereq_min.lab.conformance.policy import check_policy
 
 DATA = Path(__file__).parents[1] / "data"
 RECORDED = json.loads((DATA / "stable_baselines3.json").read_text())

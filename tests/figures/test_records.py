@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from mereq_min import METHODS, LoopConfig
-from mereq_min.catalogue import load_task
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.records import read_bundle, read_rows
+from mereq_min.lab.runs.run import RunConfig, run
+from mereq_min.lab.runs.sweep import PAPER
 from mereq_min.metrics import THRESHOLDS, samples_interval
-from mereq_min.runs import RunConfig, read_bundle, read_rows, run
-from mereq_min.sweep import PAPER
 
 ROOT = Path(__file__).parents[2]
 GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
@@ -105,11 +106,11 @@ def test_readme_quotes_the_records(method):
     assert quoted("bottle", method)[:3] == bare
     assert quoted("bottle, done", method) == skilled
     ends = [[rows[-1] for rows in rows_of(task, method)] for task in ARM]
-    shown = [
-        f"{np.mean([row['success'] for row in rows]):.2f}, {share_of_the_way(task, rows):.0%}"
-        for task, rows in zip(ARM, ends, strict=True)
-    ]
-    assert quoted("bottle, end", method) == shown
+    for quote, task, rows in zip(quoted("bottle, end", method), ARM, ends, strict=True):
+        success, share = quote.split(", ")
+        assert success == f"{np.mean([row['success'] for row in rows]):.2f}"
+        # The returns of prior and expert are measured here, and processors differ in the last digits.
+        assert float(share.rstrip("%")) == pytest.approx(100 * share_of_the_way(task, rows), rel=0.02, abs=2)
 
 
 def test_other_rules_are_held_against_the_recorded_runs():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gridworlds import TASKS
-from mereq_min.exact import TabularPolicy
+from mereq_min.policies import TabularPolicy
 
 TASK = TASKS["windy"]()
 S, A, K = TASK.mdp.features.shape

@@ -5,7 +5,7 @@ import pytest
 
 from gridworlds import TASKS
 from mereq_min import rollout
-from mereq_min.exact import TabularPolicy
+from mereq_min.policies import TabularPolicy
 
 each_task = pytest.mark.parametrize("name", TASKS)
 

@@ -12,8 +12,9 @@ from scipy.stats import chisquare
 from strategies import draw_log_policy, generators, mdps, temperatures
 from toy import draw_steps, make_mdp, make_steps
 
-from mereq_min.exact import ExactCloner, ExactLearner, TabularPolicy, tabulate, visitation
+from mereq_min.exact import ExactCloner, ExactLearner, tabulate, visitation
 from mereq_min.mdp import Array, TabularMDP
+from mereq_min.policies import TabularPolicy
 from mereq_min.residual import solve_residual
 from mereq_min.soft import occupancy, solve_soft
 from mereq_min.steps import mean_features

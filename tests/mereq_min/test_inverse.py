@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from strategies import draw_log_policy, generators, mdps, temperatures
 from toy import draw_steps, make_mdp, make_steps
 
-from mereq_min.exact import ExactLearner, TabularPolicy
+from mereq_min.exact import ExactLearner
 from mereq_min.inverse import (
     FeatureMatchingConfig,
     SegmentLikelihoodConfig,
@@ -20,6 +20,7 @@ from mereq_min.inverse import (
     maximise_likelihood,
 )
 from mereq_min.mdp import Array, TabularMDP
+from mereq_min.policies import TabularPolicy
 from mereq_min.residual import solve_residual
 from mereq_min.soft import SoftSolution, solve_soft, successor_features
 from mereq_min.steps import Steps

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, concatenate, make_aligner, solve_soft
-from mereq_min.catalogue import load_task
 from mereq_min.exact import tabulate
+from mereq_min.lab.plugins import load_task
 from mereq_min.methods import Method
 
 

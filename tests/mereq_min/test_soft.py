@@ -14,11 +14,10 @@ from hypothesis import given
 from numpy.testing import assert_allclose
 from strategies import draw_log_policy, draw_table, generators, mdps, temperatures
 
-from mereq_min import chain as chain_module
+from mereq_min import policy_chain as chain_module
 from mereq_min import soft
-from mereq_min.chain import PolicyChain
-from mereq_min.compiled import solve_newton
 from mereq_min.mdp import Array, TabularMDP
+from mereq_min.policy_chain import PolicyChain
 from mereq_min.soft import (
     NotConvergedError,
     SoftSolution,
@@ -31,6 +30,7 @@ from mereq_min.soft import (
     solve_soft,
     successor_features,
 )
+from mereq_min.soft_numba import solve_newton
 
 SOLVERS = [
     {"method": "newton"},
@@ -213,7 +213,7 @@ def record_values(patch: pytest.MonkeyPatch) -> list[Array]:
         return bellman_q(mdp, v, reward)
 
     patch.setattr(soft, "bellman_q", backup)
-    patch.setattr(soft, "_rounding_error", lambda v: 0.0)
+    patch.setattr(soft, "rounding_error", lambda v: 0.0)
     return seen
 
 
@@ -535,7 +535,7 @@ def test_not_converged_says_how_far_it_got(options: dict[str, Any]) -> None:
 
 def test_without_numba_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "mereq_min.compiled", raising=False)
+    monkeypatch.delitem(sys.modules, "mereq_min.soft_numba", raising=False)
     with pytest.raises(
         ImportError, match=re.escape("backend 'numba' needs numba: pip install 'mereq-min[fast]'")
     ):

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from deep.fanuc.cells import SPEED, SUB_STEPS, BottleCells, EraserCells, PillowCells, TopplingBottleCells
+from deep.fanuc.bottle import BottleCells, TopplingBottleCells
+from deep.fanuc.cells import SPEED, SUB_STEPS
+from deep.fanuc.eraser import EraserCells
+from deep.fanuc.pillow import PillowCells
 
 KINDS = (BottleCells, TopplingBottleCells, EraserCells, PillowCells)
 

@@ -4,16 +4,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from deep.fanuc.cells import (
-    HORIZON,
-    LEASH,
-    SPEED,
-    SUB_STEPS,
-    BottleCells,
-    EraserCells,
-    PillowCells,
-    TopplingBottleCells,
-)
+from deep.fanuc.bottle import BottleCells, TopplingBottleCells
+from deep.fanuc.cells import HORIZON, LEASH, SPEED, SUB_STEPS
+from deep.fanuc.eraser import EraserCells
+from deep.fanuc.pillow import PillowCells
 
 GRAVITY = 9.81
 STEP = 0.05  # [s]

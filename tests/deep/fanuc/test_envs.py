@@ -9,9 +9,12 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from deep.fanuc.cells import HORIZON, BottleCells, EraserCells, PillowCells
+from deep.fanuc.bottle import BottleCells
+from deep.fanuc.cells import HORIZON
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv
+from deep.fanuc.eraser import EraserCells
 from deep.fanuc.kinematics import JOINTS
+from deep.fanuc.pillow import PillowCells
 
 WEIGHTS = np.array([-2.5, -5.0, -0.5, -3.0])
 

@@ -7,24 +7,20 @@ import numpy as np
 import pytest
 
 from deep import TASKS
-from deep.fanuc.cells import (
-    HORIZON,
-    UNIT,
-    BottleCells,
-    EraserCells,
-    PillowCells,
-    TopplingBottleCells,
-)
+from deep.fanuc.bottle import BottleCells, TopplingBottleCells
+from deep.fanuc.cells import HORIZON, UNIT
 from deep.fanuc.envs import FanucEnv
+from deep.fanuc.eraser import EraserCells
+from deep.fanuc.pillow import PillowCells
 from deep.fanuc.task import FanucTask, make_bottle
 from deep.gaussian import SquashedGaussianPolicy
-from deep.learner import collect
 from deep.nets import mlp
 from deep.pretrain import Pretrain, train
 from deep.residual_sac import SACConfig
+from deep.rollouts import collect
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
-from mereq_min.evaluate import UniformPolicy
 from mereq_min.metrics import feature_divergence, true_weights
+from mereq_min.policies import UniformPolicy
 from mereq_min.rollout import watched_rate
 
 PREFERENCE = 3

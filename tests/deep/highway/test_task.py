@@ -9,15 +9,17 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from deep.highway.envs import ACTIONS
+from deep.highway.roads import ACTIONS
 from deep.highway.task import HighwayTask
 from deep.nets import mlp
 from deep.policies import DiscretePolicy, all_log_probs
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
-from mereq_min.evaluate import UniformPolicy
+from mereq_min.lab.runs.files import load_arrays
+from mereq_min.lab.runs.records import read_rows
+from mereq_min.lab.runs.run import RunConfig, run
 from mereq_min.metrics import true_weights
+from mereq_min.policies import UniformPolicy
 from mereq_min.rollout import rollout, watched_rate
-from mereq_min.runs import RunConfig, load_arrays, read_rows, run
 
 A = len(ACTIONS)
 

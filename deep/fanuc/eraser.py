@@ -1,0 +1,118 @@
+"""Cells in which ink is wiped off a board."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from deep.fanuc.cells import UNIT, Cells, draw_disc
+from mereq_min.validation import Array
+
+
+class EraserCells(Cells):
+    """Erasing-Sim: wipe a stroke of 16 ink dots off a whiteboard with a pad on a spring.
+
+    A dot is gone after `CONTACTS` steps in which the pad covers it and touches the board, however lightly.
+
+    Features: `ink_dist` distance of the pad from the nearest dot left / 0.3 m, 0 once there is none;
+    `ink_left` share of the dots; `control` mean square of the action and twice the squared force over 30 N, a
+    third of the sum; `force_deficit` 1 - force / 30 N while ink is left; each cut to [0, 1].
+
+    Observations: from the pad, in the plane, to the nearest dot left, the first and the last one (6, 0 once
+    there is none), lead of the commanded point (3), height of the pad (1), force / 30 N (1), share of the
+    dots left (1), where the pad is (2). How often a dot has been touched does not show.
+    """
+
+    scene, tool, tool_length, tool_pitch = "eraser", "pad", 0.15, np.pi / 2
+    workspace = (0.40, -0.24, -0.005), (0.80, 0.24, 0.20)
+    features = ("ink_dist", "ink_left", "control", "force_deficit")
+    n_observations = 14
+
+    DOTS = 16
+    STROKE = 0.20
+    """Length of the stroke [m]."""
+    CONTACTS = 5
+    COVER = 0.02
+    """Radius within which the pad wipes [m]."""
+    BOARD = 0.02
+    """Height of the board's surface [m]."""
+    STIFFNESS = 1500.0
+    """Of the pad's spring [N/m]."""
+    TOUCH = 1.0
+    """Least force that is a contact [N]."""
+    FIRM = 30.0
+    """Force at which `force_deficit` ends and effort counts in full [N]."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.force = np.zeros(count)
+        self.ink = np.zeros((count, self.DOTS, 2))
+        self.contacts = np.zeros((count, self.DOTS), dtype=np.int64)
+        self._spring = self.model.joint("arm/tool/spring").qposadr[0]
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Array:
+        centre = rng.uniform((0.56, -0.10), (0.64, 0.10))
+        angle = rng.uniform(0, np.pi)
+        along = np.linspace(-0.5, 0.5, self.DOTS)[:, None] * self.STROKE
+        self.ink[n] = centre + along * (np.cos(angle), np.sin(angle))
+        self.contacts[n] = 0
+        return rng.uniform((0.50, -0.15, 0.06), (0.70, 0.15, 0.12))
+
+    def _read(self, n: int, data: mujoco.MjData) -> None:
+        self.force[n] = self.STIFFNESS * max(data.qpos[self._spring], 0.0)
+
+    def _advance(self) -> None:
+        covered = self._distances() <= self.COVER
+        self.contacts += covered & (self.force >= self.TOUCH)[:, None]
+
+    def _left(self) -> NDArray[np.bool_]:
+        """(N, DOTS) which dots are left."""
+        return np.asarray(self.contacts < self.CONTACTS)
+
+    def _distances(self) -> Array:
+        """(N, DOTS) distances of the pad from the dots in the plane [m]."""
+        return np.linalg.norm(self.ink - self.tip[:, None, :2], axis=2)
+
+    def observe(self) -> Array:
+        """Observations (N, n_observations); lengths in dm."""
+        left, rows = self._left(), np.arange(len(self.tip))
+        any_left = np.asarray(left.any(axis=1))
+        ahead = self.ink - self.tip[:, None, :2]
+        nearest = np.where(left, self._distances(), np.inf).argmin(axis=1)
+        # The ends of what is left, from the pad: where to go on.
+        first, last = left.argmax(axis=1), self.DOTS - 1 - left[:, ::-1].argmax(axis=1)
+        targets = [ahead[rows, chosen] / UNIT * any_left[:, None] for chosen in (nearest, first, last)]
+        board = np.column_stack((self.tip[:, 2] / UNIT, self.force / self.FIRM, left.mean(axis=1)))
+        return np.hstack((*targets, self._lead(), board, (self.tip[:, :2] - (0.6, 0.0)) / UNIT))
+
+    def _measure(self, action: Array) -> Array:
+        left = self._left()
+        any_left = left.any(axis=1)
+        nearest = np.where(left, self._distances(), np.inf).min(axis=1, initial=10.0)
+        effort = ((action**2).mean(axis=1) + 2 * (self.force / self.FIRM) ** 2) / 3
+        deficit = 1 - np.minimum(self.force / self.FIRM, 1)
+        terms = nearest / 0.3 * any_left, left.mean(axis=1), effort, deficit * any_left
+        return np.clip(np.stack(terms, axis=1), 0, 1)
+
+    @staticmethod
+    def violates(observation: NDArray[Any], limit: float) -> bool:
+        """While ink is left, the pad presses with less than `limit` of a firm press, or goes astray.
+
+        It touches from 1 cm on; it is astray where it is higher up than it ever begins.
+        """
+        ink_left, force, height = observation[11], observation[10], observation[9] * UNIT
+        is_light = height < EraserCells.BOARD + 0.01 and force < limit
+        return bool(ink_left > 0 and (is_light or height > 0.13))
+
+    @staticmethod
+    def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        return np.equal(observation[:, 11], 0)
+
+    def draw_marks(self, scene: mujoco.MjvScene) -> None:
+        """Add what is no geometry to the picture of the first cell."""
+        for x, y in self.ink[0][self._left()[0]]:
+            draw_disc(scene, (x, y, self.BOARD + 0.0005), 0.009, (0.1, 0.15, 0.6, 1))

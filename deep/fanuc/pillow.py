@@ -1,0 +1,112 @@
+"""Cells in which a pillow is grasped and lifted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from deep.fanuc.cells import UNIT, Cells
+from mereq_min.validation import Array
+
+
+class PillowCells(Cells):
+    """Pillow-Grasping-Sim: grasp a pillow between two fingers, by friction, and lift it.
+
+    Features: `hand2pillow` distance of the point between the fingers from the pillow's long axis / 0.3 m,
+    `lift_left` 1 - height above the table / 0.15 m, `control` mean square of the action, `offset` of that
+    point from the pillow's centre along the axis / 0.15 m; each cut to [0, 1].
+
+    Observations: from the pillow's axis to the hand (3), along it from its centre (1), how far the fingers
+    are told to close and have closed (2), lead of the commanded point (3), height of the pillow (1), x and z
+    of its axis (2), where the hand is (2).
+    """
+
+    scene, tool, tool_length, tool_pitch = "pillow", "gripper", 0.17, np.pi / 2
+    workspace = (0.42, -0.35, 0.025), (0.80, 0.35, 0.30)
+    features = ("hand2pillow", "lift_left", "control", "offset")
+    n_observations = 14
+    n_actions = 4
+
+    HALF_LENGTH = 0.15
+    """Of the pillow [m]."""
+    REST = 0.03
+    """Height of its centre on the table [m]."""
+    LIFT = 0.15
+    """[m]."""
+    STROKE = 0.05
+    """Way of a finger [m]."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.pillow, self.axis = np.zeros((count, 3)), np.zeros((count, 3))
+        self.closed, self.grip = np.zeros(count), np.zeros(count)
+        self._body = self.model.body("scene/pillow").id
+        self._pose = self.model.joint("scene/pillow").qposadr[0]
+        self._fingers = [self.model.joint(f"arm/tool/{side} finger").qposadr[0] for side in ("left", "right")]
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Array:
+        x, y, yaw = rng.uniform((0.54, -0.10, -0.15), (0.66, 0.10, 0.15))
+        turn = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
+        self.data[n].qpos[self._pose : self._pose + 7] = x, y, self.REST, *turn
+        self.closed[n] = 0
+        side = rng.choice((-1.0, 1.0))
+        return np.array((x, y, 0)) + rng.uniform((-0.08, 0.05, 0.12), (0.08, 0.12, 0.20)) * (1, side, 1)
+
+    def _steer(self, action: Array) -> None:
+        self.closed = np.clip(self.closed + 0.25 * action[:, 3], 0, 1)
+        for data, closed in zip(self.data, self.closed, strict=True):
+            data.ctrl[6:] = self.STROKE * closed
+
+    def _read(self, n: int, data: mujoco.MjData) -> None:
+        self.pillow[n] = data.xpos[self._body]
+        self.axis[n] = data.xmat[self._body].reshape(3, 3)[:, 1]
+        self.grip[n] = data.qpos[self._fingers].mean() / self.STROKE
+
+    def _along(self) -> Array:
+        """(N,) where the hand is along the pillow's axis, from its centre [m]."""
+        return ((self.tip - self.pillow) * self.axis).sum(axis=1)
+
+    def _apart(self) -> Array:
+        """(N, 3) from the pillow's axis to the hand [m]."""
+        along = np.clip(self._along(), -self.HALF_LENGTH, self.HALF_LENGTH)
+        return self.tip - self.pillow - along[:, None] * self.axis
+
+    def observe(self) -> Array:
+        """Observations (N, n_observations); lengths in dm."""
+        hand = np.column_stack((self._along() / UNIT, self.closed, self.grip))
+        pillow = np.column_stack((self.pillow[:, 2] / UNIT, self.axis[:, [0, 2]]))
+        return np.hstack(
+            (self._apart() / UNIT, hand, self._lead(), pillow, (self.tip[:, :2] - (0.6, 0.0)) / UNIT)
+        )
+
+    def _measure(self, action: Array) -> Array:
+        terms = (
+            np.linalg.norm(self._apart(), axis=1) / 0.3,
+            1 - self._lift() / self.LIFT,
+            (action**2).mean(axis=1),
+            np.abs(self._along()) / self.HALF_LENGTH,
+        )
+        return np.clip(np.stack(terms, axis=1), 0, 1)
+
+    def _lift(self) -> Array:
+        return self.pillow[:, 2] - self.REST
+
+    @staticmethod
+    def violates(observation: NDArray[Any], limit: float) -> bool:
+        """The hand is within 0.1 m of the pillow's axis outside of a funnel over its middle, or astray.
+
+        The funnel is `limit` of the half length wide where the fingers close, up to 3 cm from the axis, and
+        widens by as much as the hand is farther away. It is astray where it is farther away than it ever
+        begins.
+        """
+        distance = float(np.linalg.norm(observation[:3])) * UNIT
+        width = PillowCells.HALF_LENGTH * limit + max(distance - 0.03, 0.0)
+        return bool((distance < 0.1 and abs(observation[3]) * UNIT > width) or distance > 0.30)
+
+    @staticmethod
+    def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        return observation[:, 9] * UNIT - PillowCells.REST >= 0.8 * PillowCells.LIFT

@@ -1,0 +1,1 @@
+"""The command line `mereq`, one module a command."""

@@ -1,0 +1,173 @@
+"""The commands of many runs: `mereq compare` and `mereq reproduce`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.progress import (
+    TextColumn,
+)
+
+from mereq_min.lab.commands.align import Output, Settings
+from mereq_min.lab.commands.console import complaints, console, progress_bar
+from mereq_min.lab.plugins import UsageError, check_name, load_task
+from mereq_min.lab.runs.records import bundle, find_runs, read_record
+from mereq_min.lab.runs.run import RunConfig, run_folder
+from mereq_min.lab.runs.sweep import PAPER, Engine, Sweep
+from mereq_min.lab.show.tables import (
+    comparison_table,
+)
+from mereq_min.loop import LoopConfig
+from mereq_min.methods import METHODS, EstimatorConfig
+
+SECONDS_BETWEEN_LOOKS = 2.0
+"""How often a sweep is looked at [s]."""
+
+
+@dataclass(frozen=True)
+class Many(Output):
+    """What the commands of many runs share."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Names of the methods."""
+    seeds: int = 30
+    """Runs of each method on each task [runs]."""
+    first_seed: int = 0
+    """Their seeds begin here."""
+    workers: int = 2
+    """Processes."""
+    engine: Engine = "local"
+    """local: processes of this machine; ray: those of the cluster at RAY_ADDRESS, or that `ray start` started
+    here, or else of one started for this command alone (needs the extra `cluster`)."""
+
+    def sweep(
+        self, tasks: Sequence[str], settings: Callable[[str], tuple[LoopConfig, EstimatorConfig]]
+    ) -> int:
+        """Run what is not finished, write one bundle a task, print the tables; returns the exit code.
+
+        Args:
+            tasks: their names.
+            settings: of a task by its name.
+        """
+        if not tasks:
+            raise UsageError("name at least one task; `mereq tasks` lists them")
+        if self.seeds < 1 or self.workers < 1 or self.first_seed < 0:
+            raise UsageError("--seeds and --workers must be at least 1, --first-seed at least 0")
+        tasks = list(dict.fromkeys(tasks))
+        for name in tasks:
+            load_task(name)
+        for name in self.methods:
+            check_name("method", name, METHODS)
+        configs = [  # seed by seed: whenever it is stopped, everything has as many seeds
+            RunConfig(task, method, seed, *settings(task))
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
+            for task in tasks
+            for method in dict.fromkeys(self.methods)
+        ]
+        sweep = Sweep(configs, self.out, workers=self.workers, engine=self.engine)
+        with watch(sweep):
+            failures = sweep.run(overwrite=self.overwrite)
+        for task in tasks:
+            file = self.out / f"{task}.jsonl.gz"
+            ran = [run_folder(sweep.out, config) for config in configs if config.task == task]
+            found = find_runs(sweep.out / task)
+            bundle([path for path in found if path not in failures], file)
+            console.print(comparison_table(task, [read_record(path) for path in ran if path not in failures]))
+            console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
+        for path, message in failures.items():
+            text = f"failed: {path}: {message}"
+            complaints.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1 if failures else 0
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class Compare(Many, Settings):
+    """Run methods on tasks over many seeds; the same command resumes what was interrupted."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
+    """Names of the tasks."""
+
+    def __call__(self) -> int:
+        """Run all tasks with the same settings."""
+        return self.sweep(self.tasks, lambda task: (self.loop, self.estimators))
+
+
+@dataclass(frozen=True)
+class Reproduce(Many):
+    """Run the whole paper, each task with the settings of its recorded runs; the same command resumes it.
+
+    `mereq figures` draws what comes out.
+    """
+
+    tasks: tuple[str, ...] = tuple(PAPER)
+    """Names of the tasks; those that are not in the paper run with the settings of `mereq compare`."""
+    seeds: int = 8
+    """Runs of each method on each task [runs]."""
+    first_seed: int = 1000
+    """Their seeds begin here; the tasks were calibrated on seeds under 100."""
+    out: Path = Path("runs/paper")
+    """Folder for the runs."""
+    iterations: int | None = None
+    """Iterations of a run, to try it at less cost; default: those of the recorded runs [iterations]."""
+    steps_per_iteration: int | None = None
+    """Steps rolled out between updates, likewise [steps]."""
+
+    def __call__(self) -> int:
+        """Run all tasks with their own settings."""
+        budget = {"iterations": self.iterations, "steps_per_iteration": self.steps_per_iteration}
+        given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
+
+        def settings(task: str) -> tuple[LoopConfig, EstimatorConfig]:
+            loop, estimators = PAPER.get(task, (LoopConfig(), EstimatorConfig()))
+            return replace(loop, **given), estimators
+
+        return self.sweep(self.tasks, settings)
+
+
+@contextlib.contextmanager
+def watch(sweep: Sweep) -> Iterator[None]:
+    """Show meanwhile how far a sweep is: as a bar, or in a file as a line whenever a run has finished."""
+    done, seen = threading.Event(), 0
+    with progress_bar(TextColumn("{task.fields[left]}")) as bar:
+        line = bar.add_task("", total=None, left="")
+
+        def look() -> None:
+            nonlocal seen
+            now = sweep.progress()
+            runs = f"{now.finished} of {len(sweep.configs)} runs"
+            left = describe_time_left(now.seconds_left)
+            bar.update(line, completed=now.iterations, total=now.total, description=runs, left=left)
+            if not complaints.is_terminal and now.finished > seen:
+                complaints.print(f"{runs}, {now.iterations} of {now.total} iterations, {left}")
+            seen = now.finished
+
+        def keep_looking() -> None:
+            while not done.wait(SECONDS_BETWEEN_LOOKS):
+                look()
+
+        look()
+        watcher = threading.Thread(target=keep_looking, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+            look()
+
+
+def describe_time_left(seconds: float | None) -> str:
+    """A time in words, as exact as an estimate can be."""
+    if seconds is None:
+        return "time left unknown yet"
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute left" if seconds else "done"
+    return f"{minutes // 60} h {minutes % 60:02d} min left" if minutes >= 60 else f"{minutes} min left"

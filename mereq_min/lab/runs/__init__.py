@@ -1,0 +1,1 @@
+"""Runs on disk: files, records, provenance, episodes, and sweeps of many runs."""

@@ -1,0 +1,135 @@
+"""How policies behave over whole episodes, unwatched: what features and returns are drawn from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mereq_min.interfaces import Policy, Task
+from mereq_min.lab.runs.files import RunError, load_arrays, save_arrays
+from mereq_min.lab.runs.records import find_runs, is_complete, read_record
+from mereq_min.lab.runs.run import define_task
+from mereq_min.methods import METHODS
+from mereq_min.rollout import rollout
+from mereq_min.validation import Array
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Steps of whole episodes.
+
+    Attributes:
+        features: (N, K) of each step.
+        episode: (N,) numbers of the episodes, none decreasing.
+    """
+
+    features: Array
+    episode: NDArray[np.int64]
+
+    def returns(self, weights: Array) -> Array:
+        """Undiscounted sum of weights (K,) . f in each episode (E,) [reward]."""
+        return np.bincount(self.episode, self.features @ weights).astype(np.float64)
+
+
+Behaviour = dict[str, list[Episodes]]
+"""Episodes of every seed by policy: prior, expert and methods."""
+
+
+def save_behaviour(file: Path, behaviour: Behaviour) -> None:
+    """Write episodes as one file, features to seven digits: half the size."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for label, seeds in behaviour.items():
+        for number, episodes in enumerate(seeds):
+            arrays[f"{label}/{number}/features"] = episodes.features.astype(np.float32)
+            arrays[f"{label}/{number}/episode"] = episodes.episode
+    save_arrays(file, arrays)
+
+
+def load_behaviour(file: Path) -> Behaviour:
+    """The episodes of a file written by `save_behaviour`, prior and expert first, then method by method.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
+    arrays, behaviour = load_arrays(file), {}
+    for label in ("prior", "expert", *METHODS):
+        count = sum(name.startswith(f"{label}/") and name.endswith("/episode") for name in arrays)
+        if count:
+            behaviour[label] = [
+                Episodes(arrays[f"{label}/{n}/features"], arrays[f"{label}/{n}/episode"])
+                for n in range(count)
+            ]
+    return behaviour
+
+
+def roll_out(task: Task, policy: Policy, n_episodes: int, seed: int) -> Episodes:
+    """Roll a policy out over whole episodes, on the simulator on which the task trains."""
+    # No episode is longer than the horizon: so many steps hold as many whole ones, and perhaps more.
+    steps = rollout(task, policy, None, n_episodes * task.horizon, np.random.default_rng(seed))
+    wanted = steps.episode < n_episodes
+    return Episodes(steps.features[wanted], steps.episode[wanted])
+
+
+def read_behaviour(task: Task, folder: Path, n_episodes: int) -> Iterator[tuple[str, Episodes]]:
+    """Roll out the policies of a task's runs, and prior and expert as often, or read it where that was done.
+
+    The episodes lie beside the run folders, as `seed<k>.episodes.safetensors`.
+
+    Args:
+        task: what was run.
+        folder: `<out>/<task>`, where its runs are; only finished ones are looked at.
+        n_episodes: of each policy and seed.
+
+    Yields:
+        prior, expert or the name of a method, and episodes; one pair for each seed.
+
+    Raises:
+        RunError: if a run was made on another definition of the task, or is damaged.
+    """
+    paths = [path for path in find_runs(folder) if (path / "policy.safetensors").exists()]
+    runs = [(path, record) for path in paths if is_complete(record := read_record(path))]
+    now = define_task(task).items()
+    for path, record in runs:
+        if not record["definition"].items() <= now:  # an older record may not say everything
+            raise RunError(f"{path} was run before the task {task.name} was changed; run it again")
+    seeds = sorted({record["config"]["seed"] for _, record in runs})
+    for label, policy in (("prior", task.prior), ("expert", task.expert_policy)):
+        for seed in seeds:
+            yield label, _cached(folder / label / f"seed{seed}", task, policy, n_episodes, seed)
+    for path, record in sorted(runs, key=lambda run: list(METHODS).index(run[1]["config"]["method"])):
+        policy = task.load_policy(load_arrays(path / "policy.safetensors"))
+        config = record["config"]
+        yield config["method"], _cached(path, task, policy, n_episodes, config["seed"])
+
+
+def _cached(path: Path, task: Task, policy: Policy, n_episodes: int, seed: int) -> Episodes:
+    """The episodes of a policy from the file beside `path`, rolled out first if that holds others."""
+    file = path.with_name(f"{path.name}.episodes.safetensors")
+    origin = _fingerprint(task, policy, n_episodes, seed)
+    if origin is not None and file.exists():
+        arrays = load_arrays(file)
+        if np.array_equal(arrays.pop("origin"), origin):
+            return Episodes(**arrays)
+    episodes = roll_out(task, policy, n_episodes, seed)
+    if origin is not None:
+        save_arrays(file, {**vars(episodes), "origin": origin})
+    return episodes
+
+
+def _fingerprint(task: Task, policy: Policy, n_episodes: int, seed: int) -> NDArray[np.uint8] | None:
+    """SHA-256 (32,) of all that episodes depend on; None if prior or policy cannot be written down."""
+    digest = hashlib.sha256(json.dumps([define_task(task), n_episodes, seed]).encode())
+    for each in (task.prior, policy):  # a residual policy is one on top of the prior
+        if not hasattr(each, "state"):
+            return None
+        arrays: dict[str, Any] = each.state()
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.asarray(array).tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)

@@ -1,0 +1,291 @@
+"""The paper's figures, drawn from recorded runs, and the command `mereq figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from mereq_min.interfaces import RewardModel, Task
+from mereq_min.lab.runs.episodes import Behaviour
+from mereq_min.lab.runs.records import Row, find_runs, is_complete, read_bundle, read_record
+from mereq_min.lab.show.published import PAPER_NAMES, read_published
+from mereq_min.metrics import THRESHOLDS, bootstrap_mean, samples_interval, true_weights
+from mereq_min.validation import Array
+
+
+def draw_curve(task: Task, rows: Sequence[Row], reward: RewardModel | None, title: str) -> Figure:
+    """Draw the intervention rate by iteration and, if a reward was inferred, theta with standard errors.
+
+    Args:
+        task: what was done.
+        rows: of the run's iterations.
+        reward: which reward theta stands for; None for imitation.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9.0, 3.2) if reward else (4.5, 3.2), dpi=130, layout="constrained")
+    left, *right = figure.subplots(1, 2 if reward else 1, squeeze=False)[0]
+    iterations = [row["iteration"] for row in rows]
+    left.plot(iterations, [row["intervention_rate"] for row in rows], "o-", color="#0072B2")
+    for threshold in THRESHOLDS:
+        left.axhline(threshold, color="0.7", lw=0.8, ls="--")
+    left.set(xlabel="iteration", ylabel="intervention rate", ylim=(0, None))
+    left.xaxis.get_major_locator().set_params(integer=True)
+    for axes in right:
+        truth = true_weights(task, reward or "residual")
+        is_known = rows[-1]["reward_distance"] is not None  # a prior of one's own has no true residual
+        for k, name in enumerate(task.feature_names):
+            values = [row["theta"][k] for row in rows]
+            errors = [row["standard_errors"][k] or 0.0 for row in rows]
+            line = axes.errorbar(iterations, values, errors, marker="o", ms=4, capsize=2, label=name)
+            if is_known:
+                axes.axhline(truth[k], color=line.lines[0].get_color(), lw=0.8, ls="--")
+        # One feature that the data say little about must not flatten the others: its bars leave the picture.
+        thetas = np.array([*(row["theta"] for row in rows), *([truth] if is_known else [])])
+        margin = 0.5 * np.ptp(thetas) + 0.05
+        ylim = (thetas.min() - margin, thetas.max() + margin)
+        axes.set(xlabel="iteration", ylabel="theta ± standard error [reward]", ylim=ylim)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if right:
+        figure.legend(loc="outside right center", frameon=False, fontsize=8, title="dashed: theta*")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+Runs = dict[str, list[list[Row]]]
+"""Rows of every run by method."""
+
+# Okabe and Ito's palette: apart for colour-blind readers too; ours is the dark one.
+METHOD_COLOURS = {
+    "MEReQ": "#D55E00",
+    "MEReQ-NP": "#E69F00",
+    "MaxEnt": "#999999",
+    "MaxEnt-FT": "#56B4E9",
+    "HG-DAgger-FT": "#009E73",
+    "IWR-FT": "#CC79A7",
+    "MEReQ-L": "#0072B2",
+}
+COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS}
+
+GREY = "#777777"
+"""Of lines and marks that are no data of a policy: visible on white and on black."""
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "legend.frameon": False,
+}
+"""Settings of matplotlib that all figures share."""
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a figure; the same one makes the same bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, bbox_inches="tight", metadata={"Software": None})
+
+
+def find_tasks(root: Path) -> list[str]:
+    """Names of the tasks that have run folders or a bundle in `root`, those of the paper first."""
+    folders = {path.relative_to(root).parts[0] for path in root.glob("*/*/seed*/iterations.jsonl")}
+    names = folders | {path.name.removesuffix(".jsonl.gz") for path in root.glob("*.jsonl.gz")}
+    return [name for name in PAPER_NAMES if name in names] + sorted(names - set(PAPER_NAMES))
+
+
+def read_runs(root: Path, task: str) -> Runs:
+    """The finished runs of a task: those of its bundle, if there is one, else those of its run folders."""
+    file = root / f"{task}.jsonl.gz"
+    found = read_bundle(file) if file.exists() else map(read_record, find_runs(root / task))
+    runs: Runs = {}
+    for record in filter(is_complete, found):
+        runs.setdefault(record["config"]["method"], []).append(record["iterations"])
+    return runs
+
+
+# --- Rates and samples -----------------------------------------------------------------------------------
+
+
+def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
+    """Intervention rate by iteration and expert samples to each threshold; a third row for the paper's.
+
+    Args:
+        comparison: runs by task; one column each.
+    """
+    published = read_published()
+    is_published = any(name in published for name in comparison)
+    figure = Figure(figsize=(3.6 * len(comparison), 9 if is_published else 6), layout="constrained")
+    axes = figure.subplots(3 if is_published else 2, len(comparison), squeeze=False)
+    for column, (task, runs) in zip(axes.T, comparison.items(), strict=True):
+        draw_rates(column[0], runs)
+        draw_samples(column[1], runs)
+        column[0].set_title(f"{task} ({count_seeds(runs)})")
+        if task in published:
+            draw_published(column[2], published[task])
+            column[2].set_title("Chen et al. 2025")
+        elif is_published:
+            column[2].set_axis_off()
+    axes[0, 0].set_ylabel("intervention rate (dashed: 0.05)")
+    for ax in axes[1:, 0]:
+        ax.set_ylabel("expert samples until rate < δ")
+    add_legend(figure)
+    return figure
+
+
+def count_seeds(runs: Runs) -> str:
+    """How many seeds all methods have, in words."""
+    count = min(len(each) for each in runs.values())
+    return f"{count} seed{'s' * (count > 1)}"
+
+
+def add_legend(figure: Figure) -> None:
+    """Say which colour is which method."""
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=colour, lw=3, label=method) for method, colour in METHOD_COLOURS.items()
+    ]
+    handles.append(
+        Patch(
+            facecolor="#bbb",
+            hatch="////",
+            edgecolor="white",
+            label="lower bound: so many runs never got there",
+        )
+    )
+    columns = len(handles) if figure.get_figwidth() > 12 else 4  # [inches]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def draw_rates(ax: Axes, runs: Runs) -> None:
+    """Mean intervention rate by iteration with 95 % intervals over seeds."""
+    iterations = range(1, max(len(rows) for each in runs.values() for rows in each) + 1)
+    for method, colour in _present(runs):
+        # The policy of a run that stopped below its threshold is the one that its last rate was measured on.
+        rates = np.array(
+            [[rows[min(k, len(rows)) - 1]["intervention_rate"] for k in iterations] for rows in runs[method]]
+        )
+        intervals = np.array([bootstrap_mean(column, np.random.default_rng(0)) for column in rates.T])
+        ax.plot(iterations, intervals[:, 0], color=colour, lw=1.5)
+        ax.fill_between(iterations, *intervals[:, 1:].T, color=colour, alpha=0.2, lw=0)
+    ax.axhline(THRESHOLDS[0], color=GREY, lw=0.8, ls="--")
+    ax.set(xlabel="iteration", ylim=(0, None), xticks=iterations)
+
+
+def draw_samples(ax: Axes, runs: Runs) -> None:
+    """Bars with 95 % intervals; hatched where some runs never got there, so that the bar is a lower bound."""
+    for method, _ in _present(runs):
+        for group, threshold in enumerate(THRESHOLDS):
+            (mean, low, high), censored = samples_interval(runs[method], threshold)
+            x = draw_bar(ax, group, method, mean, hatch="////" if censored else None)
+            ax.errorbar(x, mean, [[mean - low], [high - mean]], color=GREY, lw=0.8, capsize=1.5)
+            if censored:
+                top = np.nanmax([mean, high])  # one seed has no interval
+                ax.text(x, top, f" {censored}", rotation=90, ha="center", va="bottom", fontsize=5.5)
+    label_thresholds(ax)
+
+
+def _present(runs: Runs) -> list[tuple[str, str]]:
+    """Methods that were run, with their colours."""
+    return [(method, colour) for method, colour in METHOD_COLOURS.items() if method in runs]
+
+
+def draw_published(ax: Axes, samples: Mapping[tuple[str, float], float]) -> None:
+    """The paper's mean expert samples of one task by method and threshold."""
+    for (method, threshold), mean in samples.items():
+        draw_bar(ax, THRESHOLDS.index(threshold), method, mean)
+    label_thresholds(ax)
+
+
+def draw_bar(ax: Axes, group: int, method: str, height: float, hatch: str | None = None) -> float:
+    """One method's bar in the group of a threshold; returns where it stands."""
+    width = 0.8 / len(METHOD_COLOURS)
+    x = group + (list(METHOD_COLOURS).index(method) - (len(METHOD_COLOURS) - 1) / 2) * width
+    ax.bar(x, height, 0.92 * width, color=METHOD_COLOURS[method], hatch=hatch, edgecolor="white", lw=0)
+    return x
+
+
+def label_thresholds(ax: Axes) -> None:
+    """Name the groups of bars."""
+    ax.set_xticks(range(len(THRESHOLDS)), [f"δ = {threshold:.2f}" for threshold in THRESHOLDS])
+
+
+# --- Behaviour -------------------------------------------------------------------------------------------
+
+
+def draw_features(task: Task, behaviour: Behaviour) -> Figure:
+    """Violins of each feature over all steps by policy, seeds pooled.
+
+    Dashes are means, the dotted line the expert's. Each violin is scaled to its own peak.
+
+    Args:
+        task: what was done.
+        behaviour: its policies at it.
+    """
+    names = task.feature_names
+    figure = Figure(figsize=(3.0 * len(names), 3.4), layout="constrained")
+    for k, ax in enumerate(figure.subplots(1, len(names), squeeze=False)[0]):
+        columns = [
+            np.concatenate([episodes.features[:, k] for episodes in seeds]) for seeds in behaviour.values()
+        ]
+        grid = _grid(columns)
+        for x, (label, values) in enumerate(zip(behaviour, columns, strict=True)):
+            half = 0.42 * _density(values, grid)
+            ax.fill_betweenx(grid, x - half, x + half, color=COLOURS[label], alpha=0.75, lw=0)
+            ax.plot(x, values.mean(), "_", color=GREY, ms=9)
+            if label == "expert":
+                ax.axhline(values.mean(), color=GREY, lw=0.6, ls=":")
+        ax.set_xticks(range(len(behaviour)), behaviour, rotation=60, ha="right", rotation_mode="anchor")
+        ax.set_title(names[k])
+    figure.suptitle(f"{task.name}: features of a step", fontsize=10)
+    return figure
+
+
+def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
+    """Densities of an episode's return under the expert's reward by policy, seeds pooled; one column a task.
+
+    Dashes are means, the dotted line the expert's. Each density is scaled to its own peak.
+
+    Args:
+        behaviours: tasks, and their policies at each.
+    """
+    figure = Figure(figsize=(3.6 * len(behaviours), 4.2), layout="constrained")
+    columns = figure.subplots(1, len(behaviours), squeeze=False)[0]
+    for ax, (task, behaviour) in zip(columns, behaviours, strict=True):
+        returns = {
+            label: np.concatenate([episodes.returns(task.expert_weights) for episodes in seeds])
+            for label, seeds in behaviour.items()
+        }
+        grid = _grid(list(returns.values()), margin=0.08)
+        heights = range(0, -len(returns), -1)
+        for height, (label, values) in zip(heights, returns.items(), strict=True):
+            top = height + 0.9 * _density(values, grid)
+            ax.fill_between(grid, height, top, color=COLOURS[label], alpha=0.75, lw=0)
+            ax.plot(values.mean(), height, "|", color=GREY, ms=9)
+        ax.axvline(returns["expert"].mean(), color=GREY, lw=0.6, ls=":")
+        ax.set_yticks(heights, returns)
+        ax.set(title=task.name, xlabel="return of an episode, Σ w_E · f [reward]")
+    return figure
+
+
+def _grid(columns: Sequence[Array], margin: float = 0.0) -> Array:
+    """Places (200,) to draw densities at, over the range of all columns and a share of it more."""
+    low, high = min(map(np.min, columns)), max(map(np.max, columns))
+    margin = margin * (high - low) + 1e-6  # where everything is constant there is no range
+    return np.linspace(low - margin, high + margin, 200)
+
+
+def _density(values: Array, grid: Array) -> Array:
+    """Density of values at the places of a grid, scaled to its peak.
+
+    By a Gaussian kernel whose standard deviation is 2 % of the grid: the same for every policy, since a rule
+    that goes by the spread of the data blurs all of them where a few are far away, such as crashes.
+    """
+    width = 0.02 * np.ptp(grid)
+    density = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).sum(axis=1)
+    return density / density.max()

@@ -1,0 +1,450 @@
+"""Newton's method of `mereq_min.soft`, compiled with numba; imported only when it is asked for.
+
+What it gains over numpy: one pass over the transitions for each policy, and a Krylov method preconditioned by
+symmetric Gauss-Seidel, whose triangular solves cannot be written with array operations.
+"""
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from mereq_min import policy_chain
+from mereq_min.mdp import TabularMDP
+from mereq_min.policy_chain import rough_precision
+from mereq_min.validation import Array
+
+BLOCK = 256
+"""States that are backed up together, in vector instructions and within the fastest caches."""
+
+LOG2_E = 1.4426950408889634
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+ROUND = 1.5 * 2.0**52
+"""Added to a float64, it leaves the nearest integer in the lowest bits."""
+ROOT_HALF = 0x3FE6A09E667F3BCD
+"""The bits of the float64 nearest to the root of 1/2."""
+
+FEW = 0.02
+"""Share of the states that a sweep must raise for a second one to be worth it."""
+
+_patterns: WeakKeyDictionary[TabularMDP, tuple[NDArray, ...]] = WeakKeyDictionary()
+_rounding_error = njit(cache=True)(policy_chain.rounding_error)
+
+
+def solve_newton(
+    mdp: TabularMDP, reward: Array, temperature: float, tol: float, v: Array, max_iterations: int
+) -> int:
+    """Solve the soft Bellman equation from `v` (S,) on and in place, Ziebart (2010).
+
+    Args:
+        mdp: the MDP.
+        reward: (S, A) reward.
+        temperature: alpha > 0.
+        tol: bound on the sup-norm Bellman error.
+        v: (S,) values, overwritten.
+        max_iterations: bound on the policy updates.
+
+    Returns:
+        The number of policy updates; the caller checks the error.
+    """
+    P, S, A = mdp.transition, mdp.n_states, mdp.n_actions
+    # Unsigned, because numba asks of every signed index whether it is negative.
+    transition = (P.data, *(index.view(f"u{index.itemsize}") for index in (P.indices, P.indptr)))
+    precision = rough_precision(mdp.gamma)
+    pattern = _patterns.get(mdp)
+    if pattern is None:
+        rows, columns = _find_entries(transition, S, A)
+        action, weight = np.empty(P.nnz, np.min_scalar_type(A - 1)), np.empty(P.nnz, precision)
+        first = _find_terms(transition, mdp.terminal, mdp.gamma, A, rows, columns, action, weight)
+        pattern = _patterns[mdp] = (rows, columns, first, action, weight)
+    return _iterate(
+        transition,
+        pattern,
+        reward,
+        mdp.terminal,
+        mdp.gamma,
+        temperature,
+        tol,
+        max_iterations,
+        v,
+        np.empty(len(pattern[1]), precision),
+        np.empty((9, S), precision),
+    )
+
+
+@njit(cache=True)
+def _find_entries(transition: tuple, S: int, A: int) -> tuple[NDArray, NDArray]:
+    """Rows of P_pi: columns s - 1, s + 1 and s come first, then those further left, then those further right.
+
+    Row s begins at rows[s, 0], its last part at rows[s, 1].
+    """
+    _, indices, indptr = transition
+    rows = np.zeros((S + 1, 2), np.uint32)
+    columns = np.empty(len(indices) + 3 * S, np.uint32)
+    seen = np.full(S, -1, np.int64)
+    count = 0
+    for s in range(S):
+        rows[s, 0] = count
+        # At the edges column s takes the place of the missing neighbour, with an entry of 0.
+        columns[count] = max(s - 1, 0)
+        columns[count + 1] = min(s + 1, S - 1)
+        columns[count + 2] = s
+        seen[columns[count : count + 3]] = s
+        count += 3
+        for right in (False, True):
+            if right:
+                rows[s, 1] = count
+            for j in range(indptr[s * A], indptr[s * A + A]):
+                column = indices[j]
+                if (column > s) == right and seen[column] != s:
+                    seen[column] = s
+                    columns[count] = column
+                    count += 1
+    rows[S, 0] = count
+    return rows, columns[:count].copy()
+
+
+@njit(cache=True)
+def _find_terms(
+    transition: tuple,
+    terminal: NDArray,
+    gamma: float,
+    A: int,
+    rows: NDArray,
+    columns: NDArray,
+    action: NDArray,
+    weight: NDArray,
+) -> NDArray:
+    """Write gamma P_pi as sums: entry k is that of weight[j] * pi[action[j]], first[k] <= j < first[k+1]."""
+    data, indices, indptr = transition
+    S, one = len(rows) - 1, np.uint32(1)
+    first = np.zeros(len(columns) + 1, np.uint32)
+    place = np.empty(S, np.uint32)
+    for s in range(S):
+        for k in range(rows[s, 0], rows[s + 1, 0]):
+            place[columns[k]] = k
+        for j in range(indptr[s * A], indptr[s * A + A]):
+            first[place[indices[j]] + one] += one
+        for k in range(rows[s, 0], rows[s + 1, 0]):
+            first[k + one] += first[k]
+        for k in range(rows[s, 0], rows[s + 1, 0]):
+            place[columns[k]] = first[k]
+        for a in range(A):
+            for j in range(indptr[s * A + a], indptr[s * A + a + 1]):
+                term = place[indices[j]]
+                action[term] = a
+                weight[term] = 0.0 if terminal[s] else gamma * data[j]
+                place[indices[j]] = term + one
+    return first
+
+
+@njit(cache=True, error_model="numpy")
+def _iterate(
+    transition: tuple,
+    pattern: tuple,
+    reward: Array,
+    terminal: NDArray,
+    gamma: float,
+    alpha: float,
+    tol: float,
+    max_iterations: int,
+    v: Array,
+    entries: NDArray,
+    vectors: NDArray,
+) -> int:
+    S = len(v)
+    residual = np.empty(S)
+    x, b = vectors[0], vectors[1]
+    error = 0.0
+    for iteration in range(max_iterations):
+        for backward in (False, True):
+            if _raise_values(transition, reward, terminal, gamma, v, backward, 0.01 * error) < FEW * S:
+                break
+        previous = error
+        error = _back_up(transition, pattern, reward, terminal, gamma, alpha, v, residual, entries)
+        if error <= tol or error <= _rounding_error(v) or not np.isfinite(v.sum()):
+            return iteration
+        for s in range(S):
+            b[s] = residual[s] / error
+        rtol = _choose_forcing(iteration, error / previous, tol / error)
+        if not _solve_bicgstab(pattern[0], pattern[1], entries, rtol, vectors):
+            x[:] = b  # a sweep of value iteration, which always gains
+        for s in range(S):
+            v[s] += error * x[s]
+    return max_iterations
+
+
+@njit(cache=True)
+def _choose_forcing(iteration: int, growth: float, reduction: float) -> float:
+    """Rough until the error falls, then its square, Eisenstat and Walker (1996); tightened with time."""
+    rtol = min(0.02, max(growth * growth, 1e-3)) ** (1 + iteration // 40)
+    return min(max(rtol, 0.3 * reduction), 0.5)
+
+
+@njit(cache=True, fastmath={"contract"})
+def _raise_values(
+    transition: tuple, reward: Array, terminal: NDArray, gamma: float, v: Array, backward: bool, least: float
+) -> int:
+    """Sweep V(s) <- max(V(s), max_a Q(s, a)) in place; return how many rose by more than `least`.
+
+    Newton's updates spread a good region's policy by one state each, which is what most of them are spent on;
+    a Gauss-Seidel sweep spreads its values as far as the order of states allows, for a fraction of the price.
+    Near the solution soft values exceed max_a Q, and nothing changes.
+    """
+    data, indices, indptr = transition
+    S, A = reward.shape
+    raised = 0
+    for i in range(S):
+        s = np.uint64(S - 1 - i if backward else i)
+        if terminal[s]:
+            continue
+        best = v[s]
+        for a in range(A):
+            row = s * np.uint64(A) + np.uint64(a)
+            expected = 0.0
+            for j in range(indptr[row], indptr[row + np.uint64(1)]):
+                expected += data[j] * v[indices[j]]
+            q = reward[s, a] + gamma * expected
+            best = q if q > best else best
+        raised += best > v[s] + least
+        v[s] = best
+    return raised
+
+
+@njit(cache=True)
+def _back_up(
+    transition: tuple,
+    pattern: tuple,
+    reward: Array,
+    terminal: NDArray,
+    gamma: float,
+    alpha: float,
+    v: Array,
+    residual: Array,
+    entries: NDArray,
+) -> float:
+    """Fill T V - V and gamma P_pi, row s of both over 1 - gamma P_pi(s | s); return the norm of T V - V."""
+    S, A = reward.shape
+    q = np.zeros((A, BLOCK))
+    gain, scratch = np.empty(BLOCK), np.empty(BLOCK)
+    policy = np.empty((A, BLOCK), entries.dtype)
+    error = 0.0
+    for start in range(0, S, BLOCK):
+        stop = min(start + BLOCK, S)
+        _look_ahead(transition, reward, gamma, v, start, stop, q)
+        _take_soft_maximum(q, alpha, scratch, scratch.view(np.int64), gain, policy)
+        for i in range(stop - start):
+            gain[i] = 0.0 if terminal[start + i] else gain[i] - v[start + i]
+            error = max(error, abs(gain[i]))
+        _assemble(pattern, policy, start, stop, gain, residual, entries)
+    return error
+
+
+@njit(cache=True, fastmath={"contract"})
+def _look_ahead(
+    transition: tuple, reward: Array, gamma: float, v: Array, start: int, stop: int, q: Array
+) -> None:
+    """Q(s, a) = r(s, a) + gamma E[V(s')] of the block, as q[a, s - start]."""
+    data, indices, indptr = transition
+    A = len(q)
+    for s in range(start, stop):
+        for a in range(A):
+            row = np.uint64(s * A + a)
+            expected = 0.0
+            for j in range(indptr[row], indptr[row + np.uint64(1)]):
+                expected += data[j] * v[indices[j]]
+            q[a, s - start] = reward[s, a] + gamma * expected
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _take_soft_maximum(
+    q: Array, alpha: float, scratch: Array, bits: NDArray, value: Array, policy: NDArray
+) -> None:
+    """Soft maximum over actions of q (A, BLOCK) into `value`, and the policy (A, BLOCK); overwrites q."""
+    A, sharpness = len(q), 1.0 / alpha
+    top, total = q[0].copy(), np.zeros(BLOCK)
+    for a in range(1, A):
+        for i in range(BLOCK):
+            top[i] = q[a, i] if q[a, i] > top[i] else top[i]
+    for a in range(A):
+        for i in range(BLOCK):
+            q[a, i] = (q[a, i] - top[i]) * sharpness
+        _exponentiate(q[a], scratch, bits)
+        for i in range(BLOCK):
+            total[i] += q[a, i]
+    _take_logarithm(total, scratch, bits, value)
+    for i in range(BLOCK):
+        value[i] = top[i] + alpha * value[i]
+        total[i] = 1.0 / total[i]
+    for a in range(A):
+        for i in range(BLOCK):
+            policy[a, i] = q[a, i] * total[i]
+
+
+@njit(cache=True, fastmath={"contract"})
+def _exponentiate(x: Array, scratch: Array, bits: NDArray) -> None:
+    """exp(x) in place for x <= 0, in vector instructions: 2^n e^f, by a Taylor series for |f| <= ln(2) / 2.
+
+    `bits` is `scratch` read as integers. exp(-700) stands for all that is smaller.
+    """
+    for i in range(len(x)):
+        z = x[i] if x[i] > -700.0 else -700.0
+        rounded = z * LOG2_E + ROUND
+        scratch[i] = rounded
+        n = rounded - ROUND
+        f = (z - n * LN2_HIGH) - n * LN2_LOW
+        p = 1.0 / 479001600.0
+        p = p * f + 1.0 / 39916800.0
+        p = p * f + 1.0 / 3628800.0
+        p = p * f + 1.0 / 362880.0
+        p = p * f + 1.0 / 40320.0
+        p = p * f + 1.0 / 5040.0
+        p = p * f + 1.0 / 720.0
+        p = p * f + 1.0 / 120.0
+        p = p * f + 1.0 / 24.0
+        p = p * f + 1.0 / 6.0
+        p = p * f + 0.5
+        p = p * f + 1.0
+        x[i] = p * f + 1.0
+    for i in range(len(x)):
+        bits[i] = (bits[i] + 1023) << 52  # the float64 2^n
+    for i in range(len(x)):
+        x[i] *= scratch[i]
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _take_logarithm(x: Array, scratch: Array, bits: NDArray, out: Array) -> None:
+    """log(x) for x >= 1, in vector instructions too: x = 2^n m, log(m) = 2 artanh((m - 1) / (m + 1))."""
+    for i in range(len(x)):
+        scratch[i] = x[i]
+    for i in range(len(x)):
+        n = (bits[i] - ROOT_HALF) >> 52
+        bits[i] -= n << 52  # the float64 m, between the roots of 1/2 and 2
+        out[i] = n
+    for i in range(len(x)):
+        f = (scratch[i] - 1.0) / (scratch[i] + 1.0)
+        g = f * f
+        p = 1.0 / 19.0
+        p = p * g + 1.0 / 17.0
+        p = p * g + 1.0 / 15.0
+        p = p * g + 1.0 / 13.0
+        p = p * g + 1.0 / 11.0
+        p = p * g + 1.0 / 9.0
+        p = p * g + 1.0 / 7.0
+        p = p * g + 1.0 / 5.0
+        p = p * g + 1.0 / 3.0
+        out[i] = out[i] * LN2_HIGH + (out[i] * LN2_LOW + 2.0 * f * (p * g + 1.0))
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _assemble(
+    pattern: tuple, policy: NDArray, start: int, stop: int, gain: Array, residual: Array, entries: NDArray
+) -> None:
+    rows, _, first, action, weight = pattern
+    for s in range(start, stop):
+        i = np.uint64(s - start)
+        diagonal = rows[s, 0] + np.uint32(2)
+        stay = _sum_terms(first, action, weight, policy, diagonal, i)
+        scale = weight.dtype.type(1.0) / (weight.dtype.type(1.0) - stay)
+        for k in range(rows[s, 0], rows[s + 1, 0]):
+            entries[k] = scale * _sum_terms(first, action, weight, policy, k, i)
+        residual[s] = scale * gain[i]
+
+
+@njit(cache=True, fastmath={"contract"})
+def _sum_terms(
+    first: NDArray, action: NDArray, weight: NDArray, policy: NDArray, k: int, i: np.uint64
+) -> float:
+    """Entry k of gamma P_pi, which lies in the row of state i of the block."""
+    entry = weight.dtype.type(0.0)
+    for j in range(first[k], first[k + np.uint32(1)]):
+        entry += weight[j] * policy[action[j], i]
+    return entry
+
+
+@njit(cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+def _solve_bicgstab(rows: NDArray, columns: NDArray, entries: NDArray, rtol: float, vectors: NDArray) -> bool:
+    """BiCGSTAB (van der Vorst, 1992) between Gauss-Seidel factors: vectors[0] = (I - L - U)^-1 vectors[1]."""
+    x, b, shadow, r, p = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
+    image, smooth, t, z = vectors[5], vectors[6], vectors[7], vectors[8]
+    t[:] = 0.0
+    _solve_left(rows, columns, entries, b, t, z, shadow)
+    x[:] = 0.0
+    r[:] = shadow
+    p[:] = shadow
+    rho = _dot(shadow, r)
+    zero, target = x.dtype.type(0.0), rtol * rtol * rho
+    error = rho
+    for _ in range(1000):
+        _multiply(rows, columns, entries, p, t, z, image)
+        step = rho / _dot(shadow, image)
+        error = zero
+        for s in range(len(x)):
+            x[s] += step * p[s]
+            r[s] -= step * image[s]
+            error += r[s] * r[s]
+        if not target < error < 1e20 * target:
+            break
+        _multiply(rows, columns, entries, r, t, z, smooth)
+        damping = _dot(smooth, r) / _dot(smooth, smooth)
+        error = zero
+        for s in range(len(x)):
+            x[s] += damping * r[s]
+            r[s] -= damping * smooth[s]
+            error += r[s] * r[s]
+        if not target < error < 1e20 * target:
+            break
+        previous = rho
+        rho = _dot(shadow, r)
+        beta = (rho / previous) * (step / damping)
+        for s in range(len(x)):
+            p[s] = r[s] + beta * (p[s] - damping * image[s])
+    _solve_right(rows, columns, entries, x, x)
+    return error <= target
+
+
+@njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _dot(x: NDArray, y: NDArray) -> float:
+    total = x.dtype.type(0.0)
+    for i in range(len(x)):
+        total += x[i] * y[i]
+    return total
+
+
+@njit(cache=True)
+def _multiply(
+    rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, t: NDArray, z: NDArray, out: NDArray
+) -> None:
+    """(I - L)^-1 (I - L - U) (I - U)^-1 y for the price of one product, Eisenstat (1981)."""
+    _solve_right(rows, columns, entries, y, t)
+    _solve_left(rows, columns, entries, y, t, z, out)
+
+
+@njit(cache=True, fastmath={"contract"})
+def _solve_right(rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, t: NDArray) -> None:
+    """t = (I - U)^-1 y."""
+    # The neighbour's value stays in a register: through memory it is what the loop would wait for.
+    last = y.dtype.type(0.0)
+    for i in range(len(y)):
+        s = np.uint64(len(y) - 1 - i)
+        total = y[s]
+        for k in range(rows[s, 1], rows[s + np.uint64(1), 0]):
+            total += entries[k] * t[columns[k]]
+        last = total + entries[rows[s, 0] + np.uint32(1)] * last
+        t[s] = last
+
+
+@njit(cache=True, fastmath={"contract"})
+def _solve_left(
+    rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, t: NDArray, z: NDArray, out: NDArray
+) -> None:
+    """z = (I - L)^-1 (y - t) and out = t + z."""
+    last = y.dtype.type(0.0)
+    for s in range(len(y)):
+        total = y[s] - t[s]
+        for k in range(rows[s, 0] + np.uint32(3), rows[s, 1]):
+            total += entries[k] * z[columns[k]]
+        last = total + entries[rows[s, 0]] * last
+        z[s] = last
+        out[s] = last + t[s]

@@ -1,0 +1,340 @@
+"""The paper's figures say what records and policies say: the drawn numbers are read back and compared."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from PIL import Image
+
+from mereq_min import LoopConfig, behaviour, figures
+from mereq_min.exact import visitation
+from mereq_min.lab.commands.main import main
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.episodes import Episodes, load_behaviour, read_behaviour, roll_out, save_behaviour
+from mereq_min.lab.runs.files import RunError
+from mereq_min.lab.runs.records import bundle, find_runs
+from mereq_min.lab.runs.run import RunConfig, run
+from mereq_min.lab.show.plots import (
+    COLOURS,
+    METHOD_COLOURS,
+    draw_comparison,
+    draw_features,
+    draw_returns,
+    find_tasks,
+    read_runs,
+)
+from mereq_min.lab.show.published import read_published
+from mereq_min.methods import METHODS
+from mereq_min.metrics import THRESHOLDS, samples_interval
+from mereq_min.rollout import rollout
+
+LOOP = LoopConfig(iterations=2, steps_per_iteration=60)
+SHOWN = ("MEReQ", "HG-DAgger-FT")
+
+
+@pytest.fixture(name="task", scope="module")
+def _task():
+    return load_task("carpet")
+
+
+@pytest.fixture(name="root", scope="module")
+def _root(task, tmp_path_factory):
+    """Two methods, two seeds, and a third that has not finished."""
+    root = tmp_path_factory.mktemp("runs")
+    for method in SHOWN:
+        for seed in range(2):
+            run(task, RunConfig("carpet", method, seed, LOOP), root)
+    path = run(task, RunConfig("carpet", "MEReQ", 2, LOOP), root)
+    rows = (path / "iterations.jsonl").read_text().splitlines()
+    (path / "iterations.jsonl").write_text(rows[0] + "\n")
+    return root
+
+
+# --- Rates and samples -----------------------------------------------------------------------------------
+
+
+def make_rows(rates, samples):
+    return [
+        {"iteration": i + 1, "intervention_rate": rate, "expert_samples": count}
+        for i, (rate, count) in enumerate(zip(rates, samples, strict=True))
+    ]
+
+
+def bars(ax):
+    """Heights by method and threshold."""
+    methods = {to_rgba(colour): method for method, colour in METHOD_COLOURS.items()}
+    return {
+        (methods[bar.get_facecolor()], THRESHOLDS[round(bar.get_x() + bar.get_width() / 2)]): bar
+        for bar in ax.patches
+    }
+
+
+def test_only_finished_runs_are_drawn_from_folders_or_their_bundle(root, tmp_path):
+    runs = read_runs(root, "carpet")
+    assert {method: len(each) for method, each in runs.items()} == dict.fromkeys(SHOWN, 2)
+    assert all(len(rows) == 2 for each in runs.values() for rows in each)
+    bundle(find_runs(root / "carpet"), tmp_path / "carpet.jsonl.gz")
+    assert read_runs(tmp_path, "carpet") == runs
+    assert read_runs(tmp_path, "lanes") == {}
+
+
+def test_tasks_are_found_those_of_the_paper_first(root, tmp_path):
+    assert find_tasks(root) == ["carpet"]
+    for name in ("bottle", "zoo", "aisle", "highway"):
+        bundle([], tmp_path / f"{name}.jsonl.gz")
+    assert find_tasks(tmp_path) == ["highway", "bottle", "aisle", "zoo"]
+
+
+def test_rates_and_samples_are_those_of_the_metrics():
+    runs = {
+        "MEReQ": [make_rows([0.4, 0.12, 0.02], [40, 52, 54]), make_rows([0.3, 0.2, 0.1], [30, 50, 60])],
+        "IWR-FT": [make_rows([0.4, 0.3, 0.2], [40, 70, 90]), make_rows([0.2, 0.2, 0.2], [20, 40, 60])],
+    }
+    rates, samples = draw_comparison({"carpet": runs}).axes
+    assert rates.get_title() == "carpet (2 seeds)"
+    drawn = {line.get_color(): line.get_ydata() for line in rates.lines[:-1]}
+    np.testing.assert_allclose(drawn[METHOD_COLOURS["MEReQ"]], [0.35, 0.16, 0.06])
+    np.testing.assert_allclose(drawn[METHOD_COLOURS["IWR-FT"]], [0.3, 0.25, 0.2])
+    found = bars(samples)
+    assert found.keys() == {(method, threshold) for method in runs for threshold in THRESHOLDS}
+    for (method, threshold), bar in found.items():
+        interval, censored = samples_interval(runs[method], threshold)
+        assert bar.get_height() == interval.mean
+        assert bool(bar.get_hatch()) == (censored > 0)
+    # By hand: the first run of MEReQ is below 0.05 after 54, the second never, having used 60.
+    assert found["MEReQ", 0.05].get_height() == 57
+    assert found["MEReQ", 0.15].get_height() == (52 + 60) / 2
+    assert [text.get_text() for text in samples.texts] == [" 1", " 1", " 2", " 2", " 2"]
+
+
+def test_a_run_that_stopped_early_keeps_its_last_rate():
+    runs = {"MEReQ": [make_rows([0.4, 0.04], [40, 42]), make_rows([0.4, 0.3, 0.2], [40, 70, 90])]}
+    rates, _ = draw_comparison({"carpet": runs}).axes
+    np.testing.assert_allclose(rates.lines[0].get_ydata(), [0.4, 0.17, 0.12])
+
+
+def test_one_seed_is_drawn_without_an_interval(tmp_path):
+    figure = draw_comparison({"carpet": {"MEReQ": [make_rows([0.4, 0.3], [40, 70])]}})
+    figures.save_figure(figure, tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_the_papers_numbers_stand_below_its_tasks_alone():
+    published = read_published()
+    assert published.keys() == {"highway", "bottle", "eraser", "pillow"}
+    assert published["bottle"]["MEReQ", 0.05] == 1687
+    assert all(len(samples) == 6 * len(THRESHOLDS) for samples in published.values())
+    runs = {"MEReQ": [make_rows([0.4, 0.3], [40, 70])] * 2}
+    axes = np.reshape(draw_comparison({"bottle": runs, "carpet": runs}).axes, (3, 2))
+    heights = {place: bar.get_height() for place, bar in bars(axes[2, 0]).items()}
+    assert heights == published["bottle"]
+    assert not axes[2, 1].axison
+
+
+# --- Behaviour -------------------------------------------------------------------------------------------
+
+
+def test_rolled_out_episodes_are_whole(task):
+    """The prior's episodes of a gridworld last until the time limit."""
+    episodes = roll_out(task, task.prior, 3, seed=5)
+    np.testing.assert_array_equal(episodes.episode, np.repeat(np.arange(3), task.horizon))
+    steps = rollout(task, task.prior, None, 3 * task.horizon, np.random.default_rng(5))
+    np.testing.assert_array_equal(episodes.features, steps.features)
+    by_hand = [(steps.features[steps.episode == e] @ task.expert_weights).sum() for e in range(3)]
+    np.testing.assert_allclose(episodes.returns(task.expert_weights), by_hand, rtol=1e-12)
+
+
+def test_episodes_that_end_early_are_counted_not_steps(task):
+    class Short:
+        """Ends its episodes after 1, 2, 3, ... steps, far before the horizon."""
+
+        def __getattr__(self, name):
+            return getattr(task, name)
+
+        def make_env(self):
+            env = task.make_env()
+            step, lengths = env.step, iter(range(1, 1000))
+            left = next(lengths)
+
+            def shortened(action):
+                nonlocal left
+                state, reward, _, truncated, info = step(action)
+                left -= 1
+                ended = left == 0
+                left = left or next(lengths)
+                return state, reward, ended, truncated, info
+
+            env.step = shortened
+            return env
+
+    np.testing.assert_array_equal(
+        roll_out(Short(), task.prior, 4, seed=0).episode, np.repeat(range(4), range(1, 5))
+    )
+
+
+def test_mean_features_and_returns_of_episodes_are_the_exact_ones(task):
+    """Within four standard errors over episodes, for the expert of a gridworld."""
+    episodes = roll_out(task, task.expert_policy, 300, seed=0)
+    returns = episodes.returns(task.expert_weights)
+    exact = task.evaluate(task.expert_policy)["expert_return"]
+    assert abs(returns.mean() - exact) < 4 * returns.std() / np.sqrt(300)
+    visits = visitation(task.mdp, task.expert_policy.log_policy, task.horizon, 1.0).ravel()
+    means = episodes.features.reshape(300, task.horizon, -1).mean(axis=1)
+    exact_means = visits @ task.mdp.features.reshape(len(visits), -1) / visits.sum()
+    errors = means.std(axis=0) / np.sqrt(300)
+    assert (np.abs(means.mean(axis=0) - exact_means) < 4 * errors + 1e-12).all()
+
+
+def read_all(task, folder, n_episodes=2):
+    found = {}
+    for label, episodes in read_behaviour(task, folder, n_episodes):
+        found.setdefault(label, []).append(episodes)
+    return found
+
+
+def test_every_finished_run_is_rolled_out_once_and_then_read(task, root, monkeypatch):
+    first = read_all(task, root / "carpet")
+    assert {label: len(seeds) for label, seeds in first.items()} == dict.fromkeys(
+        ("prior", "expert", *SHOWN), 2
+    )
+    assert list(first)[:2] == ["prior", "expert"]
+    assert not np.array_equal(first["prior"][0].features, first["prior"][1].features)
+    with monkeypatch.context() as patch:
+        patch.setattr(behaviour, "rollout", lambda *arguments, **options: pytest.fail("rolled out again"))
+        again = read_all(task, root / "carpet")
+    for label, seeds in first.items():
+        for episodes, same in zip(seeds, again[label], strict=True):
+            np.testing.assert_array_equal(episodes.features, same.features)
+            np.testing.assert_array_equal(episodes.episode, same.episode)
+    assert all(
+        len(episodes.returns(task.expert_weights)) == 3
+        for episodes in read_all(task, root / "carpet", 3)["MEReQ"]
+    )
+
+
+def test_saved_episodes_come_back_to_seven_digits(task, root, tmp_path):
+    found = read_all(task, root / "carpet")
+    save_behaviour(tmp_path / "episodes", found)
+    back = load_behaviour(tmp_path / "episodes")
+    assert list(back) == list(found)
+    for label, seeds in found.items():
+        for episodes, same in zip(seeds, back[label], strict=True):
+            np.testing.assert_allclose(same.features, episodes.features, rtol=1e-6)
+            np.testing.assert_array_equal(same.episode, episodes.episode)
+
+
+def test_another_policy_is_rolled_out_anew(task, root, tmp_path):
+    changed = run(task, RunConfig("carpet", "MEReQ", 0, LOOP), tmp_path)
+    before = read_all(task, tmp_path / "carpet", 5)["MEReQ"][0]
+    other = root / "carpet/HG-DAgger-FT/seed0/policy.safetensors"
+    (changed / "policy.safetensors").write_bytes(other.read_bytes())
+    after = read_all(task, tmp_path / "carpet", 5)["MEReQ"][0]
+    assert not np.array_equal(before.features, after.features)
+    # The same seed meets the same episodes: this is what the other method's run does.
+    np.testing.assert_array_equal(
+        after.features, read_all(task, root / "carpet", 5)["HG-DAgger-FT"][0].features
+    )
+
+
+def test_runs_of_another_task_definition_are_refused(task, root):
+    edited = dataclasses.replace(task, expert_weights=task.expert_weights - 1.0)
+    with pytest.raises(RunError, match="was run before the task carpet was changed; run it again"):
+        read_all(edited, root / "carpet")
+
+
+@pytest.fixture(name="known", scope="module")
+def _known(task):
+    """Episodes of which everything is known: feature k of every step of a policy is a constant."""
+    K = len(task.feature_names)
+    levels = {"prior": 0.0, "expert": 1.0, "MEReQ": 0.75, "IWR-FT": 0.25}
+    return {
+        label: [Episodes(np.full((6, K), level), np.repeat([0, 1], [2, 4])) for _ in range(2)]
+        for label, level in levels.items()
+    }
+
+
+def widths(body):
+    """Where a violin has which half width."""
+    x, y = body.get_paths()[0].vertices.T
+    return y, np.abs(x - round(x.mean()))  # violins stand at whole numbers
+
+
+def test_violins_are_widest_where_the_features_are(task, known):
+    figure = draw_features(task, known)
+    assert [ax.get_title() for ax in figure.axes] == list(task.feature_names)
+    for ax in figure.axes:
+        assert [label.get_text() for label in ax.get_xticklabels()] == list(known)
+        for body, (label, seeds) in zip(ax.collections, known.items(), strict=True):
+            assert tuple(body.get_facecolor()[0][:3]) == to_rgba(COLOURS[label])[:3]
+            y, width = widths(body)
+            assert abs(y[width.argmax()] - seeds[0].features[0, 0]) < 0.01
+            assert width[np.abs(y - seeds[0].features[0, 0]) > 0.1].max() < 1e-3
+        marks = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "_"]
+        assert marks == [0.0, 1.0, 0.75, 0.25]
+        assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [1.0]
+
+
+def test_a_violin_is_the_smoothed_histogram_of_all_seeds(task):
+    """Against the kernel density written out for each place, on features with two levels."""
+    rng = np.random.default_rng(0)
+    K = len(task.feature_names)
+    seeds = [
+        Episodes(rng.choice([0.0, 0.6, 1.0], (50, K), p=[0.5, 0.2, 0.3]), np.zeros(50, int)) for _ in range(3)
+    ]
+    ax = draw_features(task, {"prior": seeds, "expert": seeds}).axes[1]
+    values = np.concatenate([episodes.features[:, 1] for episodes in seeds])
+    y, width = widths(ax.collections[0])
+    expected = np.array([np.exp(-0.5 * ((place - values) / 0.02) ** 2).sum() for place in y])
+    np.testing.assert_allclose(width, 0.42 * expected / expected.max(), atol=1e-5)
+
+
+def test_returns_are_those_under_the_experts_reward(task, known):
+    figure = draw_returns([(task, known), (task, known)])
+    for ax in figure.axes:
+        total = task.expert_weights.sum()
+        expected = {label: 3 * total * seeds[0].features[0, 0] for label, seeds in known.items()}
+        marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
+        np.testing.assert_allclose(marks, list(expected.values()), atol=1e-12)  # 2 and 4 steps: 3 in the mean
+        assert [label.get_text() for label in ax.get_yticklabels()] == list(known)
+        for height, (body, level) in enumerate(zip(ax.collections, (0.0, 1.0, 0.75, 0.25), strict=True)):
+            x, y = body.get_paths()[0].vertices.T
+            top = x[y > -height + 0.8]
+            reached = {2 * total * level, 4 * total * level}
+            assert all(np.abs(np.array(list(reached)) - place).min() < 0.03 * abs(4 * total) for place in top)
+            assert y.max() == pytest.approx(-height + 0.9)
+
+
+def test_the_colours_name_every_method():
+    assert list(METHOD_COLOURS) == list(METHODS)
+    assert len(set(COLOURS.values())) == len(METHODS) + 2
+
+
+# --- Command ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_draws_all_there_is_and_the_same_bytes_again(root, tmp_path, capsys):
+    written = []
+    for out in ("first", "second"):
+        assert main(["figures", "--runs", str(root), "--out", str(tmp_path / out), "--episodes", "2"]) == 0
+        names = ["comparison", "features-carpet", "returns"]
+        assert capsys.readouterr().out.splitlines() == [
+            f"picture: {tmp_path / out / name}.png" for name in names
+        ]
+        written.append([(tmp_path / out / f"{name}.png").read_bytes() for name in names])
+    assert written[0] == written[1]
+
+
+def test_bundles_alone_give_the_comparison(root, tmp_path, capsys):
+    bundle(find_runs(root / "carpet"), tmp_path / "carpet.jsonl.gz")
+    assert main(["figures", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"picture: {tmp_path / 'comparison.png'}\n"
+
+
+def test_bundles_with_recorded_episodes_give_all(task, root, tmp_path, capsys, monkeypatch):
+    bundle(find_runs(root / "carpet"), tmp_path / "carpet.jsonl.gz")
+    save_behaviour(tmp_path / "carpet.episodes.safetensors", read_all(task, root / "carpet"))
+    monkeypatch.setattr(behaviour, "rollout", lambda *arguments, **options: pytest.fail("rolled out again"))
+    assert main(["figures", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert "features-carpet.png" in capsys.readouterr().out
