@@ -1,4 +1,4 @@
-"""Pictures of single states, painted with numpy: crisp, small and quick enough to film an episode."""
+"""Pictures of single states, drawn with numpy: fast enough to film an episode."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gridworlds.maps import Layout
 
 Image = NDArray[np.uint8]
+"""RGB image (height, width, 3)."""
 Draw = Callable[[Layout, int, str], Image]
 """(layout, state, controller) -> RGB image (height, width, 3)."""
 
@@ -23,13 +24,15 @@ CELL_COLOURS = {
     "t": (222, 211, 189),
     "x": (46, 42, 46),
 }
-"""Wall, floor, start, goal, carpet, puddle, tiles, pit."""
+"""RGB colours of cells, by letter: wall, floor, start, goal, carpet, puddle, tiles, pit."""
 OTHER_COLOUR = (176, 158, 205)
-"""Letters of a map of one's own."""
+"""RGB colour of cells with any other letter."""
 CONTROLLER_COLOURS = {"policy": (38, 84, 160), "expert": (232, 129, 28)}
-"""Who acts: blue for the policy, orange for the expert."""
+"""RGB colours of the agent by who is in control: blue for the policy, orange for the expert."""
 INK = (40, 44, 52)
+"""RGB colour of outlines."""
 PAPER = (243, 240, 233)
+"""RGB colour of the background."""
 
 
 def draw_map(layout: Layout, state: int, controller: str = "policy") -> Image:
@@ -38,7 +41,7 @@ def draw_map(layout: Layout, state: int, controller: str = "policy") -> Image:
     size = max(16, -(-240 // rows), -(-360 // columns))
     colours = np.array([[CELL_COLOURS.get(letter, OTHER_COLOUR) for letter in row] for row in layout.letters])
     image = colours.repeat(size, axis=0).repeat(size, axis=1).astype(float)
-    image[::size] -= 8.0  # a hairline between cells
+    image[::size] -= 8.0  # a thin line between cells
     image[:, ::size] -= 8.0
     for row, column in np.argwhere(layout.letters == "G"):
         _paint_flag(image, (row + 0.5) * size, (column + 0.5) * size, size)
@@ -72,7 +75,10 @@ def _paint_box(
     colour: tuple[int, int, int],
     corner: float = 0.0,
 ) -> None:
-    """Blend in a box around (y, x) [pixels] with rounded corners; coverage is 1/2 - signed distance."""
+    """Blend a box around (y, x) [pixels] with rounded corners into the image, anti-aliased.
+
+    The coverage of a pixel is 1/2 minus its signed distance from the edge of the box.
+    """
     rows, columns = image.shape[:2]
     top, bottom = int(max(y - height / 2 - 1, 0)), int(min(y + height / 2 + 2, rows))
     left, right = int(max(x - width / 2 - 1, 0)), int(min(x + width / 2 + 2, columns))
@@ -95,10 +101,10 @@ def draw_lanes(
     """Draw a road seen from above: the ego car on the left, the other car a gap ahead, streaks for speed.
 
     Args:
-        layout: not used; the state says all.
-        state: index into `shape`, or beyond it for a crash.
-        controller: who acts.
-        shape: (lanes, lanes of the other car, gaps, speeds).
+        layout: ignored; the state determines the picture.
+        state: index into `shape`, or the one after it for a crash.
+        controller: who is in control.
+        shape: numbers of (lanes, lanes of the other car, gaps, speeds).
     """
     lanes, _, gaps, _ = shape
     step, width, verge = 44, 80, 12
@@ -134,10 +140,10 @@ def draw_shelf(
     """Draw a shelf from the side: the bottle, the hand behind it at its height, and the goal.
 
     Args:
-        layout: not used; the state says all.
+        layout: ignored; the state determines the picture.
         state: index into `shape`.
-        controller: who acts.
-        shape: (places of the bottle, distances of the hand, heights).
+        controller: who is in control.
+        shape: numbers of (places of the bottle, distances of the hand, heights).
     """
     places, distances, heights = shape
     place, distance, height = (int(index) for index in np.unravel_index(state, shape))

@@ -1,56 +1,62 @@
-"""The gymnasium environment of a tabular task: sampled from the very matrix that the solvers use."""
+"""The gymnasium environment of a tabular MDP, sampled from the same matrix that the solvers use."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from gridworlds.tabular import TabularTask
+from gridworlds.draw import Draw
+from gridworlds.maps import Layout
+from mereq_min.mdp import TabularMDP
+from mereq_min.validation import Array
 
 
 class TabularEnv(gym.Env[Any, Any]):
-    """Walks through a task's `TabularMDP`; observations are states, the reward is prior_weights . f(s, a).
+    """Samples a `TabularMDP`: observations are states, the reward is weights . f(s, a).
 
     `info["features"]` holds f(s, a) (K,) of the step. Episodes terminate in the MDP's terminal states.
 
     Args:
-        task: the task.
+        mdp: dynamics, features and rho0.
+        weights: (K,) weights of the reward.
+        layout: the cell of each state on a picture.
+        draw: draws a state.
         render_mode: "rgb_array" or None.
 
     Attributes:
-        state: where the agent is; -1 before the first `reset`.
-        controller: "policy" or "expert"; the rendering shows who acts by the colour of the agent.
+        state: index of the current state; -1 before the first `reset`.
+        controller: "policy" or "expert"; `render` shows it by the colour of the agent.
 
     Raises:
-        ValueError: on another render_mode.
+        ValueError: on any other render_mode.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012 (gymnasium's own declaration)
 
-    def __init__(self, task: TabularTask, render_mode: str | None = None) -> None:
+    def __init__(
+        self, mdp: TabularMDP, weights: Array, layout: Layout, draw: Draw, render_mode: str | None = None
+    ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        mdp = task.mdp
-        self.task, self.render_mode = task, render_mode
+        self.mdp, self.layout, self.draw, self.render_mode = mdp, layout, draw, render_mode
         self.observation_space = gym.spaces.Discrete(mdp.n_states)
         self.action_space = gym.spaces.Discrete(mdp.n_actions)
         self.state = -1
         self.controller = "policy"
-        # Plain lists: bisecting a short one is some ten times faster than numpy on it.
+        # Plain lists: bisecting a short list is about ten times faster than numpy.
         rows = mdp.transition
         splits = rows.indptr[1:-1]
         self._successors = [row.tolist() for row in np.split(rows.indices, splits)]
         self._cumulative = [np.cumsum(row)[:-1].tolist() for row in np.split(rows.data, splits)]
         self._initial_states = np.flatnonzero(mdp.initial)
         self._initial_cumulative = np.cumsum(mdp.initial[self._initial_states])[:-1]
-        self._rewards = mdp.reward(task.prior_weights).ravel().tolist()
+        self._rewards = mdp.reward(weights).ravel().tolist()
         self._features = list(mdp.features.reshape(-1, mdp.n_features))
         self._terminal = mdp.terminal.tolist()
         self._n_actions = mdp.n_actions
@@ -58,11 +64,14 @@ class TabularEnv(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Draw the first state from rho0."""
+        """Draw the initial state from rho0."""
         super().reset(seed=seed)
-        drawn = np.searchsorted(self._initial_cumulative, self.np_random.random(), side="right")
-        self.state = int(self._initial_states[drawn])
+        self.state = self._sample_initial_state()
         return self.state, {}
+
+    def _sample_initial_state(self) -> int:
+        drawn = np.searchsorted(self._initial_cumulative, self.np_random.random(), side="right")
+        return int(self._initial_states[drawn])
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         """Draw the next state from P(. | s, a).
@@ -72,7 +81,7 @@ class TabularEnv(gym.Env[Any, Any]):
             ResetNeeded: before the first `reset`.
         """
         if self.state < 0:
-            raise ResetNeeded("step needs a state: call reset first")
+            raise ResetNeeded("call reset first: step needs a current state")
         try:
             chosen = index(action)
         except TypeError:
@@ -92,7 +101,7 @@ class TabularEnv(gym.Env[Any, Any]):
             ResetNeeded: before the first `reset`.
         """
         if self.state < 0:
-            raise ResetNeeded("render needs a state: call reset first")
+            raise ResetNeeded("call reset first: render needs a current state")
         if self.render_mode is None:
             return None
-        return self.task.draw(self.task.layout, self.state, self.controller)
+        return self.draw(self.layout, self.state, self.controller)

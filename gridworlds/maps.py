@@ -1,7 +1,7 @@
-"""Maps, big grids and random problems as `TabularMDP`s.
+"""ASCII maps as `TabularMDP`s.
 
-A map is ASCII art, one character a cell: "#" wall, "." floor, "S" floor where episodes begin, "G" goal, and
-letters of your own. States are numbered along the rows; actions are up, right, down, left and stay.
+A map has one character per cell: "#" wall, "." floor, "S" floor where episodes begin, "G" goal, and letters
+of your own. States are numbered row by row; the actions are up, right, down, left and stay.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +17,7 @@ from mereq_min.mdp import TabularMDP
 from mereq_min.validation import Array, check_array
 
 Direction = Literal["up", "right", "down", "left"]
+"""A direction on a map; up is north."""
 
 MOVES: dict[str, tuple[int, int]] = {
     "up": (-1, 0),
@@ -30,23 +31,23 @@ MOVES: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where on a drawing each state lies.
+    """The cells of a picture, and the cell of each state.
 
     Attributes:
-        letters: (rows, columns) one character a cell; "#" is a wall.
-        cells: (S, 2) row and column of each state; states may share a cell.
+        letters: (rows, columns) character of each cell; "#" is a wall.
+        cells: (S, 2) row and column of each state; several states may share a cell.
     """
 
     letters: NDArray[np.str_]
     cells: NDArray[np.int32]
 
     def mark(self, letters: str) -> Array:
-        """Return (S,) 1.0 for states on one of the `letters`, else 0.0."""
+        """Return the indicator (S,) of the states on one of the `letters`: 1.0 there, else 0.0."""
         here = self.letters[tuple(self.cells.T)]
         return np.isin(here, list(letters)).astype(float)
 
     def heat(self, values: ArrayLike) -> Array:
-        """Sum values (S,) by cell, for a heat map.
+        """Sum values (S,) of states over the cells, for a heat map.
 
         Returns:
             (rows, columns) sums; NaN in cells that hold no state.
@@ -63,14 +64,14 @@ class Layout:
 
 
 def parse_map(text: str, letters: Iterable[str] = ()) -> Layout:
-    """Read an ASCII map; every cell that is not a wall is a state.
+    """Parse an ASCII map; every cell that is not a wall is a state.
 
     Args:
         text: rows of equal length, of "#", ".", "S", "G" and `letters`.
-        letters: the further characters that the map may hold.
+        letters: further characters that the map may contain.
 
     Returns:
-        The layout, one state a cell.
+        The layout, with one state per cell.
 
     Raises:
         ValueError: on an empty or ragged map, an unknown character, or no start.
@@ -105,30 +106,30 @@ def map_transition(
     terminal: str = "",
     restart: str = "",
 ) -> sp.csr_array:
-    """Transition matrix of walking on a map.
+    """Return the transition matrix of moves on a map.
 
-    A move goes where it should with probability 1 - slip and to either side with slip / 2 each; walls and the
-    rim stop it; stay stays. Then, with the probability given by the wind in the cell left, a gust carries on
-    by one cell in `wind_direction`, unless a wall is there.
+    A move succeeds with probability 1 - slip and slips to either side with probability slip / 2 each; walls
+    and the rim stop it. Staying never slips. After the move a gust may blow one cell further in
+    `wind_direction`, unless a wall is there; its probability is that of the cell where the step began.
 
     Args:
         layout: a map as `parse_map` returns it.
         slip: probability in [0, 1] of moving sideways.
         wind: probabilities of a gust, (columns,), (rows, 1) or (rows, columns).
-        wind_direction: where gusts blow to.
-        terminal: letters of the cells that end the episode; nothing moves there.
-        restart: letters of the cells from which any action leads to a random start S.
+        wind_direction: direction in which gusts blow.
+        terminal: letters of the cells that end the episode; they are absorbing.
+        restart: letters of the cells from which every action leads to a random start S.
 
     Returns:
         (S*5, S) transition matrix, row s*5 + a for (s, a).
 
     Raises:
-        ValueError: if `slip` or `wind` is no probability, `wind` does not fit the map, or `wind_direction` is
-            none.
+        ValueError: if `slip` or `wind` is not a probability, `wind` does not fit the map, or `wind_direction`
+            is not a direction.
     """
     if wind_direction not in get_args(Direction):
         raise ValueError(f"wind_direction must be one of {get_args(Direction)}, got {wind_direction!r}")
-    gust = _spread_wind(wind, layout)
+    gust = _broadcast_wind(wind, layout)
     neighbours = _find_neighbours(layout)
     ends = layout.mark(terminal) == 1.0
     neighbours[ends] = np.flatnonzero(ends)[:, None]
@@ -145,14 +146,14 @@ def map_transition(
 
 
 def goal_distance(layout: Layout, closed: str = "") -> Array:
-    """Count the moves (S,) of a shortest walk to the nearest goal, if nothing slips; 0 in closed cells.
+    """Return the number of moves (S,) to the nearest goal, without slips; 0 in closed cells.
 
     Args:
         layout: a map as `parse_map` returns it.
-        closed: letters of cells that the walk may not enter.
+        closed: letters of cells that may not be entered.
 
     Raises:
-        ValueError: if the map has no goal, or some open cell is cut off from all goals.
+        ValueError: if the map has no goal, or no goal can be reached from some open cell.
     """
     goals = np.flatnonzero(layout.mark("G"))
     if len(goals) == 0:
@@ -167,7 +168,7 @@ def goal_distance(layout: Layout, closed: str = "") -> Array:
     steps[shut] = 0.0
     if np.isinf(steps).any():
         row, column = layout.cells[np.argmax(np.isinf(steps))]
-        raise ValueError(f"layout must join every cell to a goal, got none for row {row}, column {column}")
+        raise ValueError(f"layout must connect every cell to a goal, got none for row {row}, column {column}")
     return steps
 
 
@@ -179,7 +180,7 @@ def map_mdp(
     *,
     terminal: str = "",
 ) -> TabularMDP:
-    """Put a map's dynamics and features together; episodes begin on any S with equal probability.
+    """Combine the dynamics and features of a map into an MDP; rho0 is uniform over the starts S.
 
     Args:
         layout: a map as `parse_map` returns it.
@@ -208,13 +209,13 @@ def map_mdp(
 
 
 def stack_features(columns: Iterable[ArrayLike], shape: tuple[int, int], ends: NDArray[np.bool_]) -> Array:
-    """Stack columns, each (S,) or broadcastable to (S, A), into (S, A, K), with 0 where an episode ends."""
+    """Stack features, each (S,) or broadcastable to (S, A), into (S, A, K), with 0 in terminal states."""
     arrays = [np.asarray(column, dtype=float) for column in columns]
     spread = [np.broadcast_to(a[:, None] if a.ndim == 1 else a, shape) for a in arrays]
     return np.where(ends[:, None, None], 0.0, np.stack(spread, axis=-1))
 
 
-def _spread_wind(wind: ArrayLike, layout: Layout) -> Array:
+def _broadcast_wind(wind: ArrayLike, layout: Layout) -> Array:
     wind = check_array("wind", wind)
     if (wind < 0).any() or (wind > 1).any():
         raise ValueError(f"wind must hold probabilities in [0, 1], got {wind.min():g} to {wind.max():g}")
@@ -230,11 +231,11 @@ def _spread_wind(wind: ArrayLike, layout: Layout) -> Array:
 def _find_neighbours(layout: Layout) -> NDArray[np.int32]:
     states = np.full(layout.letters.shape, -1, dtype=np.int32)
     states[tuple(layout.cells.T)] = np.arange(len(layout.cells), dtype=np.int32)
-    return _step_over(states)
+    return _next_states(states)
 
 
-def _step_over(states: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Where each of the five moves leads from each state (S, 5), for state numbers on a grid (-1: wall)."""
+def _next_states(states: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the next state (S, 5) of each move, for state indices on a grid (-1: wall)."""
     rows, columns = states.shape
     padded = np.pad(states, 1, constant_values=-1)
     free = states >= 0
@@ -249,7 +250,7 @@ def _step_over(states: NDArray[np.int32]) -> NDArray[np.int32]:
 def _move_matrix(neighbours: NDArray[np.int32], slip: float, n_actions: Literal[4, 5]) -> sp.csr_array:
     if not 0.0 <= slip <= 1.0:
         raise ValueError(f"slip must lie in [0, 1], got {slip}")
-    # Each move and its two sides; staying has no sides.
+    # Each move with the moves to its two sides; staying has none.
     outcomes = np.array([[0, 3, 1], [1, 0, 2], [2, 1, 3], [3, 2, 0], [4, 4, 4]])[:n_actions]
     S = len(neighbours)
     indices = neighbours[:, outcomes.ravel()].ravel()

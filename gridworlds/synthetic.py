@@ -1,17 +1,17 @@
-"""MDPs made by size alone: random ones (Garnet) and square grids."""
+"""MDPs of any size: random ones (Garnet) and open square grids."""
 
 import numpy as np
 import scipy.sparse as sp
 
-from gridworlds.maps import _move_matrix, _step_over
+from gridworlds.maps import _move_matrix, _next_states
 from mereq_min.mdp import TabularMDP
 
 
 def grid(n: int, *, slip: float = 0.1, gamma: float = 0.99) -> TabularMDP:
-    """Open n x n grid for scale: four moves, no terminal state, episodes begin anywhere.
+    """Return an open n x n grid, for tests of scale: four moves, no terminal state, uniform rho0.
 
-    A move goes sideways with probability slip / 2 each; the rim stops it. Features: `goal`, 1 in the last
-    corner; `height`, smooth hills in [0, 1].
+    A move slips to either side with probability slip / 2 each; the rim stops it. Features: `goal`, 1 in the
+    last corner; `height`, smooth hills in [0, 1].
 
     Args:
         n: side length >= 2; 1000 gives a million states.
@@ -33,7 +33,7 @@ def grid(n: int, *, slip: float = 0.1, gamma: float = 0.99) -> TabularMDP:
     features[-1, :, 0] = 1.0
     features[:, :, 1] = (0.5 + 0.5 * np.outer(wave, wave)).reshape(S, 1)
     return TabularMDP(
-        transition=_move_matrix(_step_over(states), slip, n_actions=4),
+        transition=_move_matrix(_next_states(states), slip, n_actions=4),
         features=features,
         initial=np.full(S, 1.0 / S),
         gamma=gamma,
@@ -43,17 +43,17 @@ def grid(n: int, *, slip: float = 0.1, gamma: float = 0.99) -> TabularMDP:
 def random_mdp(
     seed: int, S: int, A: int, K: int, *, branching: int | None = None, gamma: float = 0.9
 ) -> TabularMDP:
-    """Random Garnet MDP of Archibald, McKinnon and Thomas (1995).
+    """Return a random Garnet MDP, Archibald, McKinnon and Thomas (1995).
 
-    Each (s, a) leads to `branching` states drawn without replacement, with the gaps between sorted uniform
-    numbers as probabilities. Features are uniform on [0, 1]; episodes begin anywhere.
+    Each (s, a) leads to `branching` states drawn without replacement; their probabilities are the gaps
+    between sorted uniform numbers. Features are uniform on [0, 1], and so is rho0 on the states.
 
     Args:
-        seed: of the generator.
+        seed: seed of the random generator.
         S: number of states.
         A: number of actions.
         K: number of features.
-        branching: successors of each (s, a), 1 to S; default min(S, 5).
+        branching: number of successors of each (s, a), 1 to S; default min(S, 5).
         gamma: discount factor in [0, 1).
 
     Returns:

@@ -1,7 +1,7 @@
-"""The named tasks: a prior that does the job, but not in the way in which the expert would have it done.
+"""The named tasks: the prior succeeds at each, but not in the way that the expert prefers.
 
-In each, theta* = expert_weights - prior_weight * prior_weights is the weight of one feature, the preference.
-Episodes last 25 or 50 steps, so that the 250 steps of an iteration hold whole ones.
+The preference concerns one feature: theta* = expert_weights - prior_weight * prior_weights has one entry that
+is not 0. Episodes last 25 or 50 steps, so that an iteration of 250 steps holds whole episodes.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gridworlds.draw import draw_lanes, draw_map, draw_shelf
-from gridworlds.env import TabularEnv
 from gridworlds.maps import Layout, goal_distance, map_mdp, map_transition, parse_map, stack_features
-from gridworlds.tabular import TabularTask
-from mereq_min.mdp import Array, TabularMDP
+from gridworlds.tabular import TabularTask, make_task
+from mereq_min.mdp import TabularMDP
+from mereq_min.validation import Array
 
 CARPET_MAP = """
 ###############
@@ -42,6 +44,7 @@ CARPET_MAP = """
 #SS.......t.GG#
 ###############
 """
+"""Map of `make_carpet`."""
 
 WINDY_MAP = """
 ###############
@@ -65,24 +68,29 @@ WINDY_MAP = """
 #SS..........G#
 ###############
 """
+"""Map of `make_windy`."""
+
+HORIZONS = {"carpet": 25, "lanes": 50, "shelf": 25, "windy": 25}
+"""Time limit of an episode, by task [steps]; gymnasium registers it without building the task."""
 
 LANES_SHAPE = (3, 3, 14, 3)
-"""Ego's lane from the left, other car's lane, gap - 1 [cells], speed over the other car's [cells a step]."""
+"""Ego's lane from the left, other car's lane, gap - 1 [cells], relative speed [cells/step]."""
 
 SHELF_SHAPE = (14, 4, 4)
-"""Bottle's place along the shelf, hand's distance behind the bottle, hand's height."""
+"""Bottle's position along the shelf, hand's distance behind the bottle, hand's height."""
 
 
 def make_carpet() -> TabularTask:
-    """Cross a room full of rugs: the prior walks over them, the expert goes round.
+    """Cross a room full of rugs: the prior walks over them, the expert walks around them.
 
-    Map: `CARPET_MAP`, "c" carpet, "p" puddle, "t" tiles; slip 0.1, gamma 0.97, 25 steps an episode from the
-    west wall; nothing happens at a goal but that it is near.
+    Map: `CARPET_MAP`, "c" carpet, "p" puddle, "t" tiles; slip 0.1, gamma 0.97; episodes of 25 steps begin
+    at the west wall. Reaching a goal does not end the episode.
 
-    Features of a step: `distance`, moves from where it begins to the nearest goal, over the most there are;
-    `carpet`, `puddle`, `tiles`, the probability that it ends on such a cell; `move`, 1 unless staying.
+    Features of a step: `distance`, moves from its first cell to the nearest goal, divided by the largest such
+    number; `carpet`, `puddle`, `tiles`, the probability that it ends on such a cell; `move`, 1 unless
+    staying.
     Weights: prior (-1, 0, -0.5, 0, -0.1), expert (-1, -1, -0.5, 0, -0.1), theta* = (0, -1, 0, 0, 0); both
-    temperatures 0.1. Violation: value rule with margin 0.5; patience 1, release 3. Task proper: reach a goal.
+    temperatures 0.1. Violation: value rule with margin 0.5; patience 1, release 3. Success: reach a goal.
     """
     layout = parse_map(CARPET_MAP, "cpt")
     transition = map_transition(layout, slip=0.1)
@@ -95,7 +103,7 @@ def make_carpet() -> TabularTask:
         "move": np.array([[1.0, 1.0, 1.0, 1.0, 0.0]]),
     }
     goal = layout.mark("G") == 1.0
-    return TabularTask(
+    return make_task(
         name="carpet",
         mdp=map_mdp(layout, transition, features, gamma=0.97),
         feature_names=tuple(features),
@@ -103,7 +111,7 @@ def make_carpet() -> TabularTask:
         expert_weights=np.array([-1.0, -1.0, -0.5, 0.0, -0.1]),
         prior_temperature=0.1,
         temperature=0.1,
-        horizon=25,
+        horizon=HORIZONS["carpet"],
         patience=1,
         release=3,
         rule=0.5,
@@ -115,17 +123,17 @@ def make_carpet() -> TabularTask:
 
 
 def make_windy() -> TabularTask:
-    """Cross a heath with pits in the wind: the prior minds the pits alone, the expert their edges too.
+    """Cross a windy heath with pits: the prior avoids the pits, the expert their edges too.
 
-    Map: `WINDY_MAP`, "x" pit; no slip, but anywhere a gust blows one cell south with probability 0.2; gamma
-    0.95, 25 steps an episode from the west. A pit sends the walker back to a start with its next step.
+    Map: `WINDY_MAP`, "x" pit; no slip, but in every cell a gust blows one cell south with probability 0.2;
+    gamma 0.95; episodes of 25 steps begin in the west. From a pit the next step leads back to a random start.
 
-    Features of a step: `distance`, moves from where it begins to the nearest goal round the pits, over the
-    most there are; `fall`, the probability that it ends in a pit; `edge`, that it ends in a pit or one of the
-    eight cells around; `move`, 1 unless staying.
+    Features of a step: `distance`, moves from its first cell to the nearest goal without entering a pit,
+    divided by the largest such number; `fall`, the probability that it ends in a pit; `edge`, that it ends in
+    a pit or in one of the eight cells around it; `move`, 1 unless staying.
     Weights: prior (-1, -8, 0, -0.1), expert (-1, -8, -1, -0.1), theta* = (0, 0, -1, 0); both temperatures
     0.1. Violation: value rule with margin 0.4; patience 1, release 3.
-    Task proper: reach a goal and fall into no pit.
+    Success: reach a goal and fall into no pit.
     """
     layout = parse_map(WINDY_MAP, "x")
     transition = map_transition(layout, wind=0.2, wind_direction="down", restart="x")
@@ -138,7 +146,7 @@ def make_windy() -> TabularTask:
         "edge": _expect(transition, from_pits <= 1),
         "move": np.array([[1.0, 1.0, 1.0, 1.0, 0.0]]),
     }
-    return TabularTask(
+    return make_task(
         name="windy",
         mdp=map_mdp(layout, transition, features, gamma=0.95),
         feature_names=tuple(features),
@@ -146,7 +154,7 @@ def make_windy() -> TabularTask:
         expert_weights=np.array([-1.0, -8.0, -1.0, -0.1]),
         prior_temperature=0.1,
         temperature=0.1,
-        horizon=25,
+        horizon=HORIZONS["windy"],
         patience=1,
         release=3,
         rule=0.4,
@@ -158,20 +166,21 @@ def make_windy() -> TabularTask:
 
 
 def make_lanes() -> TabularTask:
-    """Overtake on a road of three lanes: the prior drives in any, the expert keeps right when it can.
+    """Overtake on a road with three lanes: the prior uses any lane, the expert keeps right if possible.
 
-    State: `LANES_SHAPE` and, last, a crash, which ends the episode. Actions: lane left, idle, lane right,
-    faster, slower. A lane change fails with probability 0.1. The gap shrinks by the new speed, and drifts by
-    -1, 0, +1 with probability 0.15, 0.7, 0.15, up to 14 cells. Where it falls under 1, the ego crashes in the
-    other car's lane; in any other it has passed, and the next car appears in any lane, 6 to 14 cells ahead,
-    with equal probability. gamma 0.9; 50 steps an episode, which begins with any gap from 6 on.
+    State: `LANES_SHAPE`, plus a last state for a crash, which ends the episode. Actions: lane left, idle,
+    lane right, faster, slower. A lane change fails with probability 0.1. The gap shrinks by the new speed and
+    drifts by -1, 0 or +1 with probability 0.15, 0.7 and 0.15; it is at most 14 cells. If the gap falls below
+    1, the ego crashes if it is in the other car's lane; otherwise it has passed, and the next car appears in
+    any lane, 6 to 14 cells ahead, with equal probability. gamma 0.9; episodes of 50 steps begin with a gap of
+    6 or more.
 
-    Features of a step: `collision`, the probability of a crash; `right_lane`, the lane aimed at, over 2;
-    `high_speed`, the new speed, over 2; `tailgating`, clip((4 - gap) / 3, 0, 1) if the lane aimed at is the
-    other car's; `lane_change`, 1 for a lane change.
+    Features of a step: `collision`, the probability of a crash; `right_lane`, the target lane divided by 2;
+    `high_speed`, the new speed divided by 2; `tailgating`, clip((4 - gap) / 3, 0, 1) if the target lane is
+    that of the other car, else 0; `lane_change`, 1 for a lane change.
     Weights: prior (-4, 0, 0.4, -0.3, -0.1), expert (-4, 0.5, 0.4, -0.3, -0.1), theta* = (0, 0.5, 0, 0, 0);
     both temperatures 0.1. Violation: value rule with margin 0.4; patience 1, release 3.
-    Task proper: no crash.
+    Success: no crash.
     """
     n_lanes, _, n_gaps, n_speeds = LANES_SHAPE
     lane, other, gap, speed = np.indices(LANES_SHAPE).reshape(4, -1, 1)
@@ -206,7 +215,7 @@ def make_lanes() -> TabularTask:
     table = stack_features(features.values(), (crash, 5), ended[:crash])
     initial = np.append((gap >= 6).astype(float), 0.0)
     cells = np.append(np.hstack([lane, gap - 1]), [[0, 0]], axis=0).astype(np.int32)
-    return TabularTask(
+    return make_task(
         name="lanes",
         mdp=TabularMDP(
             transition=transition,
@@ -220,7 +229,7 @@ def make_lanes() -> TabularTask:
         expert_weights=np.array([-4.0, 0.5, 0.4, -0.3, -0.1]),
         prior_temperature=0.1,
         temperature=0.1,
-        horizon=50,
+        horizon=HORIZONS["lanes"],
         patience=1,
         release=3,
         rule=0.4,
@@ -232,19 +241,19 @@ def make_lanes() -> TabularTask:
 
 
 def make_shelf() -> TabularTask:
-    """Push a bottle along a shelf: the prior at any height, the expert low.
+    """Push a bottle along a shelf: the prior pushes at any height, the expert low.
 
     State: `SHELF_SHAPE`. Actions: forward and up, forward, forward and down, back, stay. The height changes
-    as told and trembles by one, up or down with probability 0.05 each. Forward closes in on the bottle with
-    probability 0.8; where hand and bottle touch it pushes the bottle one place on, with probability 0.8,
-    0.82, 0.84 or 0.86 by height: low pushes are harder. gamma 0.95; 25 steps an episode, which begins with
-    the bottle in one of the first 6 places and the hand 2 or 3 behind it, at any height.
+    by the action and by noise of one up or down, with probability 0.05 each. Forward moves the hand one
+    closer to the bottle with probability 0.8. If they touch, it pushes the bottle one place on instead, with
+    probability 0.8, 0.82, 0.84 or 0.86 by height: low pushes are harder. gamma 0.95; episodes of 25 steps
+    begin with the bottle in one of the first 6 places and the hand 2 or 3 behind it, at any height.
 
-    Features of a step: `hand2bottle`, the distance over 3; `bottle2goal`, places left, over 13; `control`, 1
-    unless staying; `height`, the expected new height over 3.
+    Features of a step: `hand2bottle`, the distance divided by 3; `bottle2goal`, the places left, divided by
+    13; `control`, 1 unless staying; `height`, the expected new height divided by 3.
     Weights: prior (-0.3, -0.6, -0.1, 0), expert (-0.3, -0.6, -0.1, -0.8), theta* = (0, 0, 0, -0.8); both
     temperatures 0.1. Violation: state rule, the hand is above the lowest height and the action does not lower
-    it; patience 1, release 2. Task proper: push the bottle to the last place.
+    it; patience 1, release 2. Success: push the bottle to the last place.
     """
     n_places, n_distances, n_heights = SHELF_SHAPE
     place, distance, height = np.indices(SHELF_SHAPE).reshape(3, -1, 1)
@@ -271,7 +280,7 @@ def make_shelf() -> TabularTask:
     goal = place[:, 0] == n_places - 1
     initial = ((place < 6) & (distance >= 2))[:, 0].astype(float)
     hand_column = place - distance + n_distances - 1
-    return TabularTask(
+    return make_task(
         name="shelf",
         mdp=TabularMDP(
             transition=_sum_outcomes(outcomes, S),
@@ -284,7 +293,7 @@ def make_shelf() -> TabularTask:
         expert_weights=np.array([-0.3, -0.6, -0.1, -0.8]),
         prior_temperature=0.1,
         temperature=0.1,
-        horizon=25,
+        horizon=HORIZONS["shelf"],
         patience=1,
         release=2,
         rule=(height > 0) & (rise >= 0),
@@ -307,18 +316,18 @@ TASKS: dict[str, Callable[[], TabularTask]] = {
 """Task factories by name."""
 
 
-def make_env(task: str, render_mode: str | None = None) -> TabularEnv:
-    """Make the environment of a named task, without its time limit: what gymnasium's registry calls."""
-    return TabularEnv(TASKS[task](), render_mode)
+def make_env(task: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """Make the environment of a named task without its time limit, which gymnasium's registry adds."""
+    return TASKS[task]().make_env(render_mode).unwrapped
 
 
 def _expect(transition: sp.csr_array, marked: NDArray) -> Array:
-    """Probability (S, 5) that a step ends in a marked state."""
+    """Return the probability (S, 5) that a step ends in a marked state."""
     return (transition @ np.asarray(marked, dtype=float)).reshape(-1, 5)
 
 
 def _sum_outcomes(outcomes: list[tuple[NDArray[np.intp], Array]], n_states: int) -> sp.csr_array:
-    """Transition matrix (S*A, n_states) from outcomes: next states (S, A) and their probabilities (S, A)."""
+    """Return the transition matrix (S*A, n_states) of outcomes: next states (S, A), probabilities (S, A)."""
     S_A = outcomes[0][0].size
     states = np.concatenate([state.ravel() for state, _ in outcomes])
     probabilities = np.concatenate([p.ravel() for _, p in outcomes])

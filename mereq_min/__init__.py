@@ -1,11 +1,11 @@
-"""Alignment from intervention: soft control, residual Q, inverse RL and the loop that joins them.
+"""Alignment from intervention: soft control, residual Q-learning, inverse RL, and the loop around them.
 
-Start with `mereq_min.interfaces`. Importing this package needs numpy and scipy alone.
+Start with `mereq_min.interfaces`. This package imports with numpy and scipy alone.
 """
 
 from mereq_min.exact import ExactCloner, ExactLearner
-from mereq_min.experts import Imperfections, SimulatedExpert
-from mereq_min.interfaces import Cloner, Expert, Learner, Policy, Task
+from mereq_min.experts import DemonstratingExpert, SimulatedExpert
+from mereq_min.interfaces import Cloner, Expert, Imperfections, Learner, Oracle, Policy, Task
 from mereq_min.inverse import (
     Estimate,
     FeatureMatchingConfig,
@@ -13,13 +13,13 @@ from mereq_min.inverse import (
     match_features,
     maximise_likelihood,
 )
-from mereq_min.loop import Iteration, LoopConfig, align
+from mereq_min.loop import Iteration, LoopConfig, Settings, align, settings_of
 from mereq_min.mdp import TabularMDP
 from mereq_min.methods import METHODS, EstimatorConfig, Method, make_aligner
 from mereq_min.metrics import bootstrap_mean, feature_divergence, samples_to_threshold, starc_distance
-from mereq_min.policies import TabularPolicy
+from mereq_min.policies import TabularPolicy, UniformPolicy
 from mereq_min.residual import residual_bellman, solve_residual
-from mereq_min.rollout import rollout
+from mereq_min.rollout import rollout, watch
 from mereq_min.soft import (
     NotConvergedError,
     SoftSolution,
@@ -33,6 +33,7 @@ from mereq_min.steps import Steps, concatenate, mean_features, sample_weights
 __all__ = [
     "METHODS",
     "Cloner",
+    "DemonstratingExpert",
     "Estimate",
     "EstimatorConfig",
     "ExactCloner",
@@ -45,14 +46,17 @@ __all__ = [
     "LoopConfig",
     "Method",
     "NotConvergedError",
+    "Oracle",
     "Policy",
     "SegmentLikelihoodConfig",
+    "Settings",
     "SimulatedExpert",
     "SoftSolution",
     "Steps",
     "TabularMDP",
     "TabularPolicy",
     "Task",
+    "UniformPolicy",
     "align",
     "bootstrap_mean",
     "concatenate",
@@ -67,8 +71,10 @@ __all__ = [
     "rollout",
     "sample_weights",
     "samples_to_threshold",
+    "settings_of",
     "solve_residual",
     "solve_soft",
     "starc_distance",
     "successor_features",
+    "watch",
 ]

@@ -1,4 +1,4 @@
-"""Exact counterparts of the learning parts: a policy, a learner and a cloner that live in tables."""
+"""The exact learner and cloner of tabular MDPs, and the helpers they share."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from mereq_min.validation import Array, check_array, check_log_probabilities, ch
 
 
 def tabulate(mdp: TabularMDP, policy: Any) -> Array:
-    """Ask any policy over the MDP's indices for its table log pi(a | s), (S, A)."""
+    """Return the table log pi(a | s) (S, A) of any policy over the state and action indices of an MDP."""
     state, action = np.divmod(np.arange(mdp.n_states * mdp.n_actions), mdp.n_actions)
     return policy.log_prob(state, action).reshape(mdp.n_states, mdp.n_actions)
 
 
 def visitation(mdp: TabularMDP, log_policy: Array, horizon: int, discount: float) -> Array:
-    """Expected weighted visits sum_t discount**t P(s_t = s, a_t = a) within an episode of `horizon` steps.
+    """Return the expected visits sum_t discount**t P(s_t = s, a_t = a) in an episode of `horizon` steps.
 
-    Undiscounted and cut at the horizon it is what a rollout's averages converge to, where `occupancy` is the
-    discounted measure of dynamic programming. Steps after a terminal state do not count.
+    With discount 1, averages over rollouts converge to averages weighted by these visits; `occupancy` is the
+    discounted measure without a horizon. Steps after a terminal state do not count.
 
     Args:
         mdp: the MDP.
         log_policy: (S, A) log pi(a | s).
-        horizon: steps of an episode.
-        discount: see `steps.time_weights`.
+        horizon: length of an episode [steps].
+        discount: discount of `steps.time_weights`.
 
     Returns:
         (S, A) visits.
     """
     policy = np.exp(log_policy)
-    onward = PolicyChain(mdp, policy).matrix.T
-    visits, now = np.zeros(mdp.n_states), mdp.initial
+    transposed = PolicyChain(mdp, policy).matrix.T
+    visits, state_probs = np.zeros(mdp.n_states), mdp.initial
     for weight in time_weights(np.arange(horizon), discount):
-        visits = visits + weight * now
-        now = onward @ now
+        visits = visits + weight * state_probs
+        state_probs = transposed @ state_probs
     return np.where(mdp.terminal, 0.0, visits)[:, None] * policy
 
 
 class ExactLearner:
-    """`interfaces.Learner` by sparse solves: residual Q on a prior, or soft control of the full reward.
+    """The exact `interfaces.Learner`: residual Q-learning on a prior, or soft control of the full reward.
 
     Args:
         mdp: the MDP.
         temperature: alpha_hat of the policies it returns [reward].
-        horizon: steps of an episode, for feature expectations.
-        discount: weight of time in feature expectations; 1 weighs the steps of a rollout alike.
+        horizon: length of an episode in feature expectations [steps].
+        discount: weight of time in feature expectations; with 1, all steps of a rollout count the same.
         log_prior: (S, A) log pi(a | s) of the prior; None for the full reward.
         scaled_prior_weight: omega' = omega * alpha.
 
     Raises:
-        ValueError: on malformed numbers; what is wrong with the prior, `solve` says.
+        ValueError: if a number is out of range; the prior is checked by `solve`.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class ExactLearner:
         log_prior: Array | None = None,
         scaled_prior_weight: float = 0.0,
     ) -> None:
-        check_number("temperature", temperature, 0, above=True)
-        check_number("horizon", horizon, 1, whole=True)
-        check_number("discount", discount, 0, 1, above=True)
+        check_number("temperature", temperature, 0, exclusive=True)
+        check_number("horizon", horizon, 1, integer=True)
+        check_number("discount", discount, 0, 1, exclusive=True)
         self.mdp, self.temperature = mdp, temperature
         self.horizon, self.discount = horizon, discount
         self.log_prior, self.scaled_prior_weight = log_prior, scaled_prior_weight
@@ -81,7 +81,7 @@ class ExactLearner:
         self._psi: Array | None = None
 
     def solve(self, theta: Array) -> TabularPolicy:
-        """Return the policy for theta (K,), solved to 1e-8 and warm-started from the last call."""
+        """Return the policy for theta (K,), solved to a Bellman error of 1e-8 from the last solution."""
         self._theta, reward = np.asarray(theta, dtype=np.float64), self.mdp.reward(theta)
         if self.log_prior is None:
             self._solution = solve_soft(self.mdp, reward, self.temperature, initial_v=self._v)
@@ -103,18 +103,19 @@ class ExactLearner:
         return TabularPolicy(self._solved().log_policy)
 
     def mean_features(self) -> Array:
-        """Mean features (K,) of the last solved policy over episodes of the horizon."""
+        """Return the mean features (K,) of the last solved policy over episodes of the horizon."""
         visits = visitation(self.mdp, self._solved().log_policy, self.horizon, self.discount)
         return np.einsum("sa,sak->k", visits, self.mdp.features) / visits.sum()
 
     def mean_features_jacobian(self) -> Array:
-        """Derivative (K, K) of `mean_features` in theta.
+        """Return the derivative (K, K) of `mean_features` in theta.
 
-        Carried forward with the visits: theta moves pi_hat(a | s) by pi_hat (psi - E[psi]) / alpha_hat.
+        The derivative of the visits is propagated forward together with the visits; that of pi_hat(a | s) is
+        pi_hat (psi - E[psi]) / alpha_hat.
         """
         mdp, policy = self.mdp, np.exp(self._solved().log_policy)
         d_policy = policy[..., None] * self._centred_psi() / self.temperature
-        # The last axis holds the visits themselves and then their K derivatives.
+        # The last axis holds the visits and then their K derivatives.
         now = np.concatenate([mdp.initial[:, None], np.zeros((mdp.n_states, mdp.n_features))], axis=1)
         total = np.zeros((mdp.n_states, mdp.n_actions, 1 + mdp.n_features))
         for weight in time_weights(np.arange(self.horizon), self.discount):
@@ -127,16 +128,16 @@ class ExactLearner:
         return (sums[:, 1:] - np.outer(sums[:, 0] / count[0], count[1:])) / count[0]
 
     def score(self, steps: Steps) -> Array:
-        """Gradient (K,) of the log-likelihood of the steps' actions at the last theta.
+        """Return the gradient (K,) in theta of the log-likelihood of the actions of the steps.
 
-        (1 / alpha_hat) sum (psi(s, a) - E_pi_hat[psi(s, .)]), because psi is the derivative of Q_R.
+        It is (1 / alpha_hat) sum (psi(s, a) - E_pi_hat[psi(s, .)]), because psi is the derivative of Q_R.
 
         Book: eq-score.
         """
         return self._centred_psi()[steps.state, steps.action].sum(axis=0) / self.temperature
 
     def information(self, steps: Steps) -> Array:
-        """Fisher information (K, K): sum over the steps of Cov_pi_hat[psi(s, .)] / alpha_hat^2.
+        """Return the Fisher information (K, K): the sum over steps of Cov_pi_hat[psi(s, .)] / alpha_hat^2.
 
         Book: eq-information.
         """
@@ -145,17 +146,17 @@ class ExactLearner:
         return np.einsum("na,nak,nal->kl", probability, centred, centred) / self.temperature**2
 
     def state(self) -> dict[str, Array]:
-        """The last theta and its values, the warm start of the next."""
+        """Return the last theta and its values, from which the next solve starts."""
         return {"v": self._v, "theta": self._theta}
 
     def restore(self, state: dict[str, Array]) -> None:
-        """Take back the warm start, and solve for the last policy again."""
+        """Restore the values and solve for the last theta again."""
         self._v = check_array("v", state["v"], shape=(self.mdp.n_states,))
         self.solve(check_array("theta", state["theta"], shape=(self.mdp.n_features,)))
 
     def _solved(self) -> SoftSolution:
         if self._solution is None:
-            raise ValueError("call solve(theta) first: there is no policy to speak of yet")
+            raise ValueError("call solve(theta) first: no policy has been solved for yet")
         return self._solution
 
     def _centred_psi(self) -> Array:
@@ -167,26 +168,26 @@ class ExactLearner:
 
 
 class ExactCloner:
-    """Behaviour cloning in a table: the posterior mean of a Dirichlet with the prior policy as its mean.
+    """Behaviour cloning in a table: the posterior mean under a Dirichlet prior centred on the prior policy.
 
     pi_hat(a | s) = (c pi(a | s) + sum of weights of (s, a)) / (c + sum of weights of s).
 
     Args:
         log_prior: (S, A) log pi(a | s) of the prior.
-        concentration: c > 0, the weight of the prior in expert steps; 0.1-0.3 serves cloning best, much more
-            would hold it back unfairly.
+        concentration: c > 0, how many expert steps the prior is worth; cloning does best with 0.1 to 0.3, and
+            a much larger value would handicap this baseline.
 
     Raises:
         ValueError: if `concentration` is not positive.
     """
 
     def __init__(self, log_prior: Array, concentration: float = 0.2) -> None:
-        check_number("concentration", concentration, 0, above=True)
+        check_number("concentration", concentration, 0, exclusive=True)
         log_prior = check_log_probabilities("log_prior", log_prior)
         self.prior_counts = concentration * np.exp(log_prior)
 
     def clone(self, steps: Steps, weights: Array) -> TabularPolicy:
-        """Fit the executed actions of the steps with weights (N,) >= 0."""
+        """Return the policy fitted to the actions of the steps with weights (N,) >= 0."""
         counts = self.prior_counts.copy()
         np.add.at(counts, (steps.state, steps.action), weights)
         with np.errstate(divide="ignore"):

@@ -1,55 +1,36 @@
-"""Simulated experts: when to take over, when to hand back, and how a human would get it a little wrong."""
+"""Simulated experts, who take over and hand back by rule, or demonstrate whole episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.interfaces import Policy
+from mereq_min.interfaces import Imperfections, Policy
 from mereq_min.validation import check_number
 
 Violation = Callable[[NDArray[Any], NDArray[Any]], bool]
-
-
-@dataclass(frozen=True)
-class Imperfections:
-    """How a simulated expert falls short; all zero is the ideal one."""
-
-    miss: float = 0.0
-    """Probability that a violation goes unseen [per step]."""
-    needless: float = 0.0
-    """Probability of deciding to take over for no reason [per step under policy control]."""
-    delay: int = 0
-    """Steps between the decision to take over and the takeover; what the policy does wrong in them passes for
-    good enough [steps]."""
-
-    def __post_init__(self) -> None:
-        check_number("miss", self.miss, 0, 1)
-        check_number("needless", self.needless, 0, 1)
-        check_number("delay", self.delay, 0, whole=True)
+"""(state, action) -> whether the expert objects to the action."""
 
 
 class SimulatedExpert:
     """Takes over after `patience` consecutive violations, hands back after `release` steps without one.
 
-    Executed steps are counted: the violations that provoke a takeover lie in the `patience` steps just before
-    it (further back if the expert reacts with a delay), and the expert controls at least `release` steps.
+    The violations that provoke a takeover are those of the `patience` executed steps just before it (with a
+    reaction delay, of earlier ones). The expert then controls at least `release` steps.
 
     Args:
         policy: how the expert acts once in control.
-        violation: whether the policy's action in a state is a violation: a state rule looks at the state
-            alone, a value rule at the expert's advantage of the action.
+        violation: whether the policy's action in a state is a violation. A state rule looks only at the
+            state, a value rule at the expert's advantage of the action.
         patience: consecutive violations before a takeover, >= 1 [steps].
         release: consecutive steps without violation before handing back, >= 1 [steps].
-        rng: draws the expert's actions and imperfections.
-        imperfections: how the expert falls short.
+        imperfections: errors of the expert.
 
     Raises:
-        ValueError: if `patience` or `release` is under 1.
+        ValueError: if `patience` or `release` is below 1.
     """
 
     def __init__(
@@ -59,27 +40,31 @@ class SimulatedExpert:
         *,
         patience: int,
         release: int,
-        rng: np.random.Generator,
         imperfections: Imperfections = Imperfections(),
     ) -> None:
-        check_number("patience", patience, 1, whole=True)
-        check_number("release", release, 1, whole=True)
+        check_number("patience", patience, 1, integer=True)
+        check_number("release", release, 1, integer=True)
         self.policy, self.violation = policy, violation
         self.patience, self.release = patience, release
-        self.rng, self.imperfections = rng, imperfections
-        self.reset()
+        self.imperfections = imperfections
+        self._hand_back()
 
-    def reset(self) -> None:
-        """Begin a new episode with the policy in control."""
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin a new episode with the policy in control; `rng` draws the expert's actions and errors."""
+        self.rng = rng
+        self._hand_back()
+
+    def _hand_back(self) -> None:
         self._controls = False
-        self._streak = 0  # violations in a row under the policy, calm steps in a row under the expert
-        self._due: int | None = None  # steps until a takeover that is decided
+        # Consecutive violations while the policy is in control, steps without one while the expert is.
+        self._streak = 0
+        self._due: int | None = None  # steps until a takeover that is already decided
 
     def intervene(self, state: NDArray[Any], policy_action: NDArray[Any]) -> NDArray[Any] | None:
-        """Return the expert's action where it controls this step, else None; see `interfaces.Expert`."""
+        """Return the expert's action if it controls this step, else None; see `interfaces.Expert`."""
         if self._controls:
             if self._streak >= self.release:
-                self.reset()
+                self._hand_back()
         else:
             self._consider_takeover()
         violates = self._sees_violation(state, policy_action)
@@ -88,14 +73,38 @@ class SimulatedExpert:
 
     def _consider_takeover(self) -> None:
         if self._due is None:
-            needless = self.imperfections.needless > 0 and self.rng.random() < self.imperfections.needless
-            if self._streak >= self.patience or needless:
-                self._due = self.imperfections.delay
+            rate = self.imperfections.false_alarm_rate
+            false_alarm = rate > 0 and self.rng.random() < rate
+            if self._streak >= self.patience or false_alarm:
+                self._due = self.imperfections.reaction_delay
         if self._due == 0:
             self._controls, self._streak, self._due = True, 0, None
         elif self._due is not None:
             self._due -= 1
 
     def _sees_violation(self, state: NDArray[Any], policy_action: NDArray[Any]) -> bool:
-        missed = self.imperfections.miss > 0 and self.rng.random() < self.imperfections.miss
+        rate = self.imperfections.miss_rate
+        missed = rate > 0 and self.rng.random() < rate
         return not missed and self.violation(state, policy_action)
+
+
+class DemonstratingExpert:
+    """Controls every step: demonstrates whole episodes instead of intervening.
+
+    Args:
+        policy: how the expert acts.
+    """
+
+    patience = 1
+    """Without effect: no policy step comes before a takeover."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin a new episode; `rng` draws the expert's actions."""
+        self.rng = rng
+
+    def intervene(self, state: NDArray[Any], policy_action: NDArray[Any]) -> NDArray[Any]:
+        """Return the expert's action; it controls every step."""
+        return self.policy.sample(np.asarray(state)[None], self.rng)[0]

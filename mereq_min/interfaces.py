@@ -1,39 +1,48 @@
-"""The contracts between the rooms of this codebase; read this page first.
+"""The contracts between the parts of this package; read this module first.
 
     Task + Policy + Expert --rollout--> Steps --Method(Learner)--> theta, Policy --+
       ^----------------------------------------------------------------------------+
 
-Whatever offers these names takes part: `mereq_min` never asks for a class. Arrays go in and out as numpy;
-N is a batch, K the number of features, "..." the shape of one state or action. Symbols are those of the paper
-(Chen et al., "MEReQ", CoRL 2025).
+A `Task` is what you need in order to align a policy: an environment, named features and a prior policy. An
+`Expert` watches the policy and takes over. An `Oracle` is the truth behind a simulated expert, which is known
+in experiments only.
+
+These are protocols: any object with these members will do, whatever its class. Arrays are numpy arrays; N is
+a batch size, K the number of features, "..." the shape of one state or action. Symbols are those of Chen et
+al., "MEReQ" (CoRL 2025).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mereq_min.steps import Steps
-from mereq_min.validation import Array
+from mereq_min.validation import Array, check_number
 
 if TYPE_CHECKING:
     import gymnasium
 
-    from mereq_min.experts import Imperfections
-    from mereq_min.steps import Steps
-
-
 RewardModel = Literal["residual", "full"]
+"""The reward that theta weighs: what the expert wants beyond the prior's reward, or all that it wants."""
 Start = Literal["prior", "scratch"]
+"""The first policy of a method: the prior, or that of theta = 0."""
+Info = dict[str, Any]
+"""What an update reports, by name."""
 
 
 class Policy(Protocol):
-    """Anything that can say how likely an action is, and draw one. All that a prior must offer."""
+    """A distribution over actions in each state; the only thing that a prior must provide.
+
+    A policy may also have an attribute `temperature`, the alpha at which it is soft-optimal for some reward
+    [reward]. If it is missing or None, the temperature is unknown.
+    """
 
     def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """Log-probability (or log-density) of actions (N, ...) in states (N, ...).
+        """Return the log-probability (or log-density) of actions (N, ...) in states (N, ...).
 
         Returns:
             (N,) log pi(a | s); -inf for an action that is never taken.
@@ -46,77 +55,144 @@ class Policy(Protocol):
 
 
 class Expert(Protocol):
-    """Who watches and takes over: a simulated expert or a human at a browser, the same to the loop."""
+    """Watches the policy and takes over; the loop treats simulated experts and people alike."""
 
-    def reset(self) -> None:
-        """Begin a new episode with the policy in control."""
+    patience: int
+    """Number of steps before a takeover that provoked it; they do not count as good enough [steps]."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin a new episode with the policy in control.
+
+        Args:
+            rng: source of the expert's randomness in this episode.
+        """
         ...
 
     def intervene(self, state: NDArray[Any], policy_action: NDArray[Any]) -> NDArray[Any] | None:
-        """See one state (...) and the action (...) the policy is about to take there.
+        """Decide who acts in a state (...), given the action (...) that the policy proposes there.
 
         Returns:
-            The expert's own action (...) where the expert controls this step, else None.
+            The expert's own action (...) if the expert controls this step, else None.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Imperfections:
+    """Errors of a simulated expert; by default it makes none."""
+
+    miss_rate: float = 0.0
+    """Probability of overlooking a violation [per step]."""
+    false_alarm_rate: float = 0.0
+    """Probability of deciding to take over without a violation [per step under the policy's control]."""
+    reaction_delay: int = 0
+    """Steps from the decision to take over until the takeover; violations before the last `patience` steps
+    then count as good enough [steps]."""
+
+    def __post_init__(self) -> None:
+        check_number("miss_rate", self.miss_rate, 0, 1)
+        check_number("false_alarm_rate", self.false_alarm_rate, 0, 1)
+        check_number("reaction_delay", self.reaction_delay, 0, integer=True)
+
+
+class Oracle(Protocol):
+    """The truth behind a simulated expert: its reward, its policy, and the rule by which it objects.
+
+    Simulated experts and measures use it; the methods never see it.
+    """
+
+    @property
+    def true_theta(self) -> Array:
+        """theta* (K,), the residual reward that a method should find."""
+        ...
+
+    @property
+    def patience(self) -> int:
+        """Consecutive violations before a takeover [steps]."""
+        ...
+
+    @property
+    def release(self) -> int:
+        """Consecutive steps without a violation before the expert hands back [steps]."""
+        ...
+
+    @property
+    def expert_policy(self) -> Policy:
+        """How the expert acts once it is in control."""
+        ...
+
+    def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:
+        """Return whether the expert objects to an action (...) in a state (...)."""
+        ...
+
+    def make_expert(self, imperfections: Imperfections = Imperfections()) -> Expert:
+        """Return a simulated expert who takes over by this rule, with the given errors."""
+        ...
+
+    def true_weights(self, reward: RewardModel) -> Array | None:
+        """Return the true weights (K,): theta*, or those of the full reward; None if those are unknown."""
+        ...
+
+    def reward_distance(self, theta: Array, reward: RewardModel) -> float:
+        """Return the STARC distance of theta . f to the true reward; NaN if it cannot be computed."""
         ...
 
 
 class Learner(Protocol):
     """Knows the policy for a theta, and how that policy's features respond to theta.
 
-    The loop does not know whether a sparse solve or residual SAC answers.
+    It may be a sparse solve or residual SAC: the loop treats them alike.
     """
 
     discount: float
-    """Weight of time in feature expectations: a step at time t counts discount**t, on both sides."""
+    """Weight of time in feature expectations: a step at time t counts discount**t, for expert and policy."""
 
     @property
     def policy(self) -> Policy:
-        """The last solved policy; `restore` brings it back."""
+        """The last solved policy; `restore` restores it too."""
         ...
 
     def solve(self, theta: Array) -> Policy:
-        """Return the (customised) policy for reward weights theta (K,), warm-started from the last call."""
+        """Return the (customised) policy for reward weights theta (K,), starting from the last solution."""
         ...
 
     def mean_features(self) -> Array:
-        """Mean features (K,) of the last solved policy over whole episodes."""
+        """Return the mean features (K,) of the last solved policy over whole episodes."""
         ...
 
     def mean_features_jacobian(self) -> Array:
-        """Derivative (K, K) of `mean_features` in the last theta, [k, j] = d f_bar_k / d theta_j."""
+        """Return the derivative (K, K) of `mean_features` in theta, [k, j] = d f_bar_k / d theta_j."""
         ...
 
     def score(self, steps: Steps) -> Array:
-        """Derivative (K,) of the log-likelihood of the steps' actions with respect to the last theta."""
+        """Return the gradient (K,), at the last theta, of the log-likelihood of the actions of the steps."""
         ...
 
     def information(self, steps: Steps) -> Array:
-        """Fisher information (K, K) on theta that the steps' actions carry at the last theta."""
+        """Return the Fisher information (K, K) on theta in the actions of the steps, at the last theta."""
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that a later `solve` depends on, as named arrays."""
+        """Return everything that a later `solve` depends on, as named arrays."""
         ...
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned."""
+        """Continue from what `state` returned."""
         ...
 
 
 class Cloner(Protocol):
-    """Behaviour cloning: a policy by weighted maximum likelihood, from the prior's weights."""
+    """Behaviour cloning: fits a policy by weighted maximum likelihood, starting from the prior."""
 
     def clone(self, steps: Steps, weights: Array) -> Policy:
-        """Fit the executed actions of the steps with weights (N,) >= 0."""
+        """Return the policy fitted to the actions of the steps with weights (N,) >= 0."""
         ...
 
 
 class Task(Protocol):
-    """A gymnasium environment with named linear features, a prior to align and an expert to align it with.
+    """An environment with named linear features and a prior policy to align.
 
-    The prior is soft-optimal for prior_weights . f at prior_temperature, the expert for expert_weights . f at
-    temperature; theta* = expert_weights - prior_weight * prior_weights is the residual to be found.
+    It does not contain anybody's reward: what an experiment knows of the expert's is in `oracle`.
     """
 
     @property
@@ -140,60 +216,39 @@ class Task(Protocol):
         ...
 
     @property
-    def prior_weights(self) -> Array:
-        """Weights (K,) of the prior's reward."""
-        ...
-
-    @property
-    def expert_weights(self) -> Array:
-        """Weights (K,) of the expert's reward."""
-        ...
-
-    @property
-    def prior_weight(self) -> float:
-        """omega, the weight of the prior's reward in the expert's."""
-        ...
-
-    @property
-    def prior_temperature(self) -> float:
-        """alpha [reward]."""
-        ...
-
-    @property
-    def temperature(self) -> float:
-        """alpha_hat [reward]."""
-        ...
-
-    @property
-    def patience(self) -> int:
-        """Steps before a takeover that provoked it."""
-        ...
-
-    @property
     def prior(self) -> Policy:
         """The policy to align."""
         ...
 
     @property
-    def expert_policy(self) -> Policy:
-        """How the expert acts once in control."""
+    def temperature(self) -> float:
+        """alpha_hat, the temperature of the aligned policy [reward]."""
         ...
 
-    def make_env(self, render_mode: str | None = None, *, reference: bool = False) -> gymnasium.Env[Any, Any]:
-        """Return a fresh environment with the time limit applied.
+    @property
+    def scaled_prior_weight(self) -> float:
+        """omega' = omega alpha, the factor of log pi in residual Q-learning [reward].
 
-        Each step's info holds `features` (K,), those of the step just taken: a simulator's features may
-        depend on more than the observation shows.
-
-        Args:
-            render_mode: as gymnasium has it; "rgb_array" must work.
-            reference: whether to use the simulator on which results are reported, where a task trains on a
-                faster one.
+        alpha is the temperature of the prior in use; if it is unknown, alpha_hat is used. See
+        `residual.scaled_prior_weight`.
         """
         ...
 
-    def make_expert(self, rng: np.random.Generator, imperfections: Imperfections) -> Expert:
-        """Return the simulated expert of this task; its randomness comes from `rng`."""
+    @property
+    def oracle(self) -> Oracle | None:
+        """The truth behind the simulated expert; None if it is unknown."""
+        ...
+
+    def make_env(self, render_mode: str | None = None, *, reference: bool = False) -> gymnasium.Env[Any, Any]:
+        """Return a new environment with the time limit applied.
+
+        The info of each step holds `features` (K,), those of the step just taken.
+
+        Args:
+            render_mode: as in gymnasium; "rgb_array" must work.
+            reference: whether to use the simulator on which results are reported, for tasks that train on a
+                faster one.
+        """
         ...
 
     def make_learner(
@@ -202,10 +257,11 @@ class Task(Protocol):
         """Return a learner of the residual reward on the prior, or of the full reward without it.
 
         Args:
-            reward: which reward theta stands for.
-            discount: weight of time in its feature expectations.
-            start: whether a learner of the full reward that has weights to tune begins with the prior's.
-            seed: of its randomness, where it has any.
+            reward: the reward whose weights are theta.
+            discount: discount of its feature expectations, see `Learner.discount`.
+            start: whether the networks of a learner of the full reward start from those of the prior or
+                from scratch; without effect on other learners.
+            seed: seed of the learner's randomness, if it has any.
         """
         ...
 
@@ -220,14 +276,15 @@ class Task(Protocol):
 
         Args:
             policy: the policy.
-            episodes: how many are rolled out, where the measures are not exact; default: the task's choice.
+            episodes: number of episodes; default: the task's choice. Tasks with exact measures refuse it.
             reference: see `make_env`.
 
         Returns:
-            `prior_return` and `expert_return`: mean return of an episode under either reward; `success`:
-            share of episodes in which the task proper is done; `kl_to_expert`: mean KL(expert || policy) over
-            the expert's steps [nats]; `feature_divergence`: (K,) Jensen-Shannon divergence of each feature's
-            distribution from the expert's [bits]; and measures of the task's own.
+            `task_return`: mean return of an episode under the environment's reward; further measures of the
+            task, such as `success`, the share of episodes in which the task is done; and, with an oracle,
+            `expert_return`: mean return under the expert's reward; `kl_to_expert`: mean KL(expert || policy)
+            over the expert's steps [nats]; `feature_divergence`: (K,) Jensen-Shannon divergence of each
+            feature's distribution from the expert's [bits].
         """
         ...
 
@@ -235,30 +292,31 @@ class Task(Protocol):
         """Rebuild a policy of this task from the arrays that its `state()` returned."""
         ...
 
-    def reward_distance(self, theta: Array, reward: RewardModel) -> float:
-        """STARC distance of theta . f to the true reward, residual or full; NaN if unknown."""
-        ...
-
-
-Info = dict[str, Any]
-
 
 class Aligner(Protocol):
-    """What the loop asks of a method: a policy to begin with, and a better one for all steps so far."""
+    """A method at work: a first policy, and after each iteration an update to all steps so far."""
 
     policy: Policy
     """The policy to roll out next."""
     info: Info
-    """Where the method stands: `theta` (None where none is inferred) and its `standard_errors`."""
+    """The current estimate: `theta` (None where none is inferred) and its `standard_errors`."""
 
-    def update(self, steps: Steps) -> tuple[Policy, Info]:
-        """Fit all steps so far; returns the new `policy` and a report of the fit, `theta` among it."""
+    def update(self, steps: Steps, patience: int) -> tuple[Policy, Info]:
+        """Update the policy to all steps so far.
+
+        Args:
+            steps: the steps of all iterations.
+            patience: number of steps before a takeover that provoked it, see `Expert.patience`.
+
+        Returns:
+            The new `policy`, and a report of the fit, `theta` included.
+        """
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that later updates depend on, as named arrays."""
+        """Return everything that later updates depend on, as named arrays."""
         ...
 
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
-        """Go on from what `state` returned after the update on `steps`."""
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
+        """Continue from what `state` returned after the update on `steps`."""
         ...

@@ -1,4 +1,4 @@
-"""Inverse RL: two estimators of theta from expert steps, both against any `Learner`."""
+"""Inverse reinforcement learning: two estimators of theta from expert steps, for any `Learner`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mereq_min.validation import Array, check_array, check_number
 
 @dataclass(frozen=True)
 class Estimate:
-    """An inferred reward with its audit trail.
+    """An inferred reward, its policy, and how the fit ended.
 
     Attributes:
         theta: (K,) reward weights.
-        standard_errors: (K,) standard errors of theta; all inf if the data leave a direction of theta open.
+        standard_errors: (K,) standard errors of theta; all inf if the steps do not determine theta.
         policy: the policy for theta.
         gradient_norm: Euclidean norm of the gradient at theta.
-        solves: policies solved for on the way.
-        converged: whether the stopping rule was met within the budget.
+        solves: number of policies solved for.
+        converged: whether the stopping rule was met within the allowed steps.
     """
 
     theta: Array
@@ -34,71 +34,72 @@ class Estimate:
 
 @dataclass(frozen=True)
 class FeatureMatchingConfig:
-    """Gradient ascent on the dual of maximum causal entropy, as the paper runs it."""
+    """Settings of feature matching, gradient ascent on the dual of maximum causal entropy."""
 
     learning_rate: float = 0.5
-    """eta, step along the difference of features [reward]."""
+    """eta, factor on the difference of mean features [reward]."""
     tolerance: float = 0.01
     """Stop when the norm of the difference of mean features falls below it [feature]."""
     max_steps: int = 150
-    """Gradient steps an update [steps]."""
+    """Largest number of policies solved for in one update."""
     discount: float = 1.0
-    """Weight discount**t of a step at time t, on both sides; 1 weighs all steps alike."""
+    """A step at time t counts discount**t, for expert and policy; with 1, all steps count the same."""
 
     def __post_init__(self) -> None:
-        check_number("learning_rate", self.learning_rate, 0, above=True)
+        check_number("learning_rate", self.learning_rate, 0, exclusive=True)
         check_number("tolerance", self.tolerance, 0)
-        check_number("max_steps", self.max_steps, 1, whole=True)
-        check_number("discount", self.discount, 0, 1, above=True)
+        check_number("max_steps", self.max_steps, 1, integer=True)
+        check_number("discount", self.discount, 0, 1, exclusive=True)
 
 
 @dataclass(frozen=True)
 class SegmentLikelihoodConfig:
-    """Maximum a posteriori by Fisher scoring."""
+    """Settings of the segment likelihood: maximum a posteriori by Fisher scoring."""
 
     prior_sd: float = 0.5
     """Standard deviation of the Gaussian prior on theta, for features of unit range [reward]."""
     least_step: float = 1e-4
     """Stop when a step moves theta by less than this [standard errors]."""
     max_iterations: int = 20
-    """Steps an update [steps]."""
+    """Largest number of policies solved for in one update."""
 
     def __post_init__(self) -> None:
-        check_number("prior_sd", self.prior_sd, 0, above=True)
-        check_number("least_step", self.least_step, 0, above=True)
-        check_number("max_iterations", self.max_iterations, 1, whole=True)
+        check_number("prior_sd", self.prior_sd, 0, exclusive=True)
+        check_number("least_step", self.least_step, 0, exclusive=True)
+        check_number("max_iterations", self.max_iterations, 1, integer=True)
 
 
 LONGEST_STEP = 0.5
-"""Longest step of Fisher scoring in theta [reward]: a longer one trusts the information of one policy on that
-of a very different one."""
+"""Longest step of Fisher scoring in theta [reward]. The information of a policy says nothing about very
+different policies, so that longer steps would overshoot."""
 
 
 def match_features(
     learner: Learner, steps: Steps, weights: Array, theta: Array, config: FeatureMatchingConfig
 ) -> Estimate:
-    """Feature matching: theta <- theta + eta (f_bar_E - f_bar_pi_hat), Chen et al. (2025).
+    """Infer theta by feature matching: theta <- theta + eta (f_bar_E - f_bar_pi_hat), Chen et al. (2025).
 
     The step is the gradient of the maximum-causal-entropy dual (Ziebart et al. 2010) if the weighted steps
-    are whole trajectories from rho0, all of one length. On cut-out segments it is biased, and where episodes
-    end early a mean over steps is a ratio: the step is then no gradient and theta can run away.
+    are whole trajectories from rho0, all of one length. On segments of trajectories theta is biased. If
+    episodes end early, a mean over steps is a ratio: the step is then not a gradient, and theta can diverge.
 
     Book: eq-dual-gradient, eq-feature-matching, eq-segment-bias.
 
     Args:
-        learner: solves for a theta; its discount must be the config's.
+        learner: solves for a theta; its discount must equal that of the config.
         steps: the steps.
-        weights: (N,) weights of the steps in the expert set.
-        theta: (K,) where to start.
-        config: step size, tolerance, budget.
+        weights: (N,) weights of the steps, see `steps.sample_weights`.
+        theta: (K,) initial theta.
+        config: step size, tolerance and largest number of steps.
 
     Raises:
-        ValueError: if the expert set is empty, theta malformed, or the two sides weigh time differently.
+        ValueError: if the expert set is empty, theta is malformed, or learner and config have different
+            discounts.
     """
     if learner.discount != config.discount:
         raise ValueError(
-            f"both sides must weigh time alike, but the learner discounts by {learner.discount} and "
-            f"feature matching by {config.discount}"
+            "learner and config must have the same discount, but the learner discounts by "
+            f"{learner.discount} and feature matching by {config.discount}"
         )
     target = mean_features(steps, weights, config.discount)
     theta = check_array("theta", theta, shape=target.shape)
@@ -116,23 +117,23 @@ def match_features(
 def maximise_likelihood(
     learner: Learner, steps: Steps, theta: Array, config: SegmentLikelihoodConfig
 ) -> Estimate:
-    """Segment likelihood: the MAP theta of log pi_hat_theta over expert steps (ours).
+    """Infer theta by segment likelihood: the theta that is most probable given the expert's actions (ours).
 
-    Maximises sum log pi_hat_theta(a | s) - |theta|^2 / (2 sd^2). It asks only how the expert acted in the
-    states it was in, and so is consistent on segments that start wherever the policy got to. Fisher scoring
-    steps along the score over the information: it needs no value of the likelihood, so that a learner whose
-    policies are a little off does not mislead a line search.
+    Maximises sum log pi_hat_theta(a | s) - |theta|^2 / (2 sd^2). The estimate is consistent on segments that
+    start anywhere, because it uses the expert's actions only given the states in which they were taken. Each
+    step of Fisher scoring is the gradient times the inverse information. There is no line search, which a
+    learner with approximate policies would mislead.
 
     Book: eq-likelihood, eq-map, eq-fisher-scoring, eq-segment-score.
 
     Args:
         learner: solves for a theta, and gives score and information through successor features.
         steps: the expert steps.
-        theta: (K,) where to start.
-        config: prior and budget.
+        theta: (K,) initial theta.
+        config: prior on theta and largest number of steps.
 
     Raises:
-        ValueError: if there are no steps, theta is malformed, or a step has probability 0 whatever theta is.
+        ValueError: if there are no steps, theta is malformed, or the prior never takes some expert action.
     """
     if len(steps) == 0:
         raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
@@ -152,7 +153,7 @@ def maximise_likelihood(
         converged = float(step @ gradient) < config.least_step**2
         if converged or solves == config.max_iterations:
             break
-        # Kesten (1958): a step that turns back tells of noise, which shorter and shorter steps average out.
+        # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
         last_step = step * min(1.0, LONGEST_STEP / float(np.linalg.norm(step))) / (1 + reversals)
         theta = theta + last_step
@@ -161,7 +162,7 @@ def maximise_likelihood(
 
 
 def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:
-    """Covariance (K, K) of the weighted mean features, episodes being independent; inf from a single one."""
+    """Return the covariance (K, K) of the weighted mean features over independent episodes; inf for one."""
     used = weights * time_weights(steps.t, discount)
     residual = used[:, None] * (steps.features - used @ steps.features / used.sum())
     _, unit = np.unique(steps.episode, return_inverse=True)
@@ -174,7 +175,7 @@ def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:
 
 
 def _matching_errors(learner: Learner, covariance: Array) -> Array:
-    """Delta method: theta solves f_bar_pi(theta) = f_bar_E, so Cov(theta) = J^-1 Cov(f_bar_E) J^-T."""
+    """Return standard errors by the delta method: Cov(theta) = J^-1 Cov(f_bar_E) J^-T."""
     jacobian = learner.mean_features_jacobian()
     if np.linalg.cond(jacobian) > 1e12 or np.isinf(covariance).any():
         return np.full(len(jacobian), np.inf)

@@ -1,4 +1,4 @@
-"""The tabular Markov decision process on which everything exact is computed.
+"""Finite Markov decision processes with linear features, for the exact solvers.
 
 Index order, everywhere: `V[s]`, `Q[s, a]`, `features[s, a, k]`, and row `s * A + a` of the transition matrix.
 """
@@ -14,18 +14,18 @@ from mereq_min.validation import Array, check_array
 
 @dataclass(frozen=True, eq=False)
 class TabularMDP:
-    """A finite MDP with linear features; S, A and K are read off the shapes.
+    """A finite MDP with linear features; S, A and K follow from the shapes.
 
-    `gamma` lives here and nowhere else: every function that discounts takes the MDP.
+    `gamma` is stored here and nowhere else: every function that discounts takes the MDP.
 
     Args:
-        transition: (S*A, S) matrix, sparse or dense; row s*A + a is P(. | s, a).
+        transition: (S*A, S) matrix, sparse or dense; row s * A + a is P(. | s, a).
         features: (S, A, K) feature vectors f(s, a).
         initial: (S,) distribution rho0 of the first state.
         gamma: discount factor in [0, 1).
-        terminal: (S,) mask of states that end the episode: V is 0 there and no step is taken in them. Their
-            rows must stay in place and their features must be 0. Default: no state ends the episode, and an
-            absorbing state earns reward and entropy for ever.
+        terminal: (S,) mask of the states that end the episode: their value is 0 and no step is taken in them.
+            They must be absorbing and have features 0. By default no state is terminal; an absorbing state
+            then earns reward and entropy for ever.
 
     Raises:
         ValueError: naming the argument, what it got and what would be right.
@@ -135,7 +135,7 @@ def _check_terminal(terminal: NDArray[np.bool_], transition: sp.csr_array, featu
     stay = np.asarray(transition[rows, np.repeat(states, A)]).ravel()
     if not np.allclose(stay, 1.0):
         raise ValueError(
-            f"terminal states must be absorbing, but state {np.repeat(states, A)[np.argmin(stay)]} moves on"
+            f"terminal states must be absorbing, but state {np.repeat(states, A)[np.argmin(stay)]} is not"
         )
     if features[states].any():
         bad = states[features[states].any(axis=(1, 2))][0]

@@ -1,8 +1,4 @@
-"""The methods that are compared, as rows of one table, and what turns steps into a better policy.
-
-Two rooms stand behind the seam `update(steps) -> (policy, info)`: inverse RL on a learner, and cloning. No
-imitation baseline has to fake a theta.
-"""
+"""The methods as rows of a table, and their two kinds of update: inverse RL on a learner, and cloning."""
 
 from __future__ import annotations
 
@@ -20,21 +16,21 @@ from mereq_min.inverse import (
     match_features,
     maximise_likelihood,
 )
-from mereq_min.steps import ExpertSet, Steps, sample_weights
+from mereq_min.steps import ExpertSet, Steps, last_iteration, sample_weights
 from mereq_min.validation import Array
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table of methods that Chen et al. (2025) compare, plus ours.
+    """One row of the table of methods: those that Chen et al. (2025) compare, and ours.
 
     Attributes:
-        name: as in the paper.
-        reward: which reward is inferred; None for imitation.
-        start: which policy is rolled out first.
-        expert_set: which steps count as the expert's.
+        name: name in the paper.
+        reward: the reward that is inferred; None for imitation.
+        start: the policy that is rolled out first.
+        expert_set: the steps that are fitted, see `steps.sample_weights`.
         estimator: how theta (or, for cloning, the policy) is fitted.
-        source: where it comes from.
+        source: where the method was published.
     """
 
     name: str
@@ -45,7 +41,7 @@ class Method:
     source: str
 
 
-METHODS = {
+METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("MEReQ", "residual", "prior", "expert + good-enough", "feature matching", "Chen et al. 2025"),
@@ -59,57 +55,69 @@ METHODS = {
         Method("MEReQ-L", "residual", "prior", "expert", "segment likelihood", "this project"),
     )
 }
+"""The methods by name."""
 
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """Settings of the estimators; a method reads those of its own."""
+    """Settings of the estimators; each method reads those of its own estimator."""
 
+    accumulate: bool = True
+    """Fit the steps of all iterations; if False, only those of the last iteration."""
     matching: FeatureMatchingConfig = field(default_factory=FeatureMatchingConfig)
+    """Settings of feature matching."""
     likelihood: SegmentLikelihoodConfig = field(default_factory=SegmentLikelihoodConfig)
+    """Settings of the segment likelihood."""
 
 
 class InverseRL:
-    """Infers theta from the expert set with the method's estimator; warm-started from the last theta."""
+    """Updates by inverse RL: infers theta from the expert set, starting from the last theta.
+
+    Args:
+        task: the task.
+        method: says which steps are fitted, and by which estimator.
+        learner: solves for the policy of a theta.
+        config: settings of the estimators.
+    """
 
     def __init__(self, task: Task, method: Method, learner: Learner, config: EstimatorConfig) -> None:
         self.method, self.learner, self.config = method, learner, config
-        self.patience = task.patience
         self.theta: Array = np.zeros(len(task.feature_names))
         self.info: Info = {"theta": self.theta, "standard_errors": np.full_like(self.theta, np.inf)}
         self.policy = task.prior if method.start == "prior" else learner.solve(self.theta)
-        self._expert_samples = 0  # of those that theta was fitted to
+        self._expert_samples = 0  # number of expert steps at the last fit
 
-    def update(self, steps: Steps) -> tuple[Policy, Info]:
-        """Fit theta to all steps so far; without a single expert step everything stays as it is.
+    def update(self, steps: Steps, patience: int) -> tuple[Policy, Info]:
+        """Fit theta to the steps and solve for its policy; see `interfaces.Aligner`.
 
-        So it does where the likelihood is maximised and no expert step has come since: the same steps have
-        the same maximum, and a neural learner would only add its noise to it.
+        The segment likelihood keeps its theta if there is no new expert step: its maximum is the same, and
+        fitting again would only add the noise of a neural learner.
         """
         expert_samples = int(steps.is_intervention.sum())
         known = self._expert_samples if self.method.estimator == "segment likelihood" else 0
-        if expert_samples == known:
+        used = steps if self.config.accumulate else last_iteration(steps)
+        if expert_samples == known or not used.is_intervention.any():
             return self.policy, self.info
         self._expert_samples = expert_samples
-        estimate = self._estimate(steps)
+        estimate = self._estimate(used, patience)
         self.theta, self.policy = estimate.theta, estimate.policy
         self.info = {"theta": self.theta, "standard_errors": estimate.standard_errors}
         return self.policy, {name: value for name, value in vars(estimate).items() if name != "policy"}
 
-    def _estimate(self, steps: Steps) -> Estimate:
+    def _estimate(self, steps: Steps, patience: int) -> Estimate:
         if self.method.estimator == "segment likelihood":
             expert_steps = steps.select(steps.is_intervention)
             return maximise_likelihood(self.learner, expert_steps, self.theta, self.config.likelihood)
-        weights = sample_weights(steps, self.method.expert_set, self.patience)
+        weights = sample_weights(steps, self.method.expert_set, patience)
         return match_features(self.learner, steps, weights, self.theta, self.config.matching)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Theta, its standard errors, and the learner's warm start."""
+        """Return theta, its standard errors, and the state of the learner."""
         errors = self.info["standard_errors"]
         return {"theta": self.theta, "standard_errors": errors, **self.learner.state()}
 
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
-        """Take back theta, the learner and its policy."""
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
+        """Restore theta, the learner and its policy."""
         self.theta = state["theta"]
         self.info = {"theta": self.theta, "standard_errors": state["standard_errors"]}
         self.learner.restore(state)
@@ -119,31 +127,49 @@ class InverseRL:
 
 
 class Cloning:
-    """Behaviour cloning of the expert set; a pure function of the steps."""
+    """Updates by behaviour cloning of the expert set; each policy is a function of the steps alone.
 
-    def __init__(self, task: Task, method: Method, cloner: Cloner) -> None:
-        self.method, self.cloner = method, cloner
-        self.patience = task.patience
+    Args:
+        task: the task.
+        method: says which steps are cloned.
+        cloner: clones weighted steps.
+        config: settings of the estimators.
+    """
+
+    def __init__(self, task: Task, method: Method, cloner: Cloner, config: EstimatorConfig) -> None:
+        self.method, self.cloner, self.config = method, cloner, config
         self.policy, self.info = task.prior, {"theta": None}
 
-    def update(self, steps: Steps) -> tuple[Policy, Info]:
-        """Clone all steps so far, weighted as the method says."""
-        weights = sample_weights(steps, self.method.expert_set, self.patience)
-        self.policy = self.cloner.clone(steps, weights)
+    def update(self, steps: Steps, patience: int) -> tuple[Policy, Info]:
+        """Clone the steps with the weights of the method; see `interfaces.Aligner`."""
+        used = steps if self.config.accumulate else last_iteration(steps)
+        self.policy = self.cloner.clone(used, sample_weights(used, self.method.expert_set, patience))
         return self.policy, self.info
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Nothing: the steps are all there is."""
+        """Return no arrays: the policy follows from the steps."""
         return {}
 
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps) -> None:
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Clone the steps again."""
-        self.update(steps)
+        self.update(steps, patience)
 
 
-def make_aligner(task: Task, method: Method, config: EstimatorConfig, *, seed: int = 0) -> Aligner:
-    """Build what a method needs out of the task's own learner or cloner; `seed` is for networks."""
+def make_aligner(
+    task: Task, method: Method, config: EstimatorConfig | None = None, *, seed: int = 0
+) -> Aligner:
+    """Build a method on the learner or cloner of a task.
+
+    Args:
+        task: the task.
+        method: a row of `METHODS`.
+        config: settings of the estimators; default: `recorded_settings` of the task, if it has any.
+        seed: seed of the networks.
+    """
+    if config is None:
+        recorded = getattr(task, "recorded_settings", None)
+        config = EstimatorConfig() if recorded is None else recorded.estimators
     if method.reward is None:
-        return Cloning(task, method, task.make_cloner(seed=seed))
+        return Cloning(task, method, task.make_cloner(seed=seed), config)
     learner = task.make_learner(method.reward, config.matching.discount, start=method.start, seed=seed)
     return InverseRL(task, method, learner, config)

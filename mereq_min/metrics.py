@@ -1,52 +1,41 @@
-"""Measures of alignment, as plain functions."""
+"""Measures of alignment: expert samples to a threshold, feature divergence, and distance between rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import rel_entr
-from scipy.stats import bootstrap
 
-from mereq_min.interfaces import RewardModel, Task
 from mereq_min.mdp import TabularMDP
 from mereq_min.soft import discounted_sum
 from mereq_min.validation import Array, check_array
 
 THRESHOLDS = (0.05, 0.10, 0.15)
-"""delta at which the paper counts expert samples."""
-
-
-def true_weights(task: Task, reward: RewardModel) -> Array:
-    """Weights (K,) that a method should find: theta* if residual, the expert's own if full.
-
-    Book: eq-expert-reward.
-    """
-    if reward == "full":
-        return task.expert_weights
-    return task.expert_weights - task.prior_weight * task.prior_weights
+"""Thresholds delta of the intervention rate at which the paper counts expert samples."""
 
 
 class SamplesToThreshold(NamedTuple):
-    """Expert samples of one run until its intervention rate fell below delta."""
+    """Expert samples that one run took until its intervention rate fell below delta."""
 
     samples: int
+    """Number of expert samples."""
     censored: bool
-    """True if the run never got there; `samples` are then all it used, a lower bound."""
+    """True if the rate never fell below delta; `samples` is then the run's total, a lower bound."""
 
 
 def samples_to_threshold(
     intervention_rates: Sequence[float], expert_samples: Sequence[int], threshold: float
 ) -> SamplesToThreshold:
-    """Total expert samples until lambda < delta, the paper's measure of sample efficiency.
+    """Count the expert samples until lambda < delta, the paper's measure of sample efficiency.
 
     Book: eq-samples.
 
     Args:
         intervention_rates: lambda of each iteration.
-        expert_samples: running total of expert samples after each iteration.
+        expert_samples: cumulative expert samples after each iteration.
         threshold: delta.
 
     Raises:
@@ -54,7 +43,7 @@ def samples_to_threshold(
     """
     if len(intervention_rates) == 0 or len(intervention_rates) != len(expert_samples):
         raise ValueError(
-            "intervention_rates and expert_samples must have one entry an iteration, at least one; got "
+            "intervention_rates and expert_samples must have one entry per iteration, at least one; got "
             f"{len(intervention_rates)} and {len(expert_samples)}"
         )
     for rate, samples in zip(intervention_rates, expert_samples, strict=True):
@@ -67,14 +56,17 @@ class Interval(NamedTuple):
     """A mean with its confidence interval."""
 
     mean: float
+    """Mean of the values."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
 
 
 def bootstrap_mean(values: ArrayLike, rng: np.random.Generator, confidence: float = 0.95) -> Interval:
     """Mean over seeds with a percentile bootstrap interval (9,999 resamples, scipy).
 
-    One value has no spread to resample: its interval is NaN. Equal values have an interval of width 0.
+    The interval of a single value is NaN, since nothing can be resampled; that of equal values has width 0.
 
     Raises:
         ValueError: if there are no values or one is not finite.
@@ -85,6 +77,8 @@ def bootstrap_mean(values: ArrayLike, rng: np.random.Generator, confidence: floa
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean, np.nan, np.nan)
+    from scipy.stats import bootstrap  # slow to import, and most programs never need it
+
     found = bootstrap(
         (values,), np.mean, confidence_level=confidence, n_resamples=9_999, method="percentile", rng=rng
     ).confidence_interval
@@ -92,20 +86,20 @@ def bootstrap_mean(values: ArrayLike, rng: np.random.Generator, confidence: floa
 
 
 def samples_interval(
-    runs: Sequence[Sequence[dict[str, Any]]], threshold: float, *, least_success: float = 0.0
+    runs: Sequence[Sequence[Mapping[str, Any]]], threshold: float, *, least_success: float = 0.0
 ) -> tuple[Interval, int]:
     """Mean expert samples to a threshold with its 95 % bootstrap interval, and how many runs are censored.
 
     Args:
-        runs: the rows of each.
+        runs: for each run, the rows of its iterations.
         threshold: delta.
-        least_success: success that a policy must keep for its rate to count: an expert who minds one thing
-            alone lets a policy pass that has forgotten all else. What the first policy achieves is in no row:
-            its rate does not count then.
+        least_success: success that a policy must reach for its rate to count, since an expert who objects to
+            one thing only also accepts a policy that no longer does the task. If it is above 0, the rate of
+            the first policy never counts, because no row reports that policy's success.
     """
     counts = []
     for rows in runs:
-        # The policy that was watched is the one that the row before reports on.
+        # The success of the policy that was watched is in the row before.
         achieved = [0.0, *(row["success"] for row in rows[:-1])] if least_success else [0.0] * len(rows)
         rates = [
             row["intervention_rate"] if success >= least_success else np.inf
@@ -126,17 +120,18 @@ def feature_divergence(
 ) -> Array:
     """Jensen-Shannon divergence between the distributions of each feature in two sets of steps, Lin (1991).
 
-    In bits, from 0 (equal) to 1 (disjoint), on `bins` equal bins over the range of the two together.
+    Estimated from histograms with `bins` equal bins over the range of both sets; from 0 (equal) to 1 bit
+    (disjoint).
 
     Args:
         a: (N, K) feature vectors.
         b: (M, K) feature vectors.
-        a_weights: (N,) weights of the vectors, such as exact visits; default: all alike.
+        a_weights: (N,) weights of the vectors, such as expected visits; default: equal weights.
         b_weights: (M,) likewise.
-        bins: bins of the histograms.
+        bins: number of bins of the histograms.
 
     Returns:
-        (K,) divergences.
+        (K,) divergences [bits].
 
     Raises:
         ValueError: if a set is empty or malformed, or they have different numbers of features.
@@ -150,7 +145,7 @@ def feature_divergence(
     divergences = []
     for x, y in zip(a.T, b.T, strict=True):
         both = np.concatenate([x, y])
-        if np.ptp(both) <= 1e-9 * np.abs(both).max():  # constant but for rounding: no bins to speak of
+        if np.ptp(both) <= 1e-9 * np.abs(both).max():  # constant up to rounding
             divergences.append(0.0)
             continue
         edges = np.histogram_bin_edges(both, bins)
@@ -158,23 +153,24 @@ def feature_divergence(
         q = np.histogram(y, edges, weights=q_weights)[0]
         middle = (p + q) / 2
         divergences.append(0.5 * (rel_entr(p, middle) + rel_entr(q, middle)).sum() / np.log(2))
-    # Rounding takes equal distributions a hair below 0, where scipy's root of the divergence is NaN.
+    # Rounding can make the divergence of equal distributions slightly negative.
     return np.maximum(divergences, 0.0)
 
 
 def _shares(name: str, weights: ArrayLike | None, n: int) -> Array:
-    """Weights (n,) scaled to sum to 1; all alike if None."""
+    """Return weights (n,) scaled to sum to 1; equal weights if None."""
     weights = np.ones(n) if weights is None else check_array(name, weights, shape=(n,))
     if (weights < 0).any() or not weights.sum() > 0:
-        raise ValueError(f"{name} must not be negative nor all 0, got {weights.min()} to {weights.max()}")
+        raise ValueError(f"{name} must be at least 0 and not all 0, got {weights.min()} to {weights.max()}")
     return weights / weights.sum()
 
 
 def canonicalise(mdp: TabularMDP, reward: Array) -> Array:
-    """Value-adjusted levelling of a reward: its advantage under the uniformly random policy.
+    """Return the canonical form of a reward: its advantage under the uniform policy.
 
-    c(r)(s, a) = r(s, a) + gamma E[V(s')] - V(s) with V the uniform policy's value: potential shaping drops
-    out. Skalse et al. (arXiv 2309.15257), definition of VAL with the uniform policy.
+    c(r)(s, a) = r(s, a) + gamma E[V(s')] - V(s), where V is the value of the uniform policy. Rewards that
+    differ by potential shaping have the same canonical form. This is value-adjusted levelling (VAL) with the
+    uniform policy, Skalse et al. (arXiv 2309.15257).
 
     Book: eq-canonical.
 
@@ -192,11 +188,12 @@ def canonicalise(mdp: TabularMDP, reward: Array) -> Array:
 
 
 def starc_distance(mdp: TabularMDP, reward: ArrayLike, other: ArrayLike) -> float:
-    """STARC distance between two rewards, 0 if they order all policies alike, at most 1.
+    """Return the STARC distance between two rewards: 0 if they rank all policies alike, at most 1.
 
-    Half the Euclidean distance of the canonical rewards, each scaled to norm 1: invariant to potential
-    shaping and positive scale. Skalse et al. (arXiv 2309.15257). A trivial reward, under which all policies
-    are alike, is at distance 0 from another trivial one and 1/2 from any other.
+    It is half the Euclidean distance between the canonical rewards, each scaled to norm 1, and so does not
+    change with potential shaping or positive scaling. Skalse et al. (arXiv 2309.15257). A trivial reward,
+    under which all policies have the same return, is at distance 0 from another trivial reward and at
+    distance 1/2 from any other.
 
     Book: eq-starc.
 

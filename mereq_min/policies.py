@@ -1,4 +1,4 @@
-"""Policies over finite state sets, and the uniform policy of any bounded action space."""
+"""A policy in a table, and the uniform policy over any bounded action space."""
 
 from __future__ import annotations
 
@@ -12,37 +12,40 @@ from mereq_min.validation import Array, check_log_probabilities
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-States = NDArray[np.int64]
-
 
 class TabularPolicy:
     """A policy given by log pi(a | s) in a table (S, A); states and actions are indices.
 
+    Args:
+        log_policy: (S, A) log pi(a | s).
+        temperature: alpha of the reward for which the policy is soft-optimal, None if unknown [reward].
+
     Raises:
-        ValueError: if the table is not one of normalised log-probabilities.
+        ValueError: if the rows of the table are not normalised log-probabilities.
     """
 
-    def __init__(self, log_policy: ArrayLike) -> None:
+    def __init__(self, log_policy: ArrayLike, temperature: float | None = None) -> None:
+        self.temperature = temperature
         self.log_policy = check_log_probabilities("log_policy", log_policy)
         cumulative = np.cumsum(np.exp(self.log_policy), axis=1)
-        # Divided by the last entry, so that rounding leaves no share to a last action of probability 0.
+        # Dividing by the last entry keeps rounding from giving probability to a last action that has none.
         self._cumulative = cumulative[:, :-1] / cumulative[:, -1:]
 
-    def log_prob(self, state: States, action: States) -> Array:
-        """Log-probability (N,) of actions (N,) in states (N,)."""
+    def log_prob(self, state: NDArray[np.int64], action: NDArray[np.int64]) -> Array:
+        """Return log pi(a | s) (N,) of actions (N,) in states (N,)."""
         return self.log_policy[state, action]
 
-    def sample(self, state: States, rng: np.random.Generator) -> States:
-        """Draw actions (N,) in states (N,)."""
+    def sample(self, state: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw one action for each of the states (N,); returns (N,)."""
         return (rng.random(len(state))[:, None] >= self._cumulative[state]).sum(axis=1)
 
     def state(self) -> dict[str, Array]:
-        """The table, to be saved."""
+        """Return the table by name, for saving."""
         return {"log_policy": self.log_policy}
 
 
 class UniformPolicy:
-    """Draws every action of a finite set, or of a bounded Box, with equal probability.
+    """The uniform policy: all actions of a finite set, or of a bounded Box, are equally likely.
 
     Args:
         space: gymnasium's `Discrete` or a bounded `Box`.
@@ -58,13 +61,13 @@ class UniformPolicy:
             raise ValueError(f"space must be Discrete or a bounded Box, got {space}")
 
     def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """Log-probability or log-density (N,), the same for all actions."""
+        """Return the log-probability or log-density (N,), which is the same for all actions."""
         if self.is_discrete:
             return np.full(len(state), -np.log(float(self.space.n)))
         return np.full(len(state), -np.log(self.space.high - self.space.low).sum())
 
     def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        """Draw actions (N, ...)."""
+        """Draw one action for each of the states (N, ...); returns (N, ...)."""
         if self.is_discrete:
             return self.space.start + rng.integers(self.space.n, size=len(state))
         shape = (len(state), *self.space.shape)

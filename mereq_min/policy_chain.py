@@ -1,8 +1,7 @@
-"""The Markov chain that a policy makes of an MDP, and linear solves in it.
+"""The Markov chain of a policy in an MDP, and linear solves with I - gamma P_pi.
 
-Everything that is linear once the policy is fixed (policy evaluation, occupancy, successor features) is one
-solve with I - gamma P_pi: a dense factorisation while that is cheap, else BiCGSTAB. The true residual is
-always checked.
+With a fixed policy, policy evaluation, occupancy and successor features are each one such solve: by dense
+factorisation for few states, else by BiCGSTAB. The true residual is always checked.
 """
 
 from dataclasses import dataclass
@@ -18,27 +17,28 @@ from mereq_min.mdp import TabularMDP
 from mereq_min.validation import Array
 
 DENSE_STATES = 400
-"""Up to this many states a dense factorisation beats a Krylov method on an accurate solve."""
+"""Largest number of states for which accurate solves are dense: above, a Krylov method is faster."""
 
 ROUGH_DENSE_STATES = 200
-"""The same for the rough solves inside Newton's method."""
+"""Largest number of states for which the rough solves of Newton's method are dense."""
 
 ROUGH = 1e-3
-"""From this relative residual on, a linear solve counts as rough."""
+"""A solve with at least this relative tolerance counts as rough."""
 
 EPS = float(np.finfo(np.float64).eps)
+"""Machine epsilon of float64."""
 
 SWEEPS = 100
-"""Fixed-point sweeps between two attempts of a Krylov method that made no progress."""
+"""Fixed-point sweeps after an attempt of BiCGSTAB that made little progress."""
 
 
 class NotConvergedError(RuntimeError):
-    """A solver used up its iterations; the message gives the error reached and the tolerance asked for."""
+    """A solver ran out of iterations; the message gives the error reached and the tolerance asked for."""
 
 
 @dataclass(frozen=True)
 class _ChainPattern:
-    """What is the same in P_pi for all policies: where its entries lie and how they depend on pi.
+    """Sparsity pattern of P_pi, and the linear map from pi to its entries; the same for all policies.
 
     Attributes:
         entries: (nnz, A*S) matrix that maps pi, action by action, to the entries of P_pi.
@@ -52,7 +52,7 @@ class _ChainPattern:
 
     @cached_property
     def cells(self) -> NDArray[np.integer]:
-        """(nnz,) place of each entry in a flat (S * S,) matrix."""
+        """(nnz,) index of each entry in the flattened (S * S,) matrix."""
         S = len(self.indptr) - 1
         return np.repeat(np.arange(S), np.diff(self.indptr)) * S + self.indices
 
@@ -89,9 +89,9 @@ _patterns: WeakKeyDictionary[TabularMDP, _ChainPattern] = WeakKeyDictionary()
 
 
 class PolicyChain:
-    """The Markov chain that a policy makes of an MDP, and linear solves with I - gamma P_pi.
+    """The Markov chain of a policy in an MDP, and linear solves with I - gamma P_pi.
 
-    Terminal states lead nowhere: their rows of P_pi are zero.
+    The rows of P_pi are zero in terminal states.
 
     Args:
         mdp: the MDP.
@@ -127,8 +127,8 @@ class PolicyChain:
         Args:
             b: right-hand side.
             transposed: solve with the transposed matrix.
-            rtol: bound on |b - (I - gamma P_pi) x| / |b|, in the Euclidean norm of each column. Where x is so
-                large that float64 cannot resolve it, the bound is the rounding error of the product instead.
+            rtol: bound on |b - (I - gamma P_pi) x| / |b|, in the Euclidean norm of each column. If x is too
+                large for float64 to reach it, the bound is the rounding error of the product instead.
 
         Returns:
             x, in the shape of `b`.
@@ -150,7 +150,7 @@ class PolicyChain:
         system = cells.reshape(S, S).T if transposed else cells.reshape(S, S)
         x = np.asarray(np.linalg.solve(system, b), dtype=np.float64)
         if not _is_accurate(b - system @ x, b, x, rtol):
-            raise NotConvergedError("the linear solve for the policy's Markov chain lost its accuracy")
+            raise NotConvergedError("the linear solve for the policy's Markov chain is not accurate enough")
         return x
 
     def _solve_iteratively(self, b: Array, transposed: bool, rtol: float) -> Array:
@@ -162,7 +162,7 @@ class PolicyChain:
         b = (b / scale).astype(dtype, copy=False)
         x, residual = np.zeros_like(b), b
         target = rtol * np.linalg.norm(b)
-        # A sweep gains a factor gamma, so that this many cycles suffice even where BiCGSTAB never helps.
+        # A sweep reduces the error by a factor gamma: this many cycles suffice even if BiCGSTAB never helps.
         for _ in range(10 + sweeps_needed(self.gamma, rtol) // SWEEPS):
             error = np.linalg.norm(residual)
             trial = x + _solve_bicgstab(discounted, residual, float(target))
@@ -193,14 +193,14 @@ def _column_norms(x: NDArray) -> NDArray:
 
 
 def rough_precision(gamma: float) -> type[np.floating]:
-    """Single precision moves half the memory; it is enough for a rough solve if it resolves 1 - gamma."""
+    """Return the precision of rough solves: float32, which is faster, unless gamma is too close to 1."""
     return np.float32 if gamma < 0.9999 else np.float64
 
 
 def _solve_bicgstab(discounted: sp.csr_array, b: NDArray, target: float) -> NDArray:
     """BiCGSTAB on (I - discounted) x = b, van der Vorst (1992), from x = 0.
 
-    It may break down, and its residual is a recursion: the caller checks the true one.
+    It may break down, and it tracks its residual by a recursion: the caller must check the true residual.
     """
     axpy = get_blas_funcs("axpy", (b,))
     x, shadow = np.zeros_like(b), b
@@ -233,11 +233,11 @@ def _solve_bicgstab(discounted: sp.csr_array, b: NDArray, target: float) -> NDAr
 
 
 def sweeps_needed(gamma: float, tol: float) -> int:
-    """Sweeps that a gamma-contraction can need to reach a tolerance, whatever it starts from."""
-    # The error shrinks by gamma a sweep; 60 e-folds beyond the tolerance cover any reward scale.
+    """Return how many sweeps a gamma-contraction needs at most to reach a tolerance, from any start."""
+    # The error shrinks by gamma per sweep; 60 e-folds beyond the tolerance cover any scale of the reward.
     return 100 if gamma == 0 else 100 + int((60.0 - np.log(tol)) / -np.log(gamma))
 
 
 def rounding_error(v: Array) -> float:
-    """Sup-norm error that rounding alone can leave in a backup of values v (S,)."""
+    """Return the sup-norm error that rounding alone can leave in a Bellman backup of values v (S,)."""
     return 16.0 * EPS * float(np.abs(v).max())

@@ -1,20 +1,39 @@
-"""Residual Q-learning, exact: customise a prior policy without knowing the reward it was made for.
+"""Exact residual Q-learning: customise a prior policy whose reward is unknown.
 
-Li et al., "Residual Q-Learning" (NeurIPS 2023). The expert's reward is omega r + r_R, where r is the prior's,
-unknown, and pi its soft-optimal policy at temperature alpha. For Q_R := Q_hat - omega Q, omega Q is
-omega' log pi + omega V, and omega V cancels: neither r, Q nor V of the prior is needed.
+Li et al., "Residual Q-Learning" (NeurIPS 2023). The full reward is omega r + r_R: r is the unknown reward of
+the prior, whose policy pi is soft-optimal for it at temperature alpha, and r_R is the residual reward. Since
+omega Q = omega' log pi + omega V, and omega V cancels, the Bellman equation of Q_R := Q_hat - omega Q
+contains log pi, but neither r, Q nor V of the prior.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mereq_min.interfaces import Policy
 from mereq_min.mdp import TabularMDP
 from mereq_min.soft import SoftSolution, bellman_q, check_log_policy, log_softmax, soft_value, solve_soft
 from mereq_min.validation import Array, check_array
 
 
+def scaled_prior_weight(prior: Policy, prior_weight: float, temperature: float) -> float:
+    """Return omega' = omega alpha of a prior, where alpha is the temperature of that prior [reward].
+
+    If the prior states no temperature, alpha_hat is used. With omega = 1 this is KL control (E7): the reward
+    r_R less alpha_hat times the KL divergence from the prior.
+
+    Args:
+        prior: the prior in use; its attribute `temperature`, if it has one, is alpha.
+        prior_weight: omega.
+        temperature: alpha_hat [reward].
+    """
+    alpha = getattr(prior, "temperature", None)
+    return prior_weight * (temperature if alpha is None else float(alpha))
+
+
 def prior_bonus(log_prior: Array, scaled_prior_weight: float) -> Array:
-    """omega' log pi(a | s); 0 where omega' = 0, also for actions that the prior never takes.
+    """Return omega' log pi(a | s), the prior's term in Q and in the augmented reward.
+
+    If omega' = 0 it is 0, also for actions that the prior never takes.
 
     Book: eq-prior-term.
     """
@@ -31,7 +50,7 @@ def residual_bellman(
     scaled_prior_weight: float,
     temperature: float,
 ) -> tuple[Array, Array]:
-    """Apply the residual soft Bellman operator once; a gamma-contraction in the sup norm.
+    """Apply the residual soft Bellman operator once. It is a gamma-contraction in the sup norm.
 
     Q_R(s, a) = r_R(s, a) + gamma E[V_R(s')],
     V_R(s) = alpha_hat logsumexp_a((Q_R(s, a) + omega' log pi(a | s)) / alpha_hat). Li et al. (2023).
@@ -42,7 +61,7 @@ def residual_bellman(
         mdp: the MDP.
         v_residual: (S,) V_R.
         residual_reward: (S, A) r_R.
-        log_prior: (S, A) log pi(a | s); -inf where the prior never takes the action.
+        log_prior: (S, A) log pi(a | s); -inf for an action that the prior never takes.
         scaled_prior_weight: omega' = omega * alpha >= 0.
         temperature: alpha_hat > 0.
 
@@ -65,8 +84,8 @@ def solve_residual(
 ) -> SoftSolution:
     """Solve the residual soft Bellman equation, Li et al. (2023).
 
-    Q_R + omega' log pi is the soft Q of the reward r_R + omega' log pi (E2), so that every solver of soft
-    control solves it. Actions that the prior never takes have a finite Q_R and probability 0.
+    Q_R + omega' log pi is the soft Q of the augmented reward r_R + omega' log pi (E2): any solver of soft
+    control finds it. Actions that the prior never takes have a finite Q_R and probability 0.
 
     Book: eq-residual-policy, eq-augmented-reward.
 
@@ -74,7 +93,7 @@ def solve_residual(
         mdp: the MDP.
         residual_reward: (S, A) r_R.
         log_prior: (S, A) log pi(a | s).
-        scaled_prior_weight: omega' = omega * alpha >= 0; with 0 the prior is forgotten.
+        scaled_prior_weight: omega' = omega * alpha >= 0; with 0 the prior has no influence.
         temperature: alpha_hat > 0.
         tol: bound on the sup-norm error of the residual Bellman equation.
         initial_v: (S,) warm start for V_R.
@@ -89,7 +108,7 @@ def solve_residual(
     residual_reward = check_array("residual_reward", residual_reward, shape=(mdp.n_states, mdp.n_actions))
     log_prior = check_log_policy(mdp, log_prior, "log_prior")
     if not scaled_prior_weight >= 0 or not np.isfinite(scaled_prior_weight):
-        raise ValueError(f"scaled_prior_weight must be finite and not negative, got {scaled_prior_weight}")
+        raise ValueError(f"scaled_prior_weight must be finite and at least 0, got {scaled_prior_weight}")
     bonus = prior_bonus(log_prior, scaled_prior_weight)
     solution = solve_soft(mdp, residual_reward + bonus, temperature, tol=tol, initial_v=initial_v)
     q, backed_up = residual_bellman(

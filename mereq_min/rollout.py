@@ -1,4 +1,4 @@
-"""Rolling out a policy with an expert watching: the only place where environments are stepped."""
+"""Rollouts of a policy while an expert watches."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mereq_min.experts import Imperfections
-from mereq_min.interfaces import Expert, Policy, Task
+from mereq_min.interfaces import Expert, Oracle, Policy, Task
 from mereq_min.steps import Steps
 
 if TYPE_CHECKING:
@@ -34,38 +33,42 @@ def rollout(
     n_steps: int,
     rng: np.random.Generator,
     *,
+    expert_rng: np.random.Generator | None = None,
     policy_version: int = 0,
     first_episode: int = 0,
     env: gymnasium.Env[Any, Any] | None = None,
     on_step: Callable[[bool], None] = lambda intervened: None,
 ) -> Steps:
-    """Take `n_steps` steps in a fresh environment of the task, the expert taking over as it sees fit.
+    """Take `n_steps` steps in a new environment of the task, with the expert free to take over at each.
 
     Args:
-        task: gives the environment, whose info holds the features.
-        policy: proposes an action at every step, under the expert's control too.
-        expert: who watches; None for nobody.
-        n_steps: steps to take; the last episode is cut there.
+        task: makes the environment, whose info holds the features.
+        policy: proposes an action at every step, also while the expert is in control.
+        expert: who watches; None for a rollout that nobody watches.
+        n_steps: steps to take; the last episode is truncated there.
         rng: draws the policy's actions and seeds the environment.
+        expert_rng: source of the expert's randomness; default: a stream spawned from `rng`.
         policy_version: recorded with each step.
-        first_episode: number of the first episode.
-        env: where, if not in a fresh `task.make_env()`; it is closed at the end.
+        first_episode: index of the first episode.
+        env: environment to use; default: `task.make_env()`. It is closed at the end.
         on_step: called after each step with whether the expert controlled it.
 
     Returns:
         The steps.
 
     Raises:
-        ValueError: if `n_steps` is under 1.
+        ValueError: if `n_steps` is below 1.
     """
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-    env = env or task.make_env()
+    env = task.make_env() if env is None else env
     rows: list[tuple[Any, ...]] = []
+    if expert_rng is None:
+        expert_rng = rng.spawn(1)[0]
     state, _ = env.reset(seed=int(rng.integers(2**31)))
     episode, t = first_episode, 0
     if expert is not None:
-        expert.reset()
+        expert.reset(expert_rng)
     for i in range(n_steps):
         policy_action = policy.sample(np.asarray(state)[None], rng)[0]
         expert_action = None if expert is None else expert.intervene(state, policy_action)
@@ -80,14 +83,24 @@ def rollout(
             state, _ = env.reset()
             episode, t = episode + 1, 0
             if expert is not None:
-                expert.reset()
+                expert.reset(expert_rng)
     env.close()
     columns = {name: np.array(column) for name, column in zip(_ROW, zip(*rows, strict=True), strict=True)}
     return Steps(**columns, policy_version=np.full(n_steps, policy_version))
 
 
-def watched_rate(task: Task, policy: Policy, n_steps: int, seed: int) -> float:
-    """Intervention rate of a policy watched by the task's simulated expert."""
+def watch(task: Task, policy: Policy, oracle: Oracle, n_steps: int, seed: int) -> Steps:
+    """Roll out a policy while the oracle's ideal expert watches.
+
+    Args:
+        task: makes the environment.
+        policy: proposes the actions.
+        oracle: makes the expert.
+        n_steps: steps to take.
+        seed: seed of environment, policy and expert.
+
+    Returns:
+        The steps.
+    """
     rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)]
-    expert = task.make_expert(rngs[1], Imperfections())
-    return rollout(task, policy, expert, n_steps, rngs[0]).intervention_rate
+    return rollout(task, policy, oracle.make_expert(), n_steps, rngs[0], expert_rng=rngs[1])

@@ -1,12 +1,13 @@
 """Soft (maximum-entropy) control: the Bellman operator, three solvers, occupancy and successor features.
 
-Equations are those of Ziebart (2010) and Haarnoja et al. (2017): with temperature alpha,
+The equations are those of Ziebart (2010) and Haarnoja et al. (2017); with temperature alpha,
 
     Q(s, a) = r(s, a) + gamma E[V(s')],   V(s) = alpha logsumexp_a(Q(s, a) / alpha),
     pi(a | s) = exp((Q(s, a) - V(s)) / alpha).
 
-The soft Bellman equation is smooth and convex in V, so soft policy iteration is Newton's method on it: one
-linear solve an iteration, quadratic convergence, where value iteration gains a factor gamma a sweep.
+The soft Bellman operator is smooth and convex in V, and soft policy iteration is Newton's method on the
+Bellman equation: one linear solve per iteration and quadratic convergence, where value iteration reduces the
+error by a factor gamma per sweep.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,12 @@ from mereq_min.policy_chain import NotConvergedError, PolicyChain, rounding_erro
 from mereq_min.validation import Array, check_array, check_log_probabilities
 
 SolveMethod = Literal["newton", "modified_policy_iteration", "value_iteration"]
+"""The solvers: soft policy iteration, modified policy iteration and value iteration."""
 Backend = Literal["scipy", "numba"]
+"""The implementation of Newton's method."""
 
-FORCING = 0.05
-"""Relative residual to which Newton's linear systems are solved where they are solved iteratively."""
+FORCING_TERM = 0.05
+"""Relative tolerance of the linear solves in Newton's method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,7 @@ class SoftSolution:
 
 
 def bellman_q(mdp: TabularMDP, v: Array, reward: Array) -> Array:
-    """One-step look-ahead Q(s, a) = r(s, a) + gamma E[V(s')], Haarnoja et al. (2017).
+    """Return the one-step look-ahead Q(s, a) = r(s, a) + gamma E[V(s')], Haarnoja et al. (2017).
 
     Book: eq-soft-q.
 
@@ -68,7 +71,9 @@ def bellman_q(mdp: TabularMDP, v: Array, reward: Array) -> Array:
 
 
 def soft_value(mdp: TabularMDP, q: Array, temperature: float) -> Array:
-    """Soft maximum V(s) = alpha logsumexp_a(Q(s, a) / alpha), Haarnoja et al. (2017); 0 in terminal states.
+    """Return the soft maximum V(s) = alpha logsumexp_a(Q(s, a) / alpha), Haarnoja et al. (2017).
+
+    It is 0 in terminal states.
 
     Book: eq-soft-v.
 
@@ -80,15 +85,15 @@ def soft_value(mdp: TabularMDP, q: Array, temperature: float) -> Array:
     Returns:
         (S,) values.
     """
-    return _soft_maximum(mdp, q, temperature)[0]
+    return _soft_value_and_policy(mdp, q, temperature)[0]
 
 
 def log_softmax(logits: Array) -> Array:
-    """Normalise logits (S, A) over actions without overflow; -inf stays -inf.
+    """Return log-probabilities (S, A) from logits (S, A), without overflow; -inf stays -inf.
 
     Book: eq-soft-policy.
     """
-    # Action by action: numpy reduces a short axis many times faster when it comes first.
+    # Transposed, because numpy reduces a short axis many times faster when it comes first.
     shifted = np.array(logits.T, order="C")
     shifted -= shifted.max(axis=0)
     shifted -= np.log(np.exp(shifted).sum(axis=0))
@@ -113,13 +118,13 @@ def solve_soft(
 
     Args:
         mdp: the MDP.
-        reward: (S, A) reward; -inf forbids an action, at least one must be allowed in each state.
-        temperature: alpha > 0, in units of reward.
+        reward: (S, A) reward; -inf forbids an action, but each state must allow at least one.
+        temperature: alpha > 0 [reward].
         method: "newton" (soft policy iteration), "modified_policy_iteration" or "value_iteration".
-        tol: bound on the sup-norm Bellman error, in units of reward. Where values are so large that float64
-            cannot resolve it, the bound is the rounding error of one backup instead.
+        tol: bound on the sup-norm Bellman error [reward]. If the values are too large for float64 to reach
+            it, the bound is the rounding error of one backup instead.
         initial_v: (S,) warm start.
-        max_iterations: default 500 for Newton, else what a gamma-contraction can need.
+        max_iterations: default: 500 for Newton, else the most that a gamma-contraction can need.
         backend: "scipy", or "numba" for the compiled Newton method (`pip install 'mereq-min[fast]'`).
 
     Returns:
@@ -127,7 +132,7 @@ def solve_soft(
 
     Raises:
         ValueError: on malformed input.
-        ImportError: if numba is asked for and missing.
+        ImportError: if the backend is numba and numba is not installed.
         NotConvergedError: if the error is still above the tolerance after `max_iterations`.
     """
     reward = check_reward(mdp, reward)
@@ -137,20 +142,20 @@ def solve_soft(
     v[mdp.terminal] = 0.0
     done = 0
     if backend == "numba":
-        # The loop below checks what the compiled code found with the one Bellman operator, and polishes it.
+        # The loop below checks the values of the compiled solver, and improves them where needed.
         done = _import_compiled_newton()(mdp, reward, temperature, tol, v, limit)
     for iteration in range(done, limit + 1):
         q = bellman_q(mdp, v, reward)
-        backed_up, policy = _soft_maximum(mdp, q, temperature)
+        backed_up, policy = _soft_value_and_policy(mdp, q, temperature)
         residual = np.subtract(backed_up, v, out=backed_up)
         error = float(np.abs(residual).max())
         if not np.isfinite(error):
-            raise ValueError("reward is too large for float64: the values overflow; rescale it")
+            raise ValueError("reward is too large: the values overflow float64; rescale it")
         if error <= tol or error <= rounding_error(v):
             log_policy = log_softmax(q / temperature)
             return SoftSolution(q, v, log_policy, error, iteration, method)
         if iteration < limit:
-            v = v + _CORRECTIONS[method](mdp, policy, residual, _forcing(iteration, tol / error))
+            v = v + _CORRECTIONS[method](mdp, policy, residual, _forcing_term(iteration, tol / error))
     raise NotConvergedError(
         f"{method} reached a Bellman error of {error:.3g} after {limit} iterations, not {tol:.3g}; "
         "raise max_iterations or tol"
@@ -182,7 +187,7 @@ def _check_solver(
     if backend not in ("scipy", "numba"):
         raise ValueError(f"backend must be 'scipy' or 'numba', got {backend!r}")
     if backend == "numba" and method != "newton":
-        raise ValueError(f"backend 'numba' has method 'newton' alone, got {method!r}")
+        raise ValueError(f"backend 'numba' supports only method 'newton', got {method!r}")
     if max_iterations is None:
         return 500 if method == "newton" else sweeps_needed(mdp.gamma, tol)
     if max_iterations < 0:
@@ -191,7 +196,7 @@ def _check_solver(
 
 
 def check_reward(mdp: TabularMDP, reward: ArrayLike) -> Array:
-    """Return `reward` as an (S, A) float array.
+    """Return a copy of `reward` as an (S, A) float array, after checking it.
 
     Raises:
         ValueError: on a wrong shape, NaN, +inf, or a state in which every action is forbidden (-inf).
@@ -210,13 +215,13 @@ def check_reward(mdp: TabularMDP, reward: ArrayLike) -> Array:
     return reward
 
 
-def _forcing(iteration: int, reduction: float) -> float:
-    # Rough solves can wander for ever where gamma is near 1 and moves are deterministic: tighten with time.
-    return min(max(FORCING ** (1 + iteration // 40), 0.3 * reduction), 0.5)
+def _forcing_term(iteration: int, reduction: float) -> float:
+    # With deterministic moves and gamma near 1, rough solves may never converge: tighten them with time.
+    return min(max(FORCING_TERM ** (1 + iteration // 40), 0.3 * reduction), 0.5)
 
 
-def _soft_maximum(mdp: TabularMDP, q: Array, temperature: float) -> tuple[Array, Array]:
-    """V (S,) and the policy, action by action as in `log_softmax`: (A, S)."""
+def _soft_value_and_policy(mdp: TabularMDP, q: Array, temperature: float) -> tuple[Array, Array]:
+    """Return the soft values V (S,) and the policy (A, S), transposed as in `log_softmax`."""
     policy = np.array(q.T, order="C")
     top = policy.max(axis=0)
     policy -= top
@@ -232,12 +237,12 @@ def _soft_maximum(mdp: TabularMDP, q: Array, temperature: float) -> tuple[Array,
 
 
 def _newton_correction(mdp: TabularMDP, policy: Array, residual: Array, rtol: float) -> Array:
-    # The derivative of the soft Bellman operator is gamma P_pi, hence V + (I - gamma P_pi)^-1 (T V - V).
+    # The derivative of the soft Bellman operator T is gamma P_pi: the step is (I - gamma P_pi)^-1 (T V - V).
     return PolicyChain(mdp, policy.T).solve(residual, rtol=rtol)
 
 
 def _modified_policy_correction(mdp: TabularMDP, policy: Array, residual: Array, rtol: float) -> Array:
-    # 30 sweeps of policy evaluation in correction form: sum_i (gamma P_pi)^i (T V - V).
+    # 30 sweeps of policy evaluation: sum_i (gamma P_pi)^i (T V - V).
     chain = PolicyChain(mdp, policy.T)
     correction = residual.copy()
     for _ in range(30):
@@ -258,9 +263,10 @@ _CORRECTIONS = {
 
 
 def occupancy(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
-    """Discounted occupancy measure d(s, a) = (1 - gamma) sum_t gamma^t P(s_t = s, a_t = a), from rho0.
+    """Return the discounted occupancy measure of a policy, from rho0.
 
-    Its mass is 1, less what terminal states take out of the episode. Puterman (1994), section 6.9.
+    d(s, a) = (1 - gamma) sum_t gamma^t P(s_t = s, a_t = a). It sums to 1, or to less where episodes end in
+    terminal states. Puterman (1994), section 6.9.
 
     Book: eq-occupancy.
 
@@ -281,15 +287,15 @@ def occupancy(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
 
 
 def discounted_sum(mdp: TabularMDP, log_policy: ArrayLike, x: ArrayLike) -> Array:
-    """Expected discounted sum of x(s_t, a_t) from each (s, a) on, following the policy afterwards.
+    """Return the expected discounted sum of x(s_t, a_t) after each (s, a), when the policy acts from then on.
 
-    Y(s, a) = x(s, a) + gamma E[sum_a' pi(a' | s') Y(s', a')]; with x = r it is the (hard) Q of the policy,
-    with x = f its successor features.
+    Y(s, a) = x(s, a) + gamma E[sum_a' pi(a' | s') Y(s', a')]. For x = r this is Q of the policy without
+    entropy, for x = f its successor features.
 
     Args:
         mdp: the MDP.
         log_policy: (S, A) log pi(a | s).
-        x: (S, A) or (S, A, M) quantities to sum.
+        x: quantities to sum, (S, A) or (S, A, M).
 
     Returns:
         The sums, in the shape of `x`.
@@ -310,9 +316,9 @@ def discounted_sum(mdp: TabularMDP, log_policy: ArrayLike, x: ArrayLike) -> Arra
 
 
 def successor_features(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
-    """Successor features psi(s, a): the discounted features to come under the policy.
+    """Return the successor features psi(s, a): the expected discounted sum of features under the policy.
 
-    Source: Barreto et al. (2017), equation 3. psi of pi_hat is the derivative of Q_R with respect to theta.
+    Barreto et al. (2017), equation 3. psi of pi_hat is the derivative of Q_R with respect to theta.
 
     Book: eq-psi.
 
@@ -331,7 +337,7 @@ def successor_features(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
 
 
 def check_log_policy(mdp: TabularMDP, log_policy: ArrayLike, name: str = "log_policy") -> Array:
-    """Return `log_policy` as an (S, A) float array.
+    """Return a copy of `log_policy` as an (S, A) float array, after checking it.
 
     Raises:
         ValueError: on a wrong shape, NaN, or rows whose probabilities do not sum to 1.

@@ -1,7 +1,8 @@
-"""Newton's method of `mereq_min.soft`, compiled with numba; imported only when it is asked for.
+"""Newton's method for the soft Bellman equation, compiled with numba.
 
-What it gains over numpy: one pass over the transitions for each policy, and a Krylov method preconditioned by
-symmetric Gauss-Seidel, whose triangular solves cannot be written with array operations.
+`mereq_min.soft` imports this module only when its backend is "numba". It is faster than the numpy version
+because it passes over the transitions once per policy and preconditions BiCGSTAB by symmetric Gauss-Seidel,
+whose triangular solves cannot be written with array operations.
 """
 
 from weakref import WeakKeyDictionary
@@ -16,17 +17,19 @@ from mereq_min.policy_chain import rough_precision
 from mereq_min.validation import Array
 
 BLOCK = 256
-"""States that are backed up together, in vector instructions and within the fastest caches."""
+"""States that are backed up together: enough for vector instructions, few enough for the L1 cache."""
 
 LOG2_E = 1.4426950408889634
+"""log2(e)."""
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+"""ln(2) as the sum of two floats, so that multiples of the first are exact."""
 ROUND = 1.5 * 2.0**52
-"""Added to a float64, it leaves the nearest integer in the lowest bits."""
+"""Adding it to a float64 leaves the nearest integer in the lowest bits."""
 ROOT_HALF = 0x3FE6A09E667F3BCD
-"""The bits of the float64 nearest to the root of 1/2."""
+"""Bits of the float64 nearest to sqrt(1/2)."""
 
-FEW = 0.02
-"""Share of the states that a sweep must raise for a second one to be worth it."""
+MIN_RAISED_SHARE = 0.02
+"""Share of the states whose value a greedy sweep must raise for another sweep to be worth it."""
 
 _patterns: WeakKeyDictionary[TabularMDP, tuple[NDArray, ...]] = WeakKeyDictionary()
 _rounding_error = njit(cache=True)(policy_chain.rounding_error)
@@ -35,28 +38,28 @@ _rounding_error = njit(cache=True)(policy_chain.rounding_error)
 def solve_newton(
     mdp: TabularMDP, reward: Array, temperature: float, tol: float, v: Array, max_iterations: int
 ) -> int:
-    """Solve the soft Bellman equation from `v` (S,) on and in place, Ziebart (2010).
+    """Solve the soft Bellman equation, Ziebart (2010), starting from `v` and writing the solution into it.
 
     Args:
         mdp: the MDP.
         reward: (S, A) reward.
         temperature: alpha > 0.
         tol: bound on the sup-norm Bellman error.
-        v: (S,) values, overwritten.
-        max_iterations: bound on the policy updates.
+        v: (S,) initial values, overwritten.
+        max_iterations: largest number of policy updates.
 
     Returns:
-        The number of policy updates; the caller checks the error.
+        The number of policy updates. The caller must check the error.
     """
     P, S, A = mdp.transition, mdp.n_states, mdp.n_actions
-    # Unsigned, because numba asks of every signed index whether it is negative.
+    # Unsigned, because numba checks the sign of every signed index.
     transition = (P.data, *(index.view(f"u{index.itemsize}") for index in (P.indices, P.indptr)))
     precision = rough_precision(mdp.gamma)
     pattern = _patterns.get(mdp)
     if pattern is None:
-        rows, columns = _find_entries(transition, S, A)
+        rows, columns = _sparsity_pattern(transition, S, A)
         action, weight = np.empty(P.nnz, np.min_scalar_type(A - 1)), np.empty(P.nnz, precision)
-        first = _find_terms(transition, mdp.terminal, mdp.gamma, A, rows, columns, action, weight)
+        first = _pattern_terms(transition, mdp.terminal, mdp.gamma, A, rows, columns, action, weight)
         pattern = _patterns[mdp] = (rows, columns, first, action, weight)
     return _iterate(
         transition,
@@ -74,10 +77,11 @@ def solve_newton(
 
 
 @njit(cache=True)
-def _find_entries(transition: tuple, S: int, A: int) -> tuple[NDArray, NDArray]:
-    """Rows of P_pi: columns s - 1, s + 1 and s come first, then those further left, then those further right.
+def _sparsity_pattern(transition: tuple, S: int, A: int) -> tuple[NDArray, NDArray]:
+    """Return the sparsity pattern of P_pi, with the entries of a row in the order that the solves need.
 
-    Row s begins at rows[s, 0], its last part at rows[s, 1].
+    In row s come columns s - 1, s + 1 and s, then those further left, then those further right. Row s begins
+    at rows[s, 0], its last part at rows[s, 1].
     """
     _, indices, indptr = transition
     rows = np.zeros((S + 1, 2), np.uint32)
@@ -86,7 +90,7 @@ def _find_entries(transition: tuple, S: int, A: int) -> tuple[NDArray, NDArray]:
     count = 0
     for s in range(S):
         rows[s, 0] = count
-        # At the edges column s takes the place of the missing neighbour, with an entry of 0.
+        # At the edges column s stands for the missing neighbour, with an entry of 0.
         columns[count] = max(s - 1, 0)
         columns[count + 1] = min(s + 1, S - 1)
         columns[count + 2] = s
@@ -106,7 +110,7 @@ def _find_entries(transition: tuple, S: int, A: int) -> tuple[NDArray, NDArray]:
 
 
 @njit(cache=True)
-def _find_terms(
+def _pattern_terms(
     transition: tuple,
     terminal: NDArray,
     gamma: float,
@@ -116,7 +120,7 @@ def _find_terms(
     action: NDArray,
     weight: NDArray,
 ) -> NDArray:
-    """Write gamma P_pi as sums: entry k is that of weight[j] * pi[action[j]], first[k] <= j < first[k+1]."""
+    """Write entry k of gamma P_pi as the sum of weight[j] * pi[action[j]], first[k] <= j < first[k + 1]."""
     data, indices, indptr = transition
     S, one = len(rows) - 1, np.uint32(1)
     first = np.zeros(len(columns) + 1, np.uint32)
@@ -159,38 +163,50 @@ def _iterate(
     error = 0.0
     for iteration in range(max_iterations):
         for backward in (False, True):
-            if _raise_values(transition, reward, terminal, gamma, v, backward, 0.01 * error) < FEW * S:
+            if (
+                _greedy_sweep(transition, reward, terminal, gamma, v, backward, 0.01 * error)
+                < MIN_RAISED_SHARE * S
+            ):
                 break
         previous = error
-        error = _back_up(transition, pattern, reward, terminal, gamma, alpha, v, residual, entries)
+        error = _bellman_backup(transition, pattern, reward, terminal, gamma, alpha, v, residual, entries)
         if error <= tol or error <= _rounding_error(v) or not np.isfinite(v.sum()):
             return iteration
         for s in range(S):
             b[s] = residual[s] / error
-        rtol = _choose_forcing(iteration, error / previous, tol / error)
+        rtol = _forcing_term(iteration, error / previous, tol / error)
         if not _solve_bicgstab(pattern[0], pattern[1], entries, rtol, vectors):
-            x[:] = b  # a sweep of value iteration, which always gains
+            x[:] = b  # a sweep of value iteration, which always makes progress
         for s in range(S):
             v[s] += error * x[s]
     return max_iterations
 
 
 @njit(cache=True)
-def _choose_forcing(iteration: int, growth: float, reduction: float) -> float:
-    """Rough until the error falls, then its square, Eisenstat and Walker (1996); tightened with time."""
+def _forcing_term(iteration: int, growth: float, reduction: float) -> float:
+    """Return the relative tolerance of a linear solve: the squared reduction of the error in the last update.
+
+    Eisenstat and Walker (1996); it is bounded, and tightened with time.
+    """
     rtol = min(0.02, max(growth * growth, 1e-3)) ** (1 + iteration // 40)
     return min(max(rtol, 0.3 * reduction), 0.5)
 
 
 @njit(cache=True, fastmath={"contract"})
-def _raise_values(
-    transition: tuple, reward: Array, terminal: NDArray, gamma: float, v: Array, backward: bool, least: float
+def _greedy_sweep(
+    transition: tuple,
+    reward: Array,
+    terminal: NDArray,
+    gamma: float,
+    v: Array,
+    backward: bool,
+    min_gain: float,
 ) -> int:
-    """Sweep V(s) <- max(V(s), max_a Q(s, a)) in place; return how many rose by more than `least`.
+    """Sweep V(s) <- max(V(s), max_a Q(s, a)) in place; return how many values rose by more than `min_gain`.
 
-    Newton's updates spread a good region's policy by one state each, which is what most of them are spent on;
-    a Gauss-Seidel sweep spreads its values as far as the order of states allows, for a fraction of the price.
-    Near the solution soft values exceed max_a Q, and nothing changes.
+    Each Newton update spreads a good policy by one state only. A Gauss-Seidel sweep spreads high values as
+    far as the order of states allows, at a fraction of the cost. Near the solution the soft values exceed
+    max_a Q, and the sweep changes nothing.
     """
     data, indices, indptr = transition
     S, A = reward.shape
@@ -207,13 +223,13 @@ def _raise_values(
                 expected += data[j] * v[indices[j]]
             q = reward[s, a] + gamma * expected
             best = q if q > best else best
-        raised += best > v[s] + least
+        raised += best > v[s] + min_gain
         v[s] = best
     return raised
 
 
 @njit(cache=True)
-def _back_up(
+def _bellman_backup(
     transition: tuple,
     pattern: tuple,
     reward: Array,
@@ -224,7 +240,10 @@ def _back_up(
     residual: Array,
     entries: NDArray,
 ) -> float:
-    """Fill T V - V and gamma P_pi, row s of both over 1 - gamma P_pi(s | s); return the norm of T V - V."""
+    """Fill T V - V and gamma P_pi, with row s of both divided by 1 - gamma P_pi(s | s).
+
+    Returns the sup-norm of T V - V.
+    """
     S, A = reward.shape
     q = np.zeros((A, BLOCK))
     gain, scratch = np.empty(BLOCK), np.empty(BLOCK)
@@ -232,20 +251,20 @@ def _back_up(
     error = 0.0
     for start in range(0, S, BLOCK):
         stop = min(start + BLOCK, S)
-        _look_ahead(transition, reward, gamma, v, start, stop, q)
-        _take_soft_maximum(q, alpha, scratch, scratch.view(np.int64), gain, policy)
+        _bellman_q(transition, reward, gamma, v, start, stop, q)
+        _soft_value_and_policy(q, alpha, scratch, scratch.view(np.int64), gain, policy)
         for i in range(stop - start):
             gain[i] = 0.0 if terminal[start + i] else gain[i] - v[start + i]
             error = max(error, abs(gain[i]))
-        _assemble(pattern, policy, start, stop, gain, residual, entries)
+        _assemble_matrix(pattern, policy, start, stop, gain, residual, entries)
     return error
 
 
 @njit(cache=True, fastmath={"contract"})
-def _look_ahead(
+def _bellman_q(
     transition: tuple, reward: Array, gamma: float, v: Array, start: int, stop: int, q: Array
 ) -> None:
-    """Q(s, a) = r(s, a) + gamma E[V(s')] of the block, as q[a, s - start]."""
+    """Write Q(s, a) = r(s, a) + gamma E[V(s')] of a block of states into q[a, s - start]."""
     data, indices, indptr = transition
     A = len(q)
     for s in range(start, stop):
@@ -258,10 +277,10 @@ def _look_ahead(
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _take_soft_maximum(
+def _soft_value_and_policy(
     q: Array, alpha: float, scratch: Array, bits: NDArray, value: Array, policy: NDArray
 ) -> None:
-    """Soft maximum over actions of q (A, BLOCK) into `value`, and the policy (A, BLOCK); overwrites q."""
+    """Write the soft maximum of q (A, BLOCK) over actions into `value`, and the policy; overwrites q."""
     A, sharpness = len(q), 1.0 / alpha
     top, total = q[0].copy(), np.zeros(BLOCK)
     for a in range(1, A):
@@ -270,10 +289,10 @@ def _take_soft_maximum(
     for a in range(A):
         for i in range(BLOCK):
             q[a, i] = (q[a, i] - top[i]) * sharpness
-        _exponentiate(q[a], scratch, bits)
+        _exp_in_place(q[a], scratch, bits)
         for i in range(BLOCK):
             total[i] += q[a, i]
-    _take_logarithm(total, scratch, bits, value)
+    _log(total, scratch, bits, value)
     for i in range(BLOCK):
         value[i] = top[i] + alpha * value[i]
         total[i] = 1.0 / total[i]
@@ -283,10 +302,10 @@ def _take_soft_maximum(
 
 
 @njit(cache=True, fastmath={"contract"})
-def _exponentiate(x: Array, scratch: Array, bits: NDArray) -> None:
-    """exp(x) in place for x <= 0, in vector instructions: 2^n e^f, by a Taylor series for |f| <= ln(2) / 2.
+def _exp_in_place(x: Array, scratch: Array, bits: NDArray) -> None:
+    """Replace x <= 0 by exp(x) = 2^n e^f, with a Taylor series for |f| <= ln(2) / 2; numba vectorises it.
 
-    `bits` is `scratch` read as integers. exp(-700) stands for all that is smaller.
+    `bits` is `scratch` read as integers. Below -700 the result is exp(-700).
     """
     for i in range(len(x)):
         z = x[i] if x[i] > -700.0 else -700.0
@@ -314,13 +333,13 @@ def _exponentiate(x: Array, scratch: Array, bits: NDArray) -> None:
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _take_logarithm(x: Array, scratch: Array, bits: NDArray, out: Array) -> None:
-    """log(x) for x >= 1, in vector instructions too: x = 2^n m, log(m) = 2 artanh((m - 1) / (m + 1))."""
+def _log(x: Array, scratch: Array, bits: NDArray, out: Array) -> None:
+    """Write log(x) for x >= 1 into `out`: x = 2^n m, log(m) = 2 artanh((m - 1) / (m + 1))."""
     for i in range(len(x)):
         scratch[i] = x[i]
     for i in range(len(x)):
         n = (bits[i] - ROOT_HALF) >> 52
-        bits[i] -= n << 52  # the float64 m, between the roots of 1/2 and 2
+        bits[i] -= n << 52  # the float64 m, between sqrt(1/2) and sqrt(2)
         out[i] = n
     for i in range(len(x)):
         f = (scratch[i] - 1.0) / (scratch[i] + 1.0)
@@ -338,25 +357,25 @@ def _take_logarithm(x: Array, scratch: Array, bits: NDArray, out: Array) -> None
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _assemble(
+def _assemble_matrix(
     pattern: tuple, policy: NDArray, start: int, stop: int, gain: Array, residual: Array, entries: NDArray
 ) -> None:
     rows, _, first, action, weight = pattern
     for s in range(start, stop):
         i = np.uint64(s - start)
         diagonal = rows[s, 0] + np.uint32(2)
-        stay = _sum_terms(first, action, weight, policy, diagonal, i)
+        stay = _matrix_entry(first, action, weight, policy, diagonal, i)
         scale = weight.dtype.type(1.0) / (weight.dtype.type(1.0) - stay)
         for k in range(rows[s, 0], rows[s + 1, 0]):
-            entries[k] = scale * _sum_terms(first, action, weight, policy, k, i)
+            entries[k] = scale * _matrix_entry(first, action, weight, policy, k, i)
         residual[s] = scale * gain[i]
 
 
 @njit(cache=True, fastmath={"contract"})
-def _sum_terms(
+def _matrix_entry(
     first: NDArray, action: NDArray, weight: NDArray, policy: NDArray, k: int, i: np.uint64
 ) -> float:
-    """Entry k of gamma P_pi, which lies in the row of state i of the block."""
+    """Return entry k of gamma P_pi, which lies in the row of state i of the block."""
     entry = weight.dtype.type(0.0)
     for j in range(first[k], first[k + np.uint32(1)]):
         entry += weight[j] * policy[action[j], i]
@@ -365,11 +384,11 @@ def _sum_terms(
 
 @njit(cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 def _solve_bicgstab(rows: NDArray, columns: NDArray, entries: NDArray, rtol: float, vectors: NDArray) -> bool:
-    """BiCGSTAB (van der Vorst, 1992) between Gauss-Seidel factors: vectors[0] = (I - L - U)^-1 vectors[1]."""
+    """Solve (I - L - U) vectors[0] = vectors[1] by preconditioned BiCGSTAB, van der Vorst (1992)."""
     x, b, shadow, r, p = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
     image, smooth, t, z = vectors[5], vectors[6], vectors[7], vectors[8]
     t[:] = 0.0
-    _solve_left(rows, columns, entries, b, t, z, shadow)
+    _solve_lower(rows, columns, entries, b, t, z, shadow)
     x[:] = 0.0
     r[:] = shadow
     p[:] = shadow
@@ -400,7 +419,7 @@ def _solve_bicgstab(rows: NDArray, columns: NDArray, entries: NDArray, rtol: flo
         beta = (rho / previous) * (step / damping)
         for s in range(len(x)):
             p[s] = r[s] + beta * (p[s] - damping * image[s])
-    _solve_right(rows, columns, entries, x, x)
+    _solve_upper(rows, columns, entries, x, x)
     return error <= target
 
 
@@ -416,15 +435,15 @@ def _dot(x: NDArray, y: NDArray) -> float:
 def _multiply(
     rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, t: NDArray, z: NDArray, out: NDArray
 ) -> None:
-    """(I - L)^-1 (I - L - U) (I - U)^-1 y for the price of one product, Eisenstat (1981)."""
-    _solve_right(rows, columns, entries, y, t)
-    _solve_left(rows, columns, entries, y, t, z, out)
+    """Write (I - L)^-1 (I - L - U) (I - U)^-1 y into `out` at the cost of one product, Eisenstat (1981)."""
+    _solve_upper(rows, columns, entries, y, t)
+    _solve_lower(rows, columns, entries, y, t, z, out)
 
 
 @njit(cache=True, fastmath={"contract"})
-def _solve_right(rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, t: NDArray) -> None:
-    """t = (I - U)^-1 y."""
-    # The neighbour's value stays in a register: through memory it is what the loop would wait for.
+def _solve_upper(rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, t: NDArray) -> None:
+    """Write (I - U)^-1 y into `t`."""
+    # The neighbour's value is kept in a register: the loop would have to wait for it to come from memory.
     last = y.dtype.type(0.0)
     for i in range(len(y)):
         s = np.uint64(len(y) - 1 - i)
@@ -436,10 +455,10 @@ def _solve_right(rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, 
 
 
 @njit(cache=True, fastmath={"contract"})
-def _solve_left(
+def _solve_lower(
     rows: NDArray, columns: NDArray, entries: NDArray, y: NDArray, t: NDArray, z: NDArray, out: NDArray
 ) -> None:
-    """z = (I - L)^-1 (y - t) and out = t + z."""
+    """Write (I - L)^-1 (y - t) into `z`, and t + z into `out`."""
     last = y.dtype.type(0.0)
     for s in range(len(y)):
         total = y[s] - t[s]

@@ -1,4 +1,4 @@
-"""What a watched rollout leaves behind: frozen columns, and the questions that are asked of them."""
+"""Environment steps of a watched rollout, as columns: segments, expert sets, and feature expectations."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.validation import Array
+from mereq_min.validation import Array, Mask
 
-Mask = NDArray[np.bool_]
 ExpertSet = Literal["expert", "expert + good-enough", "expert + policy"]
+"""The steps that a method fits, see `sample_weights`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Steps:
     """N environment steps as columns, in the order in which they were taken.
 
-    The expert's action is `action` where `is_intervention`; the policy's own is kept beside it.
+    Where `is_intervention` holds, `action` is the expert's; `policy_action` is what the policy proposed.
 
     Attributes:
         state: (N, ...) states in which the steps were taken.
         action: (N, ...) executed actions.
-        policy_action: (N, ...) actions the policy took or, under the expert's control, would have taken.
+        policy_action: (N, ...) actions that the policy proposed, whoever was in control.
         features: (N, K) feature vectors of (state, action).
-        is_intervention: (N,) the expert controlled this step.
-        episode: (N,) number of the episode.
+        is_intervention: (N,) whether the expert controlled this step.
+        episode: (N,) index of the episode.
         t: (N,) time within the episode, from 0 [steps].
-        terminated: (N,) the step ended the episode in the MDP.
-        truncated: (N,) the episode was cut here by its time limit or by the end of the rollout.
-        policy_version: (N,) updates that the rolled-out policy had seen; 0 is the first policy.
+        terminated: (N,) whether the step led to a terminal state.
+        truncated: (N,) whether the episode was cut off here, by its time limit or by the end of the rollout.
+        policy_version: (N,) number of updates before this rollout; 0 for the first policy.
 
     Raises:
         ValueError: if the columns differ in length or time does not run forward within an episode.
@@ -63,21 +63,21 @@ class Steps:
         return len(self.state)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The columns by name; `Steps(**steps.columns())` is the same data."""
+        """Return the columns by name; `Steps(**steps.columns())` holds the same data."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def select(self, mask: Mask) -> Steps:
-        """The steps where `mask` (N,) holds."""
+        """Return the steps where `mask` (N,) is true."""
         return Steps(**{name: column[mask] for name, column in self.columns().items()})
 
     @property
     def intervention_start(self) -> Mask:
-        """(N,) the steps at which the expert took over."""
+        """(N,) mask of the steps at which the expert took over."""
         return self.is_intervention & ~self._shifted(self.is_intervention, 1)
 
     @property
     def intervention_rate(self) -> float:
-        """Share of steps that the expert controlled, lambda.
+        """Intervention rate lambda: the share of steps that the expert controlled.
 
         Book: eq-intervention-rate.
 
@@ -89,14 +89,16 @@ class Steps:
         return float(self.is_intervention.mean())
 
     def segments(self) -> list[slice]:
-        """Maximal runs of expert steps within one episode, as slices of the columns."""
+        """Return the interventions (maximal runs of expert steps in an episode) as slices of the columns."""
         starts = np.flatnonzero(self.intervention_start)
-        goes_on = self._shifted(self.is_intervention, -1)
-        ends = np.flatnonzero(self.is_intervention & ~goes_on) + 1
+        continues = self._shifted(self.is_intervention, -1)
+        ends = np.flatnonzero(self.is_intervention & ~continues) + 1
         return [slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
 
     def good_enough(self, patience: int) -> Mask:
-        """(N,) policy steps that the expert let pass: all but the `patience` steps before a takeover.
+        """Return the mask (N,) of policy steps that the expert accepted.
+
+        These are all policy steps but the `patience` steps just before each takeover, which provoked it.
 
         Raises:
             ValueError: if `patience` is negative.
@@ -109,7 +111,7 @@ class Steps:
         return ~self.is_intervention & ~provoking
 
     def _shifted(self, mask: Mask, by: int) -> Mask:
-        """Row i holds mask[i - by] if that row is `by` steps earlier in the same episode, else False."""
+        """Shift a mask (N,) in time within episodes; False where there is no row `by` steps before."""
         out = np.zeros(len(self), dtype=bool)
         if abs(by) < len(self):
             here, there = (
@@ -121,17 +123,23 @@ class Steps:
 
 
 def concatenate(parts: Sequence[Steps]) -> Steps:
-    """Join steps in order; the parts must not share episode numbers."""
+    """Join steps in order; no episode may appear in two parts."""
     return Steps(
         **{name: np.concatenate([part.columns()[name] for part in parts]) for name in parts[0].columns()}
     )
 
 
-def sample_weights(steps: Steps, expert_set: ExpertSet, patience: int) -> Array:
-    """Weight (N,) of each step in the expert set of a method; 0 leaves it out.
+def last_iteration(steps: Steps) -> Steps:
+    """Return the steps of the last iteration: those with the latest policy version."""
+    return steps.select(steps.policy_version == steps.policy_version.max())
 
-    "expert": expert steps; "expert + good-enough": also what the expert let pass, each step alike (MEReQ);
-    "expert + policy": expert and policy steps, reweighted to equal mass (IWR, Mandlekar et al. 2020).
+
+def sample_weights(steps: Steps, expert_set: ExpertSet, patience: int) -> Array:
+    """Return the weight (N,) of each step in the expert set of a method; steps of weight 0 are left out.
+
+    "expert": expert steps, weight 1. "expert + good-enough": also the policy steps that the expert accepted,
+    weight 1 (MEReQ). "expert + policy": all steps, the policy's scaled to the same total weight as the
+    expert's (IWR, Mandlekar et al. 2020).
 
     Book: eq-expert-set.
 
@@ -150,10 +158,10 @@ def sample_weights(steps: Steps, expert_set: ExpertSet, patience: int) -> Array:
 
 
 def time_weights(t: NDArray[np.int64], discount: float) -> Array:
-    """Weight discount**t of a step at time t in a feature expectation; discount 1 weighs all steps alike.
+    """Return discount**t, the weight of a step at time t in a feature expectation.
 
-    The one function behind both sides of feature matching: weighing time on one side only fits another
-    reward.
+    Feature matching uses this function for the expert and for the policy: weighing time on one side only
+    would fit another reward. With discount 1 all steps count the same.
 
     Book: eq-time-weights.
     """
@@ -161,12 +169,12 @@ def time_weights(t: NDArray[np.int64], discount: float) -> Array:
 
 
 def mean_features(steps: Steps, weights: Array, discount: float) -> Array:
-    """Empirical feature expectation f_bar (K,) of weighted steps, Chen et al. (2025).
+    """Return the weighted mean f_bar (K,) of the features of steps, Chen et al. (2025).
 
     Args:
         steps: the steps.
-        weights: (N,) weights of the steps, not negative.
-        discount: see `time_weights`.
+        weights: (N,) weights of the steps, at least 0.
+        discount: discount of `time_weights`.
 
     Raises:
         ValueError: if no step has weight.

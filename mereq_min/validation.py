@@ -1,4 +1,4 @@
-"""What arguments have to be, said in one sentence where they are not."""
+"""Checks of arguments; their errors name the argument, what it got and what would be right."""
 
 from numbers import Integral, Real
 from typing import Any
@@ -7,37 +7,46 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+"""Array of float64."""
+Mask = NDArray[np.bool_]
+"""Array of booleans."""
 
 
 def check_number(
-    name: str, value: Any, least: float, most: float = np.inf, *, above: bool = False, whole: bool = False
+    name: str,
+    value: Any,
+    minimum: float,
+    maximum: float = np.inf,
+    *,
+    exclusive: bool = False,
+    integer: bool = False,
 ) -> None:
-    """Refuse what is not a finite number from `least` to `most`.
+    """Check that a value is a finite number from `minimum` to `maximum`.
 
     Args:
-        name: of the argument.
-        value: what was given.
-        least: smallest value.
-        most: largest value.
-        above: `least` itself is refused too.
-        whole: only integers will do.
+        name: name of the argument.
+        value: value of the argument.
+        minimum: smallest allowed value.
+        maximum: largest allowed value.
+        exclusive: whether `minimum` itself is refused too.
+        integer: whether only integers are accepted.
 
     Raises:
         ValueError: naming the argument, what it got and what would be right.
     """
-    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if number and np.isfinite(value) and least <= value <= most and not (above and value == least):
+    number = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
+    if number and np.isfinite(value) and minimum <= value <= maximum and not (exclusive and value == minimum):
         return
-    kind = "a whole number" if whole else "a finite number"
-    bounds = f"above {least:g}" if above else f"at least {least:g}"
-    bounds += f" and at most {most:g}" if most < np.inf else ""
+    kind = "an integer" if integer else "a finite number"
+    bounds = f"above {minimum:g}" if exclusive else f"at least {minimum:g}"
+    bounds += f" and at most {maximum:g}" if maximum < np.inf else ""
     raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
 
 
 def check_array(
     name: str, value: ArrayLike, *, shape: tuple[int, ...] | None = None, ndim: int | None = None
 ) -> Array:
-    """Return a float64 copy of `value`, or say which argument is malformed.
+    """Return a float64 copy of `value` after checking its shape and that all entries are finite.
 
     Raises:
         ValueError: if the shape or number of axes is wrong or an entry is NaN or infinite.
@@ -53,7 +62,7 @@ def check_array(
 
 
 def check_log_probabilities(name: str, value: ArrayLike, *, shape: tuple[int, ...] | None = None) -> Array:
-    """Return a float64 copy of a table (S, A) of log-probabilities, normalised over actions.
+    """Return a float64 copy of a table (S, A) of log-probabilities after checking that rows are normalised.
 
     Raises:
         ValueError: on a wrong shape, NaN, or rows whose probabilities do not sum to 1.
@@ -62,7 +71,7 @@ def check_log_probabilities(name: str, value: ArrayLike, *, shape: tuple[int, ..
     if log_policy.ndim != 2 or (shape is not None and log_policy.shape != shape):
         raise ValueError(f"{name} must have shape {shape or '(S, A)'}, got {log_policy.shape}")
     if np.isnan(log_policy).any():
-        raise ValueError(f"{name} must not hold NaN; use -inf for an action that is never chosen")
+        raise ValueError(f"{name} must not hold NaN; use -inf for an action that is never taken")
     sums = np.exp(log_policy).sum(axis=1)
     worst = int(np.argmax(np.abs(sums - 1.0)))
     if not abs(sums[worst] - 1.0) <= 1e-6:

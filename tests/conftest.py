@@ -1,4 +1,4 @@
-"""One hypothesis profile for the whole suite: the same examples everywhere, and no time limit on one."""
+"""The hypothesis profile of all tests: the same examples on every machine, without a time limit."""
 
 from hypothesis import settings
 

@@ -1,7 +1,7 @@
 """Random MDPs, policies and number generators for property tests.
 
-Hypothesis draws, and shrinks, the structure of a problem; a seeded generator fills in the numbers. About half
-of what hypothesis draws is the simplest value of its kind, so here that is an ordinary value and not a limit.
+Hypothesis draws and shrinks the structure of a problem; a seeded generator draws the numbers. About half of
+what hypothesis draws is the simplest value of its kind, so that here this is an ordinary value and no limit.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mereq_min.mdp import Array, TabularMDP
 
 generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-"""A seeded numpy generator, fresh for each example."""
+"""A new seeded numpy generator for each example."""
 
 discounts = st.sampled_from([0.9, 0.99, 0.5, 0.0])
 """gamma."""
@@ -20,7 +20,7 @@ temperatures = st.floats(-1.3, 0.7).map(lambda exponent: 10.0**exponent)
 """alpha or alpha_hat from 0.05 to 5, for rewards of unit size; the simplest is 1."""
 
 prior_weights = st.one_of(temperatures, st.just(0.0))
-"""omega or omega', 0 included."""
+"""omega or omega', including 0."""
 
 
 @st.composite
@@ -29,7 +29,7 @@ def mdps(draw: st.DrawFn) -> TabularMDP:
     S, A, K = draw(st.integers(1, 8)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
     terminal = np.zeros(S, dtype=bool)
     terminal[draw(st.lists(st.integers(0, S - 1), max_size=2))] = True
-    # A child, so that a test which draws the same seed for its own tables gets other numbers.
+    # Spawned, so that a test which draws the same seed for its own tables gets different numbers.
     rng = draw(generators).spawn(1)[0]
     features = rng.normal(size=(S, A, K))
     features[terminal] = 0.0

@@ -1,4 +1,4 @@
-"""Small things to test on: a dense random MDP, hand-made steps, and whole trajectories drawn in it."""
+"""Small test problems: a dense random MDP, steps made by hand, and whole trajectories."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from mereq_min.steps import Steps
 def make_mdp(
     seed: int, *, S: int = 6, A: int = 3, K: int = 2, gamma: float = 0.9, terminal: ArrayLike = ()
 ) -> TabularMDP:
-    """A random MDP without structure, but for the listed terminal states."""
+    """Return a random MDP without structure, except for the listed terminal states."""
     rng = np.random.default_rng(seed)
     mask = np.isin(np.arange(S), terminal)
     transition = rng.dirichlet(np.full(S, 0.5), size=(S, A))
@@ -24,7 +24,7 @@ def make_mdp(
 
 
 def make_steps(features: ArrayLike, **columns: Any) -> Steps:
-    """Expert steps of one episode in state 0, but for the columns given; features (N, K)."""
+    """Return expert steps of one episode in state 0, except for the given columns; features (N, K)."""
     features = np.array(features, dtype=float)
     n = len(features)
     zeros, no = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
@@ -51,14 +51,14 @@ def draw_steps(
     horizon: int,
     initial: Array | None = None,
 ) -> Steps:
-    """Whole episodes under one policy, all of it the expert's; from rho0 or another distribution (S,)."""
+    """Draw whole episodes of expert steps under one policy, from rho0 or another distribution (S,)."""
     S, A = mdp.n_states, mdp.n_actions
     cumulative = mdp.transition.toarray().cumsum(axis=1)[:, :-1]
     states, actions = np.empty((2, n_episodes, horizon), dtype=np.int64)
     state = rng.choice(S, size=n_episodes, p=mdp.initial if initial is None else initial)
-    for now in range(horizon):
+    for t in range(horizon):
         action = policy.sample(state, rng)
-        states[:, now], actions[:, now] = state, action
+        states[:, t], actions[:, t] = state, action
         state = (rng.random(n_episodes)[:, None] >= cumulative[state * A + action]).sum(axis=1)
     episode, t = np.nonzero(~mdp.terminal[states])
     state, action = states[episode, t], actions[episode, t]

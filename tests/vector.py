@@ -1,4 +1,4 @@
-"""A vector environment that walks through a table, with one-hot observations, for neural learners."""
+"""A vector environment of a tabular MDP with one-hot observations, for neural learners."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ def one_hot(mdp: TabularMDP, state: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 class TabularVectorEnv(VectorEnv[Any, Any, Any]):
-    """Many walkers in one `TabularMDP`, with a time limit; the reward is the first feature.
+    """Many copies of a `TabularMDP`, with a time limit; the reward is the first feature.
 
     Args:
         mdp: the MDP.
-        num_envs: walkers.
+        num_envs: number of copies.
         horizon: time limit [steps].
     """
 
@@ -34,14 +34,14 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
         self._cumulative = mdp.transition.toarray().cumsum(axis=1)[:, :-1]
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw all first states from rho0."""
+        """Draw all initial states from rho0."""
         self._rng = np.random.default_rng(seed)
-        self._state = self._first_states()
+        self._state = self._sample_initial_states()
         self._t = np.zeros(self.num_envs, dtype=np.int64)
         return one_hot(self.mdp, self._state), {}
 
     def step(self, action: NDArray[np.int64]) -> tuple[Any, ...]:
-        """Draw all next states, and start anew where an episode ended."""
+        """Draw all next states, and reset where an episode ended."""
         row = self._state * self.mdp.n_actions + action
         features = self.mdp.features[self._state, action]
         after = (self._rng.random(self.num_envs)[:, None] >= self._cumulative[row]).sum(axis=1)
@@ -49,12 +49,12 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
         terminated = self.mdp.terminal[after]
         truncated = ~terminated & (self._t == self.horizon)
         ended = terminated | truncated
-        self._state = np.where(ended, self._first_states(), after)
+        self._state = np.where(ended, self._sample_initial_states(), after)
         self._t[ended] = 0
         info = {"features": features, "final_obs": one_hot(self.mdp, after), "_final_obs": ended}
         return one_hot(self.mdp, self._state), features[:, 0], terminated, truncated, info
 
-    def _first_states(self) -> NDArray[np.int64]:
+    def _sample_initial_states(self) -> NDArray[np.int64]:
         return self._rng.choice(self.mdp.n_states, size=self.num_envs, p=self.mdp.initial)
 
 

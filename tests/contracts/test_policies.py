@@ -1,4 +1,4 @@
-"""What every kind of policy promises (`mereq_min.lab.conformance`); tasks check those of their own."""
+"""The contract of every kind of policy; those of the tasks are checked with the tasks."""
 
 import numpy as np
 import pytest
@@ -80,6 +80,65 @@ POLICIES = {
 @pytest.mark.parametrize(("policy", "states", "space"), POLICIES.values(), ids=POLICIES)
 def test_the_policy_keeps_its_contract(policy, states, space):
     assert check_policy(policy, states, space, np.random.default_rng(1)) == []
+
+
+def squashed(n_inputs, n_actions):
+    """A squashed Gaussian over the unit box."""
+    bounds = np.ones(n_actions)
+    return SquashedGaussianPolicy(mlp([n_inputs, 8, 2 * n_actions], seed=2), -bounds, bounds)
+
+
+UNIT_BOX = Box(-1, 1, (2,))
+MISFITS = {
+    "observations": (
+        DiscretePolicy(mlp([4, 8, 4], seed=1)),
+        IMAGES,
+        Discrete(4),
+        "your policy takes 4 numbers, the task shows 25 (observations of shape (5, 5)); use a policy",
+    ),
+    "observations, continuous": (
+        squashed(7, 2),
+        VECTORS,
+        UNIT_BOX,
+        "your policy takes 7 numbers, the task shows 3",
+    ),
+    "images for vectors": (
+        DiscretePolicy(Convolution()),
+        VECTORS,
+        Discrete(4),
+        "your policy cannot read the task's observations of shape (3,) (3 numbers): RuntimeError: ",
+    ),
+    "few actions": (
+        DiscretePolicy(mlp([25, 8, 3], seed=1)),
+        IMAGES,
+        Discrete(4),
+        "your policy chooses among 3 actions, the task has 4",
+    ),
+    "many actions": (
+        DiscretePolicy(mlp([25, 8, 7], seed=1)),
+        IMAGES,
+        Discrete(4),
+        "your policy chooses among 7 actions, the task has 4",
+    ),
+    "few numbers in an action": (
+        squashed(3, 1),
+        VECTORS,
+        UNIT_BOX,
+        "your policy gives 1 number as an action, the task takes 2",
+    ),
+    "many numbers in an action": (
+        squashed(3, 3),
+        VECTORS,
+        UNIT_BOX,
+        "your policy gives 3 numbers as an action, the task takes 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("policy", "states", "space", "message"), MISFITS.values(), ids=MISFITS)
+def test_a_policy_for_another_task_gets_one_finding_in_plain_words(policy, states, space, message):
+    (finding,) = check_policy(policy, states, space, np.random.default_rng(0))
+    assert finding.startswith(message)
 
 
 def test_a_torch_module_becomes_the_softmax_of_its_outputs():

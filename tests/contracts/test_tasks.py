@@ -1,21 +1,29 @@
-"""What every installed task promises (`mereq_min.lab.conformance`); a new task joins by being installed."""
+"""The contract of every installed task and of its oracle; a new task joins by being installed."""
 
 from functools import cache
 
 import pytest
 
 from mereq_min.lab.conformance.harness import run_check
-from mereq_min.lab.conformance.task import TASK_CHECKS, TaskSubject
+from mereq_min.lab.conformance.oracle import ORACLE_CHECKS
+from mereq_min.lab.conformance.subject import TaskSubject
+from mereq_min.lab.conformance.task import TASK_CHECKS
 from mereq_min.lab.plugins import load_task, task_factories
 
 
 @cache
 def subject(name):
-    """The task with its rollouts and measures, which all checks share."""
+    """The task, whose rollouts and measures all checks share."""
     return TaskSubject(load_task(name), seed=0)
 
 
 @pytest.mark.parametrize("check", TASK_CHECKS, ids=lambda check: check.title)
 @pytest.mark.parametrize("name", task_factories())
 def test_the_task_keeps_its_contract(name, check):
+    assert run_check(check, subject(name)) == []
+
+
+@pytest.mark.parametrize("check", ORACLE_CHECKS, ids=lambda check: check.title)
+@pytest.mark.parametrize("name", task_factories())
+def test_the_oracle_of_the_task_keeps_its_contract(name, check):
     assert run_check(check, subject(name)) == []

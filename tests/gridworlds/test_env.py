@@ -1,6 +1,8 @@
 """The environment draws from the very rows of the MDP, and its pictures show where the agent is."""
 
 import re
+import subprocess
+import sys
 import warnings
 
 import gymnasium as gym
@@ -12,8 +14,14 @@ from scipy.stats import chisquare
 
 from gridworlds import TASKS, TabularEnv
 from gridworlds.draw import CONTROLLER_COLOURS
+from gridworlds.tasks import HORIZONS
 
 each_task = pytest.mark.parametrize("name", TASKS)
+
+
+def make_env(task, render_mode=None):
+    """The environment of a task without its time limit."""
+    return task.make_env(render_mode).unwrapped
 
 
 @each_task
@@ -22,13 +30,13 @@ def test_gymnasium_makes_and_approves_of_it(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
-    assert env.spec.max_episode_steps == TASKS[name]().horizon
+    assert env.spec.max_episode_steps == TASKS[name]().horizon == HORIZONS[name]
 
 
 @each_task
 def test_steps_follow_the_transition_rows(name):
     task = TASKS[name]()
-    env, mdp = TabularEnv(task), task.mdp
+    env, mdp = make_env(task), task.mdp
     env.reset(seed=0)
     busiest = np.argsort(-np.diff(mdp.transition.indptr), kind="stable")[:3]
     for row in [*busiest, 0]:
@@ -44,7 +52,7 @@ def test_steps_follow_the_transition_rows(name):
             assert chisquare(drawn[possible], 4_000 * expected[possible]).pvalue > 1e-3
         s, a = divmod(int(row), mdp.n_actions)
         np.testing.assert_array_equal(info["features"], mdp.features[s, a])
-        assert reward == pytest.approx(task.prior_weights @ mdp.features[s, a])
+        assert reward == pytest.approx(task.env_weights @ mdp.features[s, a])
         assert terminated == mdp.terminal[state]
         assert not truncated
 
@@ -52,7 +60,7 @@ def test_steps_follow_the_transition_rows(name):
 @each_task
 def test_episodes_begin_in_the_initial_distribution(name):
     task = TASKS[name]()
-    env = TabularEnv(task)
+    env = make_env(task)
     first = [env.reset(seed=0)[0], *(env.reset()[0] for _ in range(5_000))]
     counts = np.bincount(first, minlength=task.mdp.n_states)
     possible = task.mdp.initial > 0
@@ -109,7 +117,7 @@ def test_numpy_integers_are_actions(kind):
 
 @pytest.mark.parametrize("call", [lambda env: env.step(0), TabularEnv.render])
 def test_nothing_goes_before_reset(call):
-    env = TabularEnv(TASKS["carpet"](), "rgb_array")
+    env = make_env(TASKS["carpet"](), "rgb_array")
     with pytest.raises(ResetNeeded, match="call reset first"):
         call(env)
 
@@ -117,14 +125,14 @@ def test_nothing_goes_before_reset(call):
 @pytest.mark.parametrize("mode", ["human", "ansi", ""])
 def test_other_render_modes_are_refused(mode):
     with pytest.raises(ValueError, match=f"render_mode must be None or 'rgb_array', got '{mode}'"):
-        TabularEnv(TASKS["carpet"](), mode)
+        make_env(TASKS["carpet"](), mode)
 
 
 @pytest.mark.parametrize("name", ["carpet", "windy"])
 @pytest.mark.parametrize("controller", ["policy", "expert"])
 def test_the_agent_is_painted_where_it_is(name, controller):
     task = TASKS[name]()
-    env = TabularEnv(task, "rgb_array")
+    env = make_env(task, "rgb_array")
     env.reset(seed=0)
     env.controller = controller
     size = env.render().shape[0] / task.layout.letters.shape[0]
@@ -138,7 +146,7 @@ def test_the_agent_is_painted_where_it_is(name, controller):
 
 def test_lanes_show_the_ego_and_the_gap():
     task = TASKS["lanes"]()
-    env = TabularEnv(task, "rgb_array")
+    env = make_env(task, "rgb_array")
     env.reset(seed=0)
 
     def columns_of(colour):
@@ -156,7 +164,7 @@ def test_lanes_show_the_ego_and_the_gap():
 
 
 def test_the_shelf_shows_the_hand_at_its_height():
-    env = TabularEnv(TASKS["shelf"](), "rgb_array")
+    env = make_env(TASKS["shelf"](), "rgb_array")
     env.reset(seed=0)
     rows = []
     for height in range(4):
@@ -164,3 +172,13 @@ def test_the_shelf_shows_the_hand_at_its_height():
         rows.append(np.argwhere((env.render() == CONTROLLER_COLOURS["policy"]).all(axis=2)).mean(axis=0))
     assert (np.diff([row for row, _ in rows]) < -20).all()
     np.testing.assert_allclose([column for _, column in rows], rows[0][1])
+
+
+def test_importing_builds_no_task():
+    """Building a task takes a solve, so the import builds none; gymnasium knows the time limits anyway."""
+    program = (
+        "import gymnasium, mereq_min.soft; mereq_min.soft.solve_soft = None; import gridworlds\n"
+        "print(gymnasium.spec('mereq/Lanes-v0').max_episode_steps)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "50"

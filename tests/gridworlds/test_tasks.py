@@ -1,4 +1,4 @@
-"""The tasks are what their docstrings say: measured exactly, one preference in one feature."""
+"""The named tasks are what their docstrings say; their measures are exact; the preference is one feature."""
 
 import numpy as np
 import pytest
@@ -11,17 +11,20 @@ each_task = pytest.mark.parametrize("name", TASKS)
 
 
 @each_task
-def test_both_do_the_task_proper(name):
+def test_prior_and_expert_succeed(name):
     task = TASKS[name]()
     assert task.evaluate(task.prior)["success"] >= 0.95
-    assert task.evaluate(task.expert_policy)["success"] >= 0.95
+    assert task.evaluate(task.oracle.expert_policy)["success"] >= 0.95
 
 
 @each_task
 def test_the_residual_is_one_preference_among_features_of_unit_range(name):
     task = TASKS[name]()
-    residual = task.expert_weights - task.prior_weight * task.prior_weights
-    assert np.count_nonzero(residual) == 1
+    oracle = task.oracle
+    full = task.prior_weight * task.env_weights + oracle.true_theta
+    np.testing.assert_allclose(oracle.true_weights("full"), full, atol=1e-12)
+    assert oracle.true_weights("residual") is oracle.true_theta
+    assert np.count_nonzero(oracle.true_theta) == 1
     assert task.mdp.features.min() >= 0
     assert task.mdp.features.max() <= 1
     assert (np.ptp(task.mdp.features, axis=(0, 1)) >= 0.8).all()
@@ -43,16 +46,17 @@ def test_every_state_can_be_reached_in_time(name):
 
 
 @each_task
-@pytest.mark.parametrize("who", ["prior", "expert_policy"])
+@pytest.mark.parametrize("who", ["prior", "expert"])
 def test_measures_agree_with_rollouts(name, who):
     task = TASKS[name]()
-    policy = getattr(task, who)
+    policy = task.prior if who == "prior" else task.oracle.expert_policy
     steps = rollout(task, policy, None, 40_000, np.random.default_rng(3))
     ends = np.flatnonzero(np.diff(steps.episode, append=-1))
     whole = ends[steps.terminated[ends] | (steps.t[ends] == task.horizon - 1)]
     starts = np.concatenate([[0], ends[:-1] + 1])[: len(whole)]
     measured = task.evaluate(policy)
-    for key, weights in (("prior_return", task.prior_weights), ("expert_return", task.expert_weights)):
+    expert_weights = task.oracle.true_weights("full")
+    for key, weights in (("task_return", task.env_weights), ("expert_return", expert_weights)):
         returns = np.add.reduceat(steps.features @ weights, starts)[: len(whole)]
         assert abs(returns.mean() - measured[key]) < 4 * returns.std() / np.sqrt(len(whole))
 
@@ -77,10 +81,9 @@ def test_success_counts_episodes_that_reach_a_goal_and_no_hazard():
 
 def test_kl_to_the_expert_is_its_log_likelihood_ratio_and_stays_finite():
     task = TASKS["shelf"]()
-    steps = rollout(task, task.expert_policy, None, 30_000, np.random.default_rng(1))
-    ratio = task.expert_policy.log_prob(steps.state, steps.action) - task.prior.log_prob(
-        steps.state, steps.action
-    )
+    expert_policy = task.oracle.expert_policy
+    steps = rollout(task, expert_policy, None, 30_000, np.random.default_rng(1))
+    ratio = expert_policy.log_prob(steps.state, steps.action) - task.prior.log_prob(steps.state, steps.action)
     assert task.evaluate(task.prior)["kl_to_expert"] == pytest.approx(ratio.mean(), rel=0.1)
     with np.errstate(divide="ignore"):
         stubborn = TabularPolicy(np.log(np.tile([0.0, 0, 0, 0, 1], (task.mdp.n_states, 1))))
@@ -91,14 +94,15 @@ def test_kl_to_the_expert_is_its_log_likelihood_ratio_and_stays_finite():
 def test_the_value_rule_names_what_the_expert_would_hardly_do(name):
     # Q_E - V_E = alpha_hat log pi_E, so the margin is a bound on the probability.
     task = TASKS[name]()
-    rare = np.exp(task.expert_policy.log_policy) < np.exp(-task.rule / task.temperature)
-    np.testing.assert_array_equal(task.violation, rare)
-    assert 0.01 < task.violation.mean() < 0.99
+    oracle = task.oracle
+    rare = np.exp(oracle.expert_policy.log_policy) < np.exp(-oracle.rule / task.temperature)
+    np.testing.assert_array_equal(oracle.violation, rare)
+    assert 0.01 < oracle.violation.mean() < 0.99
 
 
 def test_the_state_rule_of_the_shelf_excuses_lowering_the_hand():
     task = TASKS["shelf"]()
-    violation = task.violation.reshape(14, 4, 4, 5)
+    violation = task.oracle.violation.reshape(14, 4, 4, 5)
     assert not violation[..., 0, :].any()
     assert not violation[..., 2].any()
     assert violation[:, :, 1:][..., [0, 1, 3, 4]].all()

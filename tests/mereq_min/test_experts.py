@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from strategies import generators
 
-from mereq_min.experts import Imperfections, SimulatedExpert
-from mereq_min.interfaces import Policy
+from mereq_min.experts import DemonstratingExpert, SimulatedExpert
+from mereq_min.interfaces import Imperfections, Policy
 
 patterns = st.text("v.", max_size=40)
 counts = st.integers(1, 4)
@@ -54,15 +55,16 @@ def make_expert(
     policy: Policy = ALWAYS_7,
     seed: int = 0,
 ) -> SimulatedExpert:
-    """An expert for whom state 1 is a violation and state 0 is not."""
-    return SimulatedExpert(
+    """An expert for whom state 1 is a violation and state 0 is not, at the start of an episode."""
+    expert = SimulatedExpert(
         policy,
         lambda state, action: bool(state),
         patience=patience,
         release=release,
-        rng=np.random.default_rng(seed),
         imperfections=imperfections,
     )
+    expert.reset(np.random.default_rng(seed))
+    return expert
 
 
 def watch(expert: SimulatedExpert, pattern: str) -> str:
@@ -70,7 +72,7 @@ def watch(expert: SimulatedExpert, pattern: str) -> str:
     who = ""
     for c in pattern:
         if c == "|":
-            expert.reset()
+            expert.reset(expert.rng)
             who += "|"
         else:
             who += "P" if expert.intervene(np.array(int(c == "v")), np.array(0)) is None else "E"
@@ -133,7 +135,7 @@ def test_golden_takeovers(patience: int, release: int, pattern: str, who: str) -
     ],
 )
 def test_golden_delays(delay: int, patience: int, pattern: str, who: str) -> None:
-    assert watch(make_expert(patience, 1, Imperfections(delay=delay)), pattern) == who
+    assert watch(make_expert(patience, 1, Imperfections(reaction_delay=delay)), pattern) == who
 
 
 def test_a_value_rule_judges_the_policys_action_under_either_control() -> None:
@@ -143,8 +145,8 @@ def test_a_value_rule_judges_the_policys_action_under_either_control() -> None:
         lambda state, action: bool(action == 1),
         patience=1,
         release=1,
-        rng=np.random.default_rng(0),
     )
+    expert.reset(np.random.default_rng(0))
     answers = [expert.intervene(np.array(0), np.array(action)) for action in (0, 1, 1, 0, 0, 1, 0)]
     assert answers == [None, None, 1, 1, None, None, 1]
 
@@ -171,22 +173,23 @@ def look_back(pattern: str, patience: int, release: int, delay: int) -> str:
 def test_control_changes_exactly_when_looking_back_says_so(
     pattern: str, patience: int, release: int, delay: int
 ) -> None:
-    who = watch(make_expert(patience, release, Imperfections(delay=delay)), pattern)
+    who = watch(make_expert(patience, release, Imperfections(reaction_delay=delay)), pattern)
     assert who == look_back(pattern, patience, release, delay)
 
 
 @given(patterns, patterns, counts, counts, delays)
 def test_reset_forgets_everything(before: str, after: str, patience: int, release: int, delay: int) -> None:
-    who = watch(make_expert(patience, release, Imperfections(delay=delay)), f"{before}|{after}")
-    assert who.split("|")[1] == watch(make_expert(patience, release, Imperfections(delay=delay)), after)
+    who = watch(make_expert(patience, release, Imperfections(reaction_delay=delay)), f"{before}|{after}")
+    fresh = make_expert(patience, release, Imperfections(reaction_delay=delay))
+    assert who.split("|")[1] == watch(fresh, after)
 
 
 @given(patterns, counts, counts, delays, st.floats(0.0, 0.5), st.floats(0.0, 0.5))
 def test_takeovers_do_not_depend_on_what_the_expert_does(
-    pattern: str, patience: int, release: int, delay: int, miss: float, needless: float
+    pattern: str, patience: int, release: int, delay: int, miss_rate: float, false_alarm_rate: float
 ) -> None:
     """The expert's own action is drawn in its own steps alone, and changes nothing."""
-    imperfections = Imperfections(miss, needless, delay)
+    imperfections = Imperfections(miss_rate, false_alarm_rate, delay)
     policies = [Constant(action) for action in (0, 1)]
     experts = [make_expert(patience, release, imperfections, policy=policy) for policy in policies]
     first, second = (watch(expert, pattern) for expert in experts)
@@ -210,7 +213,7 @@ def assert_rate(happened: int, of: int, rate: float) -> None:
 
 @given(patterns, counts, counts)
 def test_an_expert_who_misses_everything_never_takes_over(pattern: str, patience: int, release: int) -> None:
-    assert watch(make_expert(patience, release, Imperfections(miss=1.0)), pattern) == "P" * len(pattern)
+    assert watch(make_expert(patience, release, Imperfections(miss_rate=1.0)), pattern) == "P" * len(pattern)
 
 
 @pytest.mark.parametrize(
@@ -226,33 +229,36 @@ def test_an_expert_who_misses_everything_never_takes_over(pattern: str, patience
 def test_an_expert_who_is_always_needless_takes_over_at_once(
     release: int, delay: int, pattern: str, who: str
 ) -> None:
-    assert watch(make_expert(3, release, Imperfections(needless=1.0, delay=delay)), pattern) == who
+    imperfections = Imperfections(false_alarm_rate=1.0, reaction_delay=delay)
+    assert watch(make_expert(3, release, imperfections), pattern) == who
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
 def test_violations_are_missed_at_the_stated_rate(rate: float) -> None:
     """A takeover after two violations asks that both were seen."""
-    who = watch(make_expert(2, 1, Imperfections(miss=rate), seed=1), "vv.|" * 4000)
+    who = watch(make_expert(2, 1, Imperfections(miss_rate=rate), seed=1), "vv.|" * 4000)
     assert_rate(who.count("PPE"), 4000, (1.0 - rate) ** 2)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_a_missed_violation_counts_as_calm_under_the_experts_control(rate: float) -> None:
-    who = watch(make_expert(1, 1, Imperfections(miss=rate), seed=2), "v" * 8000)
+    who = watch(make_expert(1, 1, Imperfections(miss_rate=rate), seed=2), "v" * 8000)
     assert_rate(who.count("EP"), who[:-1].count("E"), rate)
     assert_rate(who.count("PE"), who[:-1].count("P"), 1.0 - rate)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
 def test_needless_takeovers_come_at_the_stated_rate(rate: float) -> None:
-    who = watch(make_expert(1, 1, Imperfections(needless=rate), seed=3), "..|" * 4000)
+    who = watch(make_expert(1, 1, Imperfections(false_alarm_rate=rate), seed=3), "..|" * 4000)
     assert_rate(who.count("E"), 4000, rate + (1.0 - rate) * rate)
     assert_rate(who.count("EP|"), 4000, rate)
 
 
 def test_the_seed_decides_imperfections_and_actions() -> None:
     def run(seed: int) -> list[Any]:
-        expert = make_expert(1, 1, Imperfections(miss=0.3, needless=0.2), policy=Uniform(0), seed=seed)
+        expert = make_expert(
+            1, 1, Imperfections(miss_rate=0.3, false_alarm_rate=0.2), policy=Uniform(0), seed=seed
+        )
         answers = [expert.intervene(np.array(state), np.array(0)) for state in [1, 0, 0, 1, 1] * 10]
         return [-1 if answer is None else int(answer) for answer in answers]
 
@@ -261,10 +267,39 @@ def test_the_seed_decides_imperfections_and_actions() -> None:
     assert len(set(run(0))) > 3
 
 
+@given(patterns, generators, counts, counts)
+def test_the_generator_of_reset_is_the_only_source_of_randomness(
+    pattern: str, rng: np.random.Generator, patience: int, release: int
+) -> None:
+    """Whatever an expert did before, equal generators at reset give equal episodes."""
+    imperfections = Imperfections(miss_rate=0.3, false_alarm_rate=0.2)
+    seed = int(rng.integers(2**32))
+
+    def episode(expert: SimulatedExpert) -> list[int]:
+        expert.reset(np.random.default_rng(seed))
+        answers = [expert.intervene(np.array(int(c == "v")), np.array(0)) for c in pattern]
+        return [-1 if answer is None else int(answer) for answer in answers]
+
+    used = make_expert(patience, release, imperfections, policy=Uniform(0), seed=1)
+    watch(used, "vv.v..")
+    assert episode(used) == episode(make_expert(patience, release, imperfections, policy=Uniform(0)))
+
+
+# Demonstrations --------------------------------------------------------------------------------------------
+
+
+def test_a_demonstrating_expert_controls_every_step_with_its_own_policy() -> None:
+    """Its actions are those that its policy draws from the generator of reset, whatever is proposed."""
+    expert, states = DemonstratingExpert(Uniform(0)), np.arange(50) % 2
+    expert.reset(np.random.default_rng(4))
+    answers = [int(expert.intervene(state, np.array(-1))) for state in states]
+    assert answers == np.random.default_rng(4).integers(10, size=(50, 1))[:, 0].tolist()
+
+
 # Refusals --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["miss", "needless"])
+@pytest.mark.parametrize("name", ["miss_rate", "false_alarm_rate"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
 def test_rates_that_are_no_probability_are_refused(name: str, value: Any) -> None:
     with pytest.raises(
@@ -274,11 +309,11 @@ def test_rates_that_are_no_probability_are_refused(name: str, value: Any) -> Non
 
 
 def test_negative_delay_is_refused() -> None:
-    with pytest.raises(ValueError, match="delay must be a whole number at least 0, got -1"):
-        Imperfections(delay=-1)
+    with pytest.raises(ValueError, match="reaction_delay must be an integer at least 0, got -1"):
+        Imperfections(reaction_delay=-1)
 
 
 @pytest.mark.parametrize(("patience", "release", "name"), [(0, 1, "patience"), (1, 0, "release")])
 def test_patience_and_release_are_at_least_one_step(patience: int, release: int, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be a whole number at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer at least 1, got 0"):
         make_expert(patience, release)

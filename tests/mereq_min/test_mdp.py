@@ -67,7 +67,7 @@ MALFORMED = [
     ({"terminal": TERMINAL[:, None]}, "terminal must be a boolean mask of shape (2,), got bool of (2, 1)"),
     (
         {"terminal": TERMINAL, "transition": with_row([0.5, 0.5], index=3)},
-        "terminal states must be absorbing, but state 1 moves on",
+        "terminal states must be absorbing, but state 1 is not",
     ),
     (
         {"terminal": TERMINAL, "features": np.ones((2, 2, 1))},

@@ -48,7 +48,7 @@ def test_golden_samples_to_threshold(threshold: float, samples: int, censored: b
 
 @pytest.mark.parametrize(("rates", "samples"), [([], []), ([0.1], []), ([0.1], [1, 2])])
 def test_iterations_must_match(rates: Sequence[float], samples: Sequence[int]) -> None:
-    with pytest.raises(ValueError, match=f"one entry an iteration.*{len(rates)} and {len(samples)}"):
+    with pytest.raises(ValueError, match=f"one entry per iteration.*{len(rates)} and {len(samples)}"):
         samples_to_threshold(rates, samples, 0.1)
 
 

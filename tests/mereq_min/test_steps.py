@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from toy import make_steps
 
-from mereq_min.steps import Mask, Steps, concatenate, mean_features, sample_weights, time_weights
+from mereq_min.steps import Steps, concatenate, mean_features, sample_weights, time_weights
+from mereq_min.validation import Mask
 
 episodes = st.lists(st.text("PE", min_size=1, max_size=9), max_size=5).map("|".join)
 """Who controlled each step of a few episodes, such as "PPE|EP"."""
