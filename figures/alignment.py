@@ -18,10 +18,9 @@ from style import METHOD_COLOURS, save
 from gridworlds import TabularTask
 from mereq_min import METHODS
 from mereq_min.exact import visitation
-from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.files import load_arrays
-from mereq_min.lab.runs.records import read_config, read_rows, read_steps
-from mereq_min.metrics import true_weights
+from mereq_min.lab.runs.records import Row, read_config, read_rows, read_steps
+from mereq_min.lab.runs.run import load_run_task
 
 TALL = [["prior", "aligned", "true", "inferred", "rate"], ["prior", "aligned", "true", "inferred", "theta"]]
 WIDE = [["prior", "aligned", "rate"], ["true", "inferred", "theta"]]
@@ -39,11 +38,13 @@ class Arguments:
 
 def draw(path: Path) -> plt.Figure:
     config = read_config(path)["config"]
-    task, rows = load_task(config["task"]), read_rows(path)
+    task, rows = load_run_task(path), read_rows(path)
     reward = METHODS[config["method"]].reward
     if reward is None:
         raise SystemExit(f"{config['method']} infers no reward to draw; choose a run of another method")
-    truth = true_weights(task, reward)
+    truth = None if task.oracle is None else task.oracle.true_weights(reward)
+    if truth is None:
+        raise SystemExit(f"the true {reward} reward of {path} is not known, so that it cannot be drawn")
     aligned = load_arrays(path / "policy.safetensors")["log_policy"]
     height, width = task.layout.letters.shape
     mosaic, size = (TALL, (13, 5)) if height > width else (WIDE, (12, 5.6))
@@ -58,7 +59,7 @@ def draw(path: Path) -> plt.Figure:
 
 
 def draw_visits(axes: list[Axes], task: TabularTask, aligned: np.ndarray) -> None:
-    policies = {"Prior, first takeovers": task.prior.log_policy, "Aligned": aligned}
+    policies = {"Prior, first takeovers": task.log_prior, "Aligned": aligned}
     visits = [visitation(task.mdp, p, task.horizon, 1.0).sum(axis=1) for p in policies.values()]
     shares = [task.layout.heat(visit / visit.sum()) for visit in visits]
     top = np.nanquantile(shares, 0.99)
@@ -102,7 +103,7 @@ def show_map(ax: Axes, task: TabularTask, heat: np.ndarray, **image: object) -> 
     return shown
 
 
-def draw_rates(ax: Axes, rows: list[dict], colour: str) -> None:
+def draw_rates(ax: Axes, rows: list[Row], colour: str) -> None:
     iterations = [row["iteration"] for row in rows]
     ax.plot(iterations, [row["intervention_rate"] for row in rows], "o-", color=colour, ms=4)
     ax.axhline(0.05, color="#444", lw=0.8, ls="--")
@@ -111,7 +112,7 @@ def draw_rates(ax: Axes, rows: list[dict], colour: str) -> None:
     ax.set_title("How often the expert takes over")
 
 
-def draw_theta(ax: Axes, names: tuple[str, ...], truth: np.ndarray, rows: list[dict]) -> None:
+def draw_theta(ax: Axes, names: tuple[str, ...], truth: np.ndarray, rows: list[Row]) -> None:
     """One colour a feature: inferred weight with one standard error, dashed the true one."""
     iterations = np.array([row["iteration"] for row in rows])
     for k, name in enumerate(names):

@@ -3,8 +3,8 @@
     python figures/batch_size.py                # draw what is recorded
     python figures/batch_size.py --record       # run again (about 10 minutes on two cores), then draw
 
-With few steps an iteration the rate of an iteration is noise, so each policy is watched for 2,000 steps more;
-they judge it and are not counted.
+The rate of an iteration of few steps is mostly noise. Each policy is therefore judged by 2,000 further
+watched steps, which are not counted.
 """
 
 import json
@@ -20,15 +20,14 @@ from rich.progress import track
 from style import METHOD_COLOURS, save
 
 from gridworlds import TASKS
-from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
+from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner, watch
 from mereq_min.lab.runs.provenance import provenance
 from mereq_min.metrics import bootstrap_mean
-from mereq_min.rollout import watched_rate
 
 FIRST_SEED = 1_000
 """The tasks were calibrated on seeds under 100; these are fresh."""
 WATCHED = 2_000
-"""Steps for which each policy is watched beside the count."""
+"""Further steps that judge each policy [steps]."""
 SHOWN = ("MEReQ", "MaxEnt-FT", "HG-DAgger-FT", "MEReQ-L")
 
 
@@ -73,7 +72,8 @@ def measure(task_name: str, method: str, n: int, seed: int, config: LoopConfig) 
     task = TASKS[task_name]()
     aligner = make_aligner(task, METHODS[method], EstimatorConfig())
     for iteration in align(task, aligner, config, seed=seed):
-        reached = watched_rate(task, iteration.policy, WATCHED, seed) < 0.05
+        watched = watch(task, iteration.policy, task.oracle, WATCHED, seed)
+        reached = watched.intervention_rate < 0.05
         if reached:
             break
     outcome = {"expert_samples": iteration.expert_samples, "censored": not reached}

@@ -17,11 +17,9 @@ from matplotlib.axes import Axes
 from rich.progress import track
 from style import METHOD_COLOURS, save
 
-from gridworlds import TASKS
-from gridworlds.tasks import TabularTask
+from gridworlds import TASKS, TabularTask
 from mereq_min import (
     FeatureMatchingConfig,
-    Imperfections,
     SegmentLikelihoodConfig,
     Steps,
     bootstrap_mean,
@@ -31,7 +29,6 @@ from mereq_min import (
     sample_weights,
 )
 from mereq_min.lab.runs.provenance import provenance
-from mereq_min.metrics import true_weights
 
 MATCHING = FeatureMatchingConfig(tolerance=1e-4, max_steps=1_000)
 """Feature matching far beyond what the loop spends, to show its limit."""
@@ -68,8 +65,8 @@ def record(arguments: Arguments) -> None:
     for n, seed in track(jobs, "estimating"):
         streams = np.random.SeedSequence(seed, spawn_key=(n,)).spawn(2)
         rollout_rng, expert_rng = (np.random.default_rng(stream) for stream in streams)
-        expert = task.make_expert(expert_rng, Imperfections())
-        steps = rollout(task, task.prior, expert, n, rollout_rng)
+        expert = task.oracle.make_expert()
+        steps = rollout(task, task.prior, expert, n, rollout_rng, expert_rng=expert_rng)
         if steps.is_intervention.any():
             for name in ESTIMATORS:
                 lines.append({"steps": n, "seed": seed, **estimate(name, task, steps)})
@@ -83,7 +80,7 @@ def estimate(name: str, task: TabularTask, steps: Steps) -> dict:
         found = maximise_likelihood(learner, expert_steps, start, SegmentLikelihoodConfig())
     else:
         expert_set = "expert + good-enough" if name.endswith("good-enough") else "expert"
-        weights = sample_weights(steps, expert_set, task.patience)
+        weights = sample_weights(steps, expert_set, task.oracle.patience)
         found = match_features(learner, steps, weights, start, MATCHING)
     return {
         "estimator": name,
@@ -97,7 +94,7 @@ def estimate(name: str, task: TabularTask, steps: Steps) -> dict:
 def draw(file: Path) -> plt.Figure:
     header, *rows = (json.loads(line) for line in file.read_text().splitlines())
     task = TASKS[header["config"]["task"]]()
-    truth = true_weights(task, "residual")
+    truth = task.oracle.true_theta
     preference = int(np.argmax(np.abs(truth)))
     measures = {
         f"θ of {task.feature_names[preference]} [reward]": lambda row: row["theta"][preference],

@@ -18,12 +18,11 @@ import tyro
 from rich.progress import track
 from style import METHOD_COLOURS, save
 
-from deep import TASKS
-from mereq_min import METHODS
+from deep.fanuc.task import make_cell_task
+from mereq_min import METHODS, settings_of
 from mereq_min.lab.runs.provenance import provenance
 from mereq_min.lab.runs.records import Row, read_bundle, read_rows
 from mereq_min.lab.runs.run import RunConfig, run
-from mereq_min.lab.runs.sweep import PAPER
 
 SHOWN = ("MEReQ", "HG-DAgger-FT")
 AS_IT_IS = "limit 7.2 cm, release 20, patience 4, tolerance 0.01"
@@ -34,7 +33,9 @@ RULES: dict[str, dict[str, Any]] = {
     "limit 6.6 cm, release 30": {"limit": 0.33, "release": 30},
     "limit 6.0 cm, release 30": {"limit": 0.30, "release": 30},
 }
-"""What each changes: fields of the task, or the tolerance of feature matching."""
+"""What each changes: the expert's rule, or the tolerance of feature matching."""
+RULE = {"limit": 0.36, "release": 20, "patience": 4}
+"""The rule of the bottle as it is, see `deep.fanuc.task.make_cell_task`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Arguments:
     runs: Path = Path("figures/runs")
     """Folder of the recorded runs."""
     fresh: Path = Path("runs/rules")
-    """Folder of the runs under other rules; what is there is gone on with."""
+    """Folder of the runs under other rules; runs that are there are resumed."""
     data: Path = Path("figures/rules.jsonl")
     """The record."""
     out: Path = Path("figures/rules.png")
@@ -81,11 +82,12 @@ def read_recorded(arguments: Arguments) -> list[dict]:
 
 
 def measure(rule: str, method: str, arguments: Arguments) -> dict:
-    loop, estimators = PAPER["bottle"]
     changes = dict(RULES[rule])
-    if tolerance := changes.pop("tolerance", None):
+    tolerance = changes.pop("tolerance", None)
+    task = make_cell_task("bottle", **{**RULE, **changes})
+    loop, estimators = settings_of(task).loop, settings_of(task).estimators
+    if tolerance is not None:
         estimators = replace(estimators, matching=replace(estimators.matching, tolerance=tolerance))
-    task = replace(TASKS["bottle"](), **changes)
     config = RunConfig("bottle", method, arguments.seed, loop, estimators)
     return describe(rule, method, read_rows(run(task, config, arguments.fresh / rule)))
 

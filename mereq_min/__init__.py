@@ -3,32 +3,40 @@
 Start with `mereq_min.interfaces`. This package imports with numpy and scipy alone.
 """
 
-from mereq_min.exact import ExactCloner, ExactLearner
-from mereq_min.experts import DemonstratingExpert, SimulatedExpert
-from mereq_min.interfaces import Cloner, Expert, Imperfections, Learner, Oracle, Policy, Task
-from mereq_min.inverse import (
-    Estimate,
-    FeatureMatchingConfig,
-    SegmentLikelihoodConfig,
-    match_features,
-    maximise_likelihood,
-)
-from mereq_min.loop import Iteration, LoopConfig, Settings, align, settings_of
-from mereq_min.mdp import TabularMDP
-from mereq_min.methods import METHODS, EstimatorConfig, Method, make_aligner
-from mereq_min.metrics import bootstrap_mean, feature_divergence, samples_to_threshold, starc_distance
-from mereq_min.policies import TabularPolicy, UniformPolicy
-from mereq_min.residual import residual_bellman, solve_residual
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# At once, since the submodule of the same name would hide the function; it needs numpy alone.
 from mereq_min.rollout import rollout, watch
-from mereq_min.soft import (
-    NotConvergedError,
-    SoftSolution,
-    discounted_sum,
-    occupancy,
-    solve_soft,
-    successor_features,
-)
-from mereq_min.steps import Steps, concatenate, mean_features, sample_weights
+
+if TYPE_CHECKING:
+    from mereq_min.exact import ExactCloner, ExactLearner
+    from mereq_min.experts import DemonstratingExpert, SimulatedExpert
+    from mereq_min.interfaces import Cloner, Expert, Imperfections, Learner, Oracle, Policy, Task
+    from mereq_min.inverse import (
+        Estimate,
+        FeatureMatchingConfig,
+        SegmentLikelihoodConfig,
+        match_features,
+        maximise_likelihood,
+    )
+    from mereq_min.loop import Iteration, LoopConfig, Settings, align, settings_of
+    from mereq_min.mdp import TabularMDP
+    from mereq_min.methods import METHODS, EstimatorConfig, Method, make_aligner
+    from mereq_min.metrics import bootstrap_mean, feature_divergence, samples_to_threshold, starc_distance
+    from mereq_min.policies import TabularPolicy, UniformPolicy
+    from mereq_min.residual import residual_bellman, solve_residual
+    from mereq_min.soft import (
+        NotConvergedError,
+        SoftSolution,
+        discounted_sum,
+        occupancy,
+        solve_soft,
+        successor_features,
+    )
+    from mereq_min.steps import Steps, concatenate, mean_features, sample_weights
 
 __all__ = [
     "METHODS",
@@ -78,3 +86,63 @@ __all__ = [
     "successor_features",
     "watch",
 ]
+
+_HOMES = {
+    "Cloner": "interfaces",
+    "DemonstratingExpert": "experts",
+    "Estimate": "inverse",
+    "EstimatorConfig": "methods",
+    "ExactCloner": "exact",
+    "ExactLearner": "exact",
+    "Expert": "interfaces",
+    "FeatureMatchingConfig": "inverse",
+    "Imperfections": "interfaces",
+    "Iteration": "loop",
+    "Learner": "interfaces",
+    "LoopConfig": "loop",
+    "METHODS": "methods",
+    "Method": "methods",
+    "NotConvergedError": "soft",
+    "Oracle": "interfaces",
+    "Policy": "interfaces",
+    "SegmentLikelihoodConfig": "inverse",
+    "Settings": "loop",
+    "SimulatedExpert": "experts",
+    "SoftSolution": "soft",
+    "Steps": "steps",
+    "TabularMDP": "mdp",
+    "TabularPolicy": "policies",
+    "Task": "interfaces",
+    "UniformPolicy": "policies",
+    "align": "loop",
+    "bootstrap_mean": "metrics",
+    "concatenate": "steps",
+    "discounted_sum": "soft",
+    "feature_divergence": "metrics",
+    "make_aligner": "methods",
+    "match_features": "inverse",
+    "maximise_likelihood": "inverse",
+    "mean_features": "steps",
+    "occupancy": "soft",
+    "residual_bellman": "residual",
+    "sample_weights": "steps",
+    "samples_to_threshold": "metrics",
+    "settings_of": "loop",
+    "solve_residual": "residual",
+    "solve_soft": "soft",
+    "starc_distance": "metrics",
+    "successor_features": "soft",
+}
+"""The module of each name; it is imported when the name is first used, since scipy takes its time."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"mereq_min.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

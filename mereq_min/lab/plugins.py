@@ -1,4 +1,4 @@
-"""Finding tasks, policies and commands by name, without importing any task's package here.
+"""Finding tasks, policies, experts and commands by name, without importing any task's package here.
 
 Installed distributions offer them under entry points: dicts of factories under `mereq_min.tasks` and, for
 environments to pretrain on where no expert watches, `mereq_min.environments`; loaders of policy files under
@@ -7,32 +7,42 @@ environments to pretrain on where no expert watches, `mereq_min.environments`; l
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
+from dataclasses import fields, is_dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
+if TYPE_CHECKING:
+    from mereq_min.interfaces import Expert, Policy, Task
 
-from mereq_min.interfaces import Policy, Task
+SIMULATED = "simulated"
+"""The name of the expert that a task's oracle simulates."""
 
 
 class UsageError(ValueError):
     """What was typed cannot be done; the message says why in one sentence."""
 
 
+def install_hint(extra: str) -> str:
+    """How to install an optional extra of this distribution, which is on no package index."""
+    return f"run pip install -e '.[{extra}]' in your checkout of mereq-min"
+
+
+def find_entries(group: str) -> list[EntryPoint]:
+    """The entry points of installed distributions in one of the groups above, by name."""
+    return sorted(entry_points(group=f"mereq_min.{group}"), key=lambda entry: entry.name)
+
+
 @functools.cache
 def factories(group: str) -> dict[str, Callable[[], Any]]:
     """Everything that installed distributions offer in a group, by name."""
     found: dict[str, Callable[[], Any]] = {}
-    for entry in sorted(entry_points(group=f"mereq_min.{group}"), key=lambda entry: entry.name):
+    for entry in find_entries(group):
         found.update(entry.load())
     return found
 
@@ -60,6 +70,60 @@ def load_task(name: str) -> Task:
     return task
 
 
+def prepare_task(
+    name: str,
+    *,
+    prior: str | None = None,
+    temperature: float | None = None,
+    prior_weight: float | None = None,
+    cache: Path | None = None,
+) -> Task:
+    """Load a task and put another prior, temperature or prior weight into it.
+
+    Args:
+        name: of the task, see `load_task`.
+        prior: name of the policy to align, see `load_policy`; default: the task's own.
+        temperature: alpha_hat [reward]; default: the task's own.
+        prior_weight: omega; default: the task's own.
+        cache: folder in which an oracle that trains its expert keeps it, so that it is trained once.
+
+    Raises:
+        UsageError: if the task or the prior cannot be loaded, or the task cannot be changed.
+    """
+    task = load_task(name)
+    policy = None if prior is None else load_policy(prior, task)
+    return change_task(task, prior=policy, temperature=temperature, prior_weight=prior_weight, cache=cache)
+
+
+def change_task(
+    task: Task,
+    *,
+    prior: Policy | None = None,
+    temperature: float | None = None,
+    prior_weight: float | None = None,
+    cache: Path | None = None,
+) -> Task:
+    """Put another prior, temperature or prior weight into a task; see `prepare_task`."""
+    wanted = {"prior": prior, "temperature": temperature, "prior_weight": prior_weight}
+    changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if not changes:
+        return task
+    if not is_dataclass(task) or missing(changes, task):
+        raise UsageError(
+            f"the task {task.name} does not let {' and '.join(changes)} be changed: it must be a dataclass "
+            "with fields of these names"
+        )
+    oracle: Any = task.oracle
+    if cache is not None and is_dataclass(oracle) and not missing(["cache"], oracle):
+        changes["oracle"] = replace(oracle, cache=cache)
+    return replace(task, **changes)
+
+
+def missing(names: Iterable[str], thing: Any) -> set[str]:
+    """Which of the names are no fields of a dataclass."""
+    return set(names) - {field.name for field in fields(thing) if field.init}
+
+
 def load_environment(name: str) -> Any:
     """The task of that name, or an environment to pretrain on.
 
@@ -74,23 +138,14 @@ def load_environment(name: str) -> Any:
         if ":" not in name:
             raise UsageError(
                 f"{name!r} is no task, and the environments to pretrain on cannot be imported ({error}); "
-                "pip install 'mereq-min[deep]'"
+                f"{install_hint('deep')}"
             ) from error
-        known = {}  # a task of your own may do without
+        known = {}  # a task of your own does without them
     if name in known:
         return _make(name, known)
     if ":" not in name:
         check_name("task", name, [*task_factories(), *known])
     return load_task(name)
-
-
-def load_commands() -> dict[str, Any]:
-    """Commands that installed distributions add, by name; those whose packages are missing are left out."""
-    commands = {}
-    for entry in entry_points(group="mereq_min.commands"):
-        with contextlib.suppress(ModuleNotFoundError):
-            commands[entry.name] = entry.load()
-    return commands
 
 
 def import_attribute(name: str) -> Any:
@@ -110,7 +165,7 @@ def _make(name: str, known: dict[str, Callable[[], Any]]) -> Any:
         return known[name]()
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{name} needs the package {error.name}, which is not installed; pip install 'mereq-min[deep]'"
+            f"{name} needs the package {error.name}, which is not installed; {install_hint('deep')}"
         ) from error
 
 
@@ -118,7 +173,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return `name` if it is known.
 
     Raises:
-        UsageError: else, with the nearest known name.
+        UsageError: otherwise, with the most similar known name.
     """
     known = list(known)
     if name in known:
@@ -132,36 +187,33 @@ def load_policy(name: str, task: Any) -> Policy:
     """The policy of that name, for a task.
 
     Args:
-        name: "prior" or "expert" for the task's own; `module:attribute` of a policy or of what makes one
-            without arguments; a file that a run of the task saved (.safetensors); or a file with a suffix
-            for which an installed distribution offers a loader, `(path, task) -> Policy`, under the entry
-            point `mereq_min.policy_loaders`.
+        name: "prior" or "expert" for the task's own; "random" for actions drawn uniformly;
+            `module:attribute` of a policy or of what makes one without arguments; a file that a run of the
+            task saved (.safetensors); or a file with a suffix for which an installed distribution offers a
+            loader, `(path, task) -> Policy`, under the entry point `mereq_min.policy_loaders`.
         task: the task that the policy is for, or an environment to pretrain on.
 
     Raises:
         UsageError: if there is none.
         ValueError: if the file is not one of that kind.
     """
-    own = {"prior": "prior", "expert": "expert_policy"}.get(name)
-    if own is not None and hasattr(task, own):
-        return getattr(task, own)
-    if own is not None:
-        raise UsageError(f"the task comes without {name}; name a policy by its file or as module:attribute")
+    if name in ("prior", "expert", "random"):
+        return _own_policy(name, task)
     suffix = Path(name).suffix.removeprefix(".")
-    loaders = {entry.name: entry for entry in entry_points(group="mereq_min.policy_loaders")}
+    loaders = {entry.name: entry for entry in find_entries("policy_loaders")}
     try:
         if suffix == "safetensors":
-            policy: Any = task.load_policy(_read_arrays(Path(name)))
+            policy: Any = task.load_policy(_read_arrays(name))
         elif suffix in loaders:
             policy = loaders[suffix].load()(Path(name), task)
         elif ":" in name:
-            policy = _import(name)
+            policy = _import_policy(name)
         else:
             known = ", ".join(f".{kind}" for kind in sorted({"safetensors", *loaders}))
             raise UsageError(
-                f"policy must be prior, expert, module:attribute or a file ({known}), got {name!r}"
+                f"policy must be prior, expert, random, module:attribute or a file ({known}), got {name!r}"
             )
-    except (OSError, SafetensorError, ImportError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ImportError, AttributeError, TypeError, RecursionError) as error:
         raise UsageError(f"cannot load policy {name!r}: {error}") from error
     if not hasattr(policy, "log_prob"):
         raise UsageError(
@@ -170,14 +222,70 @@ def load_policy(name: str, task: Any) -> Policy:
     return policy
 
 
-def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+def _own_policy(name: str, task: Any) -> Policy:
+    """The prior or expert of a task, or the uniform policy over its actions."""
+    if name == "random":
+        from mereq_min.policies import UniformPolicy
+
+        env = task.make_env()
+        env.close()
+        return UniformPolicy(env.action_space)
+    if name == "prior" and hasattr(task, "prior"):
+        return task.prior
+    oracle = getattr(task, "oracle", None)
+    if name == "expert" and oracle is not None:
+        return oracle.expert_policy
+    raise UsageError(f"the task comes without {name}; name a policy by its file or as module:attribute")
+
+
+def _read_arrays(name: str) -> dict[str, Any]:
+    from mereq_min.lab.runs.files import ArraysError, load_arrays
+
     try:
-        return load(file.read_bytes())
-    except KeyError as error:
-        raise TypeError(f"numpy has no numbers of type {error}; save it in float32") from error
+        return load_arrays(Path(name))
+    except ArraysError as error:
+        raise UsageError(f"cannot load policy {name!r}: {error.reason}") from error
 
 
-def _import(name: str) -> Any:
+def _import_policy(name: str) -> Any:
     found = import_attribute(name)
     is_factory = isinstance(found, type) or (callable(found) and not hasattr(found, "log_prob"))
     return found() if is_factory else found
+
+
+def load_expert(name: str, task: Task) -> Expert | None:
+    """The expert of that name, who watches a task.
+
+    Args:
+        name: "simulated" for the one of the task's oracle, or `module:attribute` of an `interfaces.Expert` or
+            of what makes one when called with the task.
+        task: the task.
+
+    Returns:
+        The expert; None for the simulated one, which `loop.align` makes itself.
+
+    Raises:
+        UsageError: if there is none, or it lacks something that an expert must have.
+    """
+    if name == SIMULATED:
+        if task.oracle is None:
+            raise UsageError(
+                f"the task {task.name} has no oracle to simulate an expert with; name an expert of your own "
+                "with --expert module:attribute"
+            )
+        return None
+    if ":" not in name:
+        raise UsageError(f"expert must be {SIMULATED} or module:attribute, got {name!r}")
+    try:
+        expert = import_attribute(name)
+        if isinstance(expert, type) or not hasattr(expert, "intervene"):
+            expert = expert(task)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UsageError(f"cannot load expert {name!r}: {error}") from error
+    absent = [part for part in ("reset", "intervene", "patience") if not hasattr(expert, part)]
+    if absent:
+        raise UsageError(
+            f"cannot load expert {name!r}: it is a {type(expert).__name__}, which has no "
+            f"{' and no '.join(absent)}; see mereq_min.interfaces.Expert"
+        )
+    return expert

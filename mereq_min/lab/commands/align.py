@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import tyro
 
-from mereq_min.lab.commands.console import console, progress_bar
+from mereq_min.interfaces import Policy, Task
+from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.commands.show import count_iterations, show_run
-from mereq_min.lab.plugins import check_name, load_task
+from mereq_min.lab.plugins import SIMULATED, check_name, load_expert, load_task
 from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.runs.records import Row, read_rows
-from mereq_min.lab.runs.run import RunConfig, run, run_folder
-from mereq_min.lab.runs.sweep import PAPER
-from mereq_min.lab.runs.tensorboard import write_events
-from mereq_min.lab.show.film import film, to_gif
-from mereq_min.lab.show.plots import draw_curve
-from mereq_min.loop import LoopConfig
-from mereq_min.methods import METHODS, EstimatorConfig
+from mereq_min.lab.runs.run import RunConfig, load_config_task, run, run_folder
+from mereq_min.loop import Settings, settings_of
+from mereq_min.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -29,40 +25,67 @@ class Output:
 
     out: Path = Path("runs")
     """Folder for the runs."""
-    overwrite: bool = False
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Discard what is there and start over."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run can be tuned by."""
-
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Align(Output, Settings):
-    """Align the prior of a task with its expert; an interrupted run goes on where it stopped.
+    """Align the prior of a task with an expert; an interrupted run goes on where it stopped.
 
-    A task of the paper has the settings of its recorded runs as defaults.
+    A finished run goes on if --iterations is raised. If the task has recorded runs, their settings are the
+    defaults, in place of those shown here.
     """
 
     task: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ"
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L."""
+    prior: str | None = None
+    """The policy to align, in place of the task's own: a file (.safetensors, or .zip of Stable-Baselines3),
+    module:attribute of your own, or random for the uniformly random policy: MaxEnt-FT then is plain
+    maximum-entropy inverse RL. The simulated expert is made anew for this prior."""
+    expert: str = SIMULATED
+    """Who watches: simulated, or module:attribute of an expert of your own, or of what makes one when called
+    with the task."""
+    temperature: float | None = None
+    """alpha_hat, the temperature of the aligned policy; default: the task's [reward]."""
+    prior_weight: float | None = None
+    """omega, the weight of the prior's reward in the expert's; default: the task's."""
     seed: int = 0
     """Seed of the run."""
-    tensorboard: bool = False
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write TensorBoard event files into the run's folder too."""
+
+    def with_recorded_settings(self) -> Self:
+        """The defaults of this command for its task: with the settings of the task's recorded runs."""
+        settings = settings_of(load_task(self.task))
+        return type(self)(task=self.task, loop=settings.loop, estimators=settings.estimators)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run that was asked for."""
+        return RunConfig(
+            self.task,
+            self.method,
+            self.seed,
+            self.loop,
+            self.estimators,
+            prior=self.prior,
+            expert=self.expert,
+            temperature=self.temperature,
+            prior_weight=self.prior_weight,
+        )
 
     def __call__(self) -> int:
         """Run, with progress, print the table of before and after, and draw curve and film."""
-        task = load_task(self.task)
         check_name("method", self.method, METHODS)
-        config = RunConfig(self.task, self.method, self.seed, self.loop, self.estimators)
+        config = self.config
+        task = load_config_task(config, self.out)
+        expert = load_expert(self.expert, task)
+        if expert is None and task is not load_task(self.task):
+            train_expert(task)
         before = 0 if self.overwrite else count_iterations(run_folder(self.out, config))
         with progress_bar() as bar:
             line = bar.add_task(f"{self.task} {self.method}", total=self.loop.iterations)
@@ -71,32 +94,39 @@ class Align(Output, Settings):
                 text = f"{self.task} {self.method}: rate {row['intervention_rate']:.3f}"
                 bar.update(line, advance=1, description=f"{text}, {row['expert_samples']} expert samples")
 
-            path = run(task, config, self.out, overwrite=self.overwrite, on_iteration=report)
+            path = run(task, config, self.out, expert=expert, overwrite=self.overwrite, on_iteration=report)
         if not self.overwrite and before == count_iterations(path):
             console.print("This run had finished before; here is its record.")
-        aligned = show_run(path)
+        aligned = show_run(path, task)
         rows = read_rows(path)
-        title = f"{self.task}, {self.method}, seed {self.seed}"
-        draw_curve(task, rows, METHODS[self.method].reward, title).savefig(path / "curve.png")
-        policies = {"prior": task.prior, "aligned": aligned or task.prior, "expert": task.expert_policy}
-        films = [film(task, policy, name, self.seed) for name, policy in policies.items()]
-        write_file(path / "film.gif", to_gif(films))
+        draw_run(path, task, config, rows, aligned)
         if self.tensorboard:
+            from mereq_min.lab.runs.tensorboard import write_events
+
             write_events(path / "tensorboard", rows, task.feature_names)
         return 0
 
 
-def align_command(arguments: Sequence[str]) -> type[Align]:
-    """`Align` with the defaults of the task that is named among the arguments."""
-    words = pairwise(["", *arguments])
-    named = next((word for before, word in words if word in PAPER and before != "--out"), None)
-    if named is None:
-        return Align
-    loop, estimators = PAPER[named]
-    changed = [
-        ("loop", LoopConfig, field(default=loop)),
-        ("estimators", EstimatorConfig, field(default=estimators)),
-    ]
-    same = {"__doc__": Align.__doc__}
-    command = make_dataclass("Align", changed, bases=(Align,), namespace=same, frozen=True)
-    return tyro.conf.configure(tyro.conf.OmitArgPrefixes)(command)
+def train_expert(task: Task) -> None:
+    """Make the expert of a task's oracle, which may have to be trained for a prior of the user's own."""
+    with complaints.status("training the simulated expert for this prior"):
+        if task.oracle is not None:
+            _ = task.oracle.expert_policy
+
+
+def draw_run(path: Path, task: Task, config: RunConfig, rows: list[Row], aligned: Policy | None) -> None:
+    """Draw the curve of a run and film its policies, into its folder.
+
+    Films are watched by the simulated expert, if that is the one who watched the run.
+    """
+    from mereq_min.lab.show.film import film, to_gif
+    from mereq_min.lab.show.plots import draw_curve
+
+    title = f"{config.task}, {config.method}, seed {config.seed}"
+    draw_curve(task, rows, METHODS[config.method].reward, title).savefig(path / "curve.png")
+    policies = {"prior": task.prior, "aligned": aligned or task.prior}
+    watched = config.expert == SIMULATED and task.oracle is not None
+    if watched and task.oracle is not None:
+        policies["expert"] = task.oracle.expert_policy
+    films = [film(task, policy, name, config.seed, watched=watched) for name, policy in policies.items()]
+    write_file(path / "film.gif", to_gif(films))

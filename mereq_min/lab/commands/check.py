@@ -1,4 +1,4 @@
-"""The commands `mereq check-policy` and `mereq check-task`, and how a policy is named on the command line."""
+"""The commands `mereq check-policy` and `mereq check-task`."""
 
 from __future__ import annotations
 
@@ -11,65 +11,67 @@ from rich.console import Console
 from rich.text import Text
 
 from mereq_min.lab.conformance.density import PolicySubject
-from mereq_min.lab.conformance.harness import run_checks
+from mereq_min.lab.conformance.harness import Result, count, run_checks
 from mereq_min.lab.conformance.policy import POLICY_CHECKS
-from mereq_min.lab.conformance.task import TASK_CHECKS, TaskSubject
+from mereq_min.lab.conformance.subject import TaskSubject
+from mereq_min.lab.conformance.task import run_task_checks
 from mereq_min.lab.plugins import UsageError, load_policy, load_task
 from mereq_min.rollout import rollout
+
+_STYLES = {"holds": "green", "fails": "red", "not checked": "yellow", "no oracle": "yellow"}
 
 
 @dataclass(frozen=True)
 class CheckPolicy:
-    """Check that a policy of your own can take part: what it promises, against what it does."""
+    """Check a policy of your own against the contract of policies, on the states of a task."""
 
     policy: tyro.conf.Positional[str]
-    """module:attribute (a policy, or what makes one), a saved .safetensors policy, or a file of another kind
-    for which a loader is installed, such as a .zip of Stable-Baselines3."""
+    """module:attribute (a policy, or a function or class that makes one), a saved .safetensors policy, or a
+    file of another kind that an installed package can load, such as a .zip of Stable-Baselines3."""
     task: tyro.conf.Positional[str]
-    """Name of the task whose states it is shown (see `mereq tasks`), or module:attribute of your own."""
+    """Name of the task whose states are shown to the policy (see `mereq tasks`), or module:attribute."""
     steps: int = 500
-    """Steps of the task's prior, from which the states are taken [steps]."""
+    """Number of steps of the task's prior that the states are taken from [steps]."""
     seed: int = 0
     """Seed of all randomness."""
 
     def __call__(self) -> int:
-        """Print what was checked; 0 if all is well."""
+        """Print the result of each check; returns 0 if all hold, else 1."""
         if self.steps < 2 or self.seed < 0:
             raise UsageError("--steps must be at least 2, --seed at least 0")
         task = load_task(self.task)
         policy = load_policy(self.policy, task)
         states = rollout(task, task.prior, None, self.steps, np.random.default_rng(self.seed)).state
         space = task.make_env().action_space
-        return show_checks(run_checks(POLICY_CHECKS, PolicySubject(policy, states, space, self.seed)))
+        return show_results(run_checks(POLICY_CHECKS, PolicySubject(policy, states, space, self.seed)))
 
 
 @dataclass(frozen=True)
 class CheckTask:
-    """Check that a task of your own can take part: its promises, calibration, prior and expert."""
+    """Check a task of your own against the contract of tasks, and its oracle, if it has one."""
 
     task: tyro.conf.Positional[str]
-    """Name of the task (see `mereq tasks`), or module:attribute of your own."""
+    """Name of the task (see `mereq tasks`), or module:attribute."""
     seed: int = 0
     """Seed of all rollouts."""
 
     def __call__(self) -> int:
-        """Print what was checked; 0 if all is well."""
+        """Print the result of each check; returns 0 if all that apply hold, else 1."""
         if self.seed < 0:
             raise UsageError("--seed must be at least 0")
-        return show_checks(run_checks(TASK_CHECKS, TaskSubject(load_task(self.task), self.seed)))
+        return show_results(run_task_checks(TaskSubject(load_task(self.task), self.seed)))
 
 
-def show_checks(results: Iterable[tuple[str, list[str] | None]]) -> int:
-    """Print each check as it is made, and its findings; returns 0 if there are none, else 1."""
+def show_results(results: Iterable[Result]) -> int:
+    """Print each result as soon as it is there, with its findings; returns 0 if there are none, else 1."""
     console = Console(soft_wrap=True, highlight=False)
-    n_findings = 0
-    for title, found in results:
-        if found is None:
-            console.print(Text.assemble(("not checked  ", "yellow"), title))
-            continue
-        console.print(Text.assemble(("fails        ", "red") if found else ("holds        ", "green"), title))
-        for finding in found:
-            console.print(Text(f"             - {finding}"))
-        n_findings += len(found)
-    console.print(Text(f"{n_findings or 'no'} finding{'' if n_findings == 1 else 's'}"))
+    n_findings, lacks_oracle = 0, False
+    for result in results:
+        console.print(Text.assemble((f"{result.status:13}", _STYLES[result.status]), result.title))
+        for finding in result.findings:
+            console.print(Text(f"{'':13}- {finding}"))
+        n_findings += len(result.findings)
+        lacks_oracle = lacks_oracle or result.status == "no oracle"
+    remark = "; the task has no oracle, so the checks of an oracle do not apply" if lacks_oracle else ""
+    console.print(Text(f"{count(n_findings, 'finding') if n_findings else 'no findings'}{remark}"))
     return 1 if n_findings else 0

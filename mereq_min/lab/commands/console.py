@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,9 +14,14 @@ from rich.progress import (
 
 console = Console()
 if not console.is_terminal:
-    console.width = 120  # into a pipe or a file nothing has to wrap at 80
+    console.width = 120  # a pipe or a file has no width to wrap at
 complaints = Console(stderr=True)
-"""Errors and progress; results alone go to standard output."""
+"""For errors and progress; standard output is for results alone."""
+
+
+def complain(text: str) -> None:
+    """Print a warning as it is: it may hold brackets, which are not markup."""
+    complaints.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(time_left: ProgressColumn | None = None) -> Progress:
@@ -31,9 +33,3 @@ def progress_bar(time_left: ProgressColumn | None = None) -> Progress:
         time_left or TimeRemainingColumn(),
         console=complaints,
     )
-
-
-def progress(items: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    """Go through items under a progress bar."""
-    with progress_bar() as bar:
-        yield from bar.track(items, total=total, description=label)

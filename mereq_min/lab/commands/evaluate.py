@@ -1,4 +1,4 @@
-"""The command `mereq evaluate`: how a policy does on the simulator on which results are reported."""
+"""The command `mereq evaluate`: how well a policy does on the simulator on which results are reported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from rich.console import Console
 
 from mereq_min.lab.plugins import load_environment, load_policy
 from mereq_min.lab.runs.files import write_file
-from mereq_min.lab.show.film import film, to_gif
 from mereq_min.lab.show.tables import evaluation_table
-from mereq_min.policies import UniformPolicy
 from mereq_min.validation import check_number
 
 
@@ -22,31 +20,36 @@ class Evaluate:
     """Measure a policy over whole episodes on the task's reference simulator, without interventions."""
 
     policy: tyro.conf.Positional[str]
-    """prior, expert, a file (.safetensors, or .zip of Stable-Baselines3), or module:attribute of your own."""
+    """prior, expert, random, a file (.safetensors, or .zip of Stable-Baselines3), or module:attribute of your
+    own."""
     task: tyro.conf.Positional[str]
     """Name of the task, module:attribute of your own, or a gymnasium id that `mereq pretrain` knows."""
-    episodes: int = 100
-    """Episodes [episodes]."""
-    random: bool = False
-    """Show beside it what random actions achieve."""
+    episodes: int | None = None
+    """Number of episodes; default: the task's own choice. Exact measures refuse it [episodes]."""
+    random: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also show what random actions achieve."""
     gif: Path | None = None
-    """Film it here."""
+    """Write a film of the policy to this file."""
 
     def __call__(self) -> int:
         """Print the measures."""
-        check_number("episodes", self.episodes, 1, whole=True)
+        if self.episodes is not None:
+            check_number("episodes", self.episodes, 1, integer=True)
         task = load_environment(self.task)
         policies: dict[str, Any] = {self.policy: load_policy(self.policy, task)}
         if self.random:
-            policies["random"] = UniformPolicy(task.make_env().action_space)
+            policies["random"] = load_policy("random", task)
         with Console(stderr=True).status(f"evaluating {', '.join(policies)}"):
             measures = {
                 name: task.evaluate(policy, episodes=self.episodes, reference=True)
                 for name, policy in policies.items()
             }
         console = Console(soft_wrap=True)
-        console.print(evaluation_table(f"{self.task}, {self.episodes} episodes", task, measures))
+        count = "" if self.episodes is None else f", {self.episodes} episodes"
+        console.print(evaluation_table(self.task + count, task, measures))
         if self.gif is not None:
+            from mereq_min.lab.show.film import film, to_gif
+
             films = [film(task, policy, name, seed=0, watched=False) for name, policy in policies.items()]
             write_file(self.gif, to_gif(films))
             console.print(f"film: {self.gif}", highlight=False)

@@ -10,14 +10,20 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
+from mereq_min.interfaces import Task
+from mereq_min.lab.commands.console import complain
 from mereq_min.lab.plugins import UsageError, load_task
 from mereq_min.lab.runs.episodes import Behaviour, load_behaviour, read_behaviour
+from mereq_min.lab.runs.records import find_runs
+from mereq_min.lab.runs.run import load_run_task
 from mereq_min.lab.show.plots import (
     STYLE,
     draw_comparison,
     draw_features,
     draw_returns,
     find_tasks,
+    full_weights,
+    read_records,
     read_runs,
     save_figure,
 )
@@ -29,26 +35,36 @@ class Figures:
     """Draw the figures of the paper from runs: rates and expert samples, and how the policies behave."""
 
     runs: Path = Path("runs/paper")
-    """Folder of the runs, or of bundles of them, as `mereq reproduce` or `mereq compare` writes both."""
+    """Folder of the runs, or of bundles of them; `mereq reproduce` and `mereq compare` write both."""
     out: Path = Path("runs/figures")
     """Folder for the pictures."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of your own among the runs, as module:attribute: a module that only a run's record names is never
+    imported, and how policies behave at such a task is not drawn."""
     episodes: int = 25
     """Episodes for which each run's policy is rolled out, the first time that it is drawn [episodes]."""
 
     def __call__(self) -> int:
         """Draw what there is."""
-        check_number("episodes", self.episodes, 1, whole=True)
+        check_number("episodes", self.episodes, 1, integer=True)
         comparison = {name: runs for name in find_tasks(self.runs) if (runs := read_runs(self.runs, name))}
         if not comparison:
             raise UsageError(f"no finished runs in {self.runs}; `mereq reproduce` makes them")
         with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
             self.save("comparison", draw_comparison(comparison))
-            found = [(load_task(name), self.read_behaviour(name)) for name in comparison]
-            behaviours = [(task, behaviour) for task, behaviour in found if behaviour]
-            for task, behaviour in behaviours:
-                self.save(f"features-{task.name}", draw_features(task, behaviour))
-            if behaviours:
-                self.save("returns", draw_returns(behaviours))
+            behaviours: list[tuple[Task, Behaviour]] = []
+            for name in comparison:
+                try:
+                    task, behaviour = self.load_task(name), self.read_behaviour(name)
+                except UsageError as error:
+                    complain(f"how policies behave at {name} is left out: {error}")
+                    continue
+                if behaviour:
+                    self.save(f"features-{name}", draw_features(task, behaviour))
+                    behaviours.append((task, behaviour))
+            known = [(task, behaviour) for task, behaviour in behaviours if full_weights(task) is not None]
+            if known:
+                self.save("returns", draw_returns(known))
         return 0
 
     def save(self, name: str, figure: Figure) -> None:
@@ -57,12 +73,28 @@ class Figures:
         save_figure(figure, file)
         print(f"picture: {file}")
 
+    def load_task(self, name: str) -> Task:
+        """The task of the runs that lie under a name, with the prior that they had.
+
+        Raises:
+            UsageError: if it is one of the user's own and not among `tasks`.
+        """
+        typed = read_records(self.runs, name)[0]["config"]["task"]
+        folders = find_runs(self.runs / name)
+        if folders:
+            return load_run_task(folders[0], task=typed if typed in self.tasks else None)
+        if ":" in typed and typed not in self.tasks:
+            raise UsageError(f"pass --tasks {typed} to import it")
+        return load_task(typed)
+
     def read_behaviour(self, name: str) -> Behaviour:
-        """How the policies of a task's run folders do it, or what is recorded of that; empty without both."""
+        """How the policies of a task's run folders do, or what is recorded of that; empty without both."""
         if (recorded := self.runs / f"{name}.episodes.safetensors").exists():
             return load_behaviour(recorded)
         behaviour: Behaviour = {}
-        pairs = read_behaviour(load_task(name), self.runs / name, self.episodes)
+        if not find_runs(self.runs / name):
+            return behaviour
+        pairs = read_behaviour(self.load_task(name), self.runs / name, self.episodes)
         for label, episodes in track(pairs, f"rolling out {name}", console=Console(stderr=True)):
             behaviour.setdefault(label, []).append(episodes)
         return behaviour

@@ -1,62 +1,149 @@
-"""The command line `mereq`: most of its commands, and what other modules and packages add."""
+"""The command line `mereq`: picks a command, and imports that command alone."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from importlib.metadata import EntryPoint, version
+from typing import Any, NamedTuple
 
-import tyro
 
-from mereq_min.lab.commands.align import Align, align_command
-from mereq_min.lab.commands.check import CheckPolicy, CheckTask
-from mereq_min.lab.commands.console import complaints
-from mereq_min.lab.commands.evaluate import Evaluate
-from mereq_min.lab.commands.figures import Figures
-from mereq_min.lab.commands.show import Show
-from mereq_min.lab.commands.sweep import Compare, Reproduce
-from mereq_min.lab.commands.tasks import Tasks
-from mereq_min.lab.plugins import UsageError, load_commands
-from mereq_min.lab.runs.files import RunError
-from mereq_min.soft import NotConvergedError
+class Command(NamedTuple):
+    """A command of this package."""
 
-COMMANDS: dict[str, Any] = {
-    "tasks": Tasks,
-    "align": Align,
-    "compare": Compare,
-    "reproduce": Reproduce,
-    "show": Show,
-    "figures": Figures,
-    "evaluate": Evaluate,
-    "check-policy": CheckPolicy,
-    "check-task": CheckTask,
+    target: str
+    """`module:Class`; an instance does the work when called."""
+    summary: str
+    """One line for `mereq --help`."""
+
+
+HERE = "mereq_min.lab.commands"
+
+COMMANDS = {
+    "tasks": Command(f"{HERE}.tasks:Tasks", "list the tasks, and how often their experts intervene"),
+    "align": Command(f"{HERE}.align:Align", "align the prior of a task with an expert"),
+    "compare": Command(f"{HERE}.sweep:Compare", "run methods on tasks over many seeds"),
+    "reproduce": Command(f"{HERE}.sweep:Reproduce", "run the experiments of the paper"),
+    "show": Command(f"{HERE}.show:Show", "show a run, or list the runs in a folder"),
+    "figures": Command(f"{HERE}.figures:Figures", "draw the figures of the paper from runs"),
+    "evaluate": Command(f"{HERE}.evaluate:Evaluate", "measure a policy on a task"),
+    "check-policy": Command(f"{HERE}.check:CheckPolicy", "check a policy of your own"),
+    "check-task": Command(f"{HERE}.check:CheckTask", "check a task of your own"),
 }
+"""The commands of this package. Installed distributions add theirs by entry points of the group
+`mereq_min.commands`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `mereq`; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    own = {**COMMANDS, "align": align_command(arguments)}
-    # Commands of other packages may be slow to import: not before one is asked for, or all are listed.
-    is_own = bool(arguments) and arguments[0] in COMMANDS
-    commands = own if is_own else {**own, **load_commands()}
-    command: Any = tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog="mereq",
-        description="Alignment from intervention: infer what an expert wants beyond the prior policy.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    others = _find_others()
+    parser = _make_parser(others)
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    command: Any = None
     try:
+        command = _parse(_import_command(chosen.command, others), chosen.command, chosen.arguments)
         return command()
-    except (UsageError, RunError, NotConvergedError, ValueError, OSError) as error:
-        # Errors and paths may hold brackets, which are not markup.
-        complaints.print(f"mereq: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         without = ", without --overwrite," if getattr(command, "overwrite", False) else ""
-        complaints.print(f"mereq: interrupted; the same command{without} goes on where it stopped")
+        _complain(f"mereq: interrupted; the same command{without} goes on where it stopped")
         return 130
+    except Exception as error:
+        if chosen.debug or not isinstance(error, _expected_errors()):
+            raise
+        from mereq_min.lab.plugins import UsageError
+
+        _complain(f"mereq: {error}", style="red")
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _find_others() -> dict[str, EntryPoint]:
+    """Commands of other packages by name; nothing of them is imported yet."""
+    from importlib.metadata import entry_points
+
+    found = sorted(entry_points(group="mereq_min.commands"), key=lambda entry: entry.name)
+    return {entry.name: entry for entry in found if entry.name not in COMMANDS}
+
+
+def _make_parser(others: dict[str, EntryPoint]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mereq",
+        description="Alignment from intervention: infer what an expert wants beyond the prior policy.",
+        epilog=_list_commands(others),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mereq-min {version('mereq-min')}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("command", metavar="COMMAND", nargs="?", help="one of the commands below")
+    parser.add_argument(
+        "arguments",
+        metavar="...",
+        nargs=argparse.REMAINDER,
+        help="of the command; `mereq COMMAND --help` lists them",
+    )
+    return parser
+
+
+def _list_commands(others: dict[str, EntryPoint]) -> str:
+    summaries = {name: command.summary for name, command in COMMANDS.items()}
+    for name, entry in others.items():
+        summaries[name] = f"(from {entry.dist.name if entry.dist else entry.module})"
+    width = max(map(len, summaries))
+    lines = [f"{name:{width}}  {summary}" for name, summary in summaries.items()]
+    return "commands:\n" + textwrap.indent("\n".join(lines), "  ")
+
+
+def _import_command(name: str, others: dict[str, EntryPoint]) -> Any:
+    """The class of a command.
+
+    Raises:
+        UsageError: if there is none, or a package that it needs is missing.
+    """
+    from mereq_min.lab.plugins import UsageError, check_name, install_hint
+
+    check_name("command", name, [*COMMANDS, *others])
+    entry = others[name] if name in others else EntryPoint(name, COMMANDS[name].target, "")
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the command {name} needs the package {error.name}, which is not installed; "
+            f"{install_hint('deep')}"
+        ) from error
+
+
+def _parse(kind: Any, name: str, arguments: Sequence[str]) -> Any:
+    """Parse the arguments of a command.
+
+    A command with `with_recorded_settings` is parsed twice: the first time to learn which task is meant, the
+    second time with that task's settings as the defaults.
+    """
+    import tyro
+
+    command = tyro.cli(kind, prog=f"mereq {name}", args=arguments)
+    if hasattr(command, "with_recorded_settings"):
+        defaults = command.with_recorded_settings()
+        command = tyro.cli(kind, prog=f"mereq {name}", args=arguments, default=defaults)
+    return command
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Errors that are the user's to mend; any other is ours, and keeps its traceback."""
+    from mereq_min.lab.runs.files import RunError
+    from mereq_min.soft import NotConvergedError
+
+    return (ValueError, OSError, RunError, NotConvergedError)
+
+
+def _complain(text: str, style: str | None = None) -> None:
+    from mereq_min.lab.commands.console import complaints
+
+    # Errors and paths may hold brackets, which are not markup.
+    complaints.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

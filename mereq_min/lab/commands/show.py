@@ -7,29 +7,41 @@ from pathlib import Path
 
 import tyro
 
-from mereq_min.interfaces import Policy
-from mereq_min.lab.commands.console import complaints, console
-from mereq_min.lab.plugins import load_task
-from mereq_min.lab.runs.files import RunError, load_arrays
-from mereq_min.lab.runs.records import read_config, read_rows
-from mereq_min.lab.show.tables import (
-    before_after_table,
-    iterations_table,
-    theta_table,
+from mereq_min.interfaces import Policy, Task
+from mereq_min.lab.commands.console import complain, complaints, console
+from mereq_min.lab.runs.files import RunError
+from mereq_min.lab.runs.records import (
+    Record,
+    find_runs,
+    load_run_arrays,
+    read_config,
+    read_record,
+    read_rows,
 )
+from mereq_min.lab.runs.run import load_run_task
+from mereq_min.lab.show.tables import before_after_table, iterations_table, runs_table, theta_table
 from mereq_min.methods import METHODS
 
 
 @dataclass(frozen=True)
 class Show:
-    """Show a run: each iteration, and the policy before and after."""
+    """Show a run: each iteration, and the policy before and after. In a folder of runs, list them."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, such as runs/carpet/MEReQ/seed0."""
+    """Folder of a run, such as runs/carpet/MEReQ/seed0, or a folder above several."""
+    task: str | None = None
+    """module:attribute of the run's task, if it is one of your own: a module that only the run's record names
+    is never imported."""
+    prior: str | None = None
+    """The run's prior, if it was one of your own that could not be saved beside the run."""
 
     def __call__(self) -> int:
         """Print the tables."""
-        show_run(self.run)
+        if (self.run / "config.json").exists() or not find_runs(self.run):
+            read_config(self.run)
+            show_run(self.run, load_run_task(self.run, task=self.task, prior=self.prior))
+        else:
+            list_runs(self.run)
         return 0
 
 
@@ -38,8 +50,23 @@ def count_iterations(path: Path) -> int:
     return len(read_rows(path)) if (path / "config.json").exists() else 0
 
 
-def show_run(path: Path) -> Policy | None:
-    """Print a run: its iterations, theta against theta*, and the policy before and after.
+def list_runs(root: Path) -> None:
+    """Print a table of the runs below a folder."""
+    runs: list[tuple[Path, Record]] = []
+    for path in find_runs(root):
+        try:
+            runs.append((path, read_record(path)))
+        except RunError as error:
+            complain(f"left out: {error}")
+    console.print(runs_table(root, runs))
+
+
+def show_run(path: Path, task: Task) -> Policy | None:
+    """Print a run: its iterations, theta beside theta*, and the policy before and after.
+
+    Args:
+        path: folder of the run.
+        task: what was run, see `load_run_task`.
 
     Returns:
         The aligned policy, if it was saved.
@@ -48,15 +75,14 @@ def show_run(path: Path) -> Policy | None:
     rows = read_rows(path)
     if not rows:
         raise RunError(f"{path} has not finished its first iteration; run the same command again to go on")
-    task = load_task(config["task"])
     console.print(iterations_table(rows, f"{config['task']}, {config['method']}, seed {config['seed']}"))
     reward = METHODS[config["method"]].reward
     if reward is not None:
         console.print(theta_table(task, rows[-1], reward))
     file, aligned = path / "policy.safetensors", None
     if file.exists():
-        aligned = task.load_policy(load_arrays(file))
-        with complaints.status("evaluating prior, aligned policy and expert"):
+        aligned = task.load_policy(load_run_arrays(file))
+        with complaints.status("evaluating the policies before and after"):
             table = before_after_table(task, aligned)
         console.print(table)
     console.print(f"run folder: {path}", highlight=False, soft_wrap=True)

@@ -10,50 +10,45 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.progress import (
-    TextColumn,
-)
+from rich.progress import TextColumn
 
-from mereq_min.lab.commands.align import Output, Settings
+from mereq_min.lab.commands.align import Output
 from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.plugins import UsageError, check_name, load_task
 from mereq_min.lab.runs.records import bundle, find_runs, read_record
-from mereq_min.lab.runs.run import RunConfig, run_folder
-from mereq_min.lab.runs.sweep import PAPER, Engine, Sweep
-from mereq_min.lab.show.tables import (
-    comparison_table,
-)
-from mereq_min.loop import LoopConfig
-from mereq_min.methods import METHODS, EstimatorConfig
+from mereq_min.lab.runs.run import RunConfig, run_folder, slug
+from mereq_min.lab.runs.sweep import Engine, Sweep
+from mereq_min.lab.show.published import PAPER_NAMES
+from mereq_min.lab.show.tables import comparison_table
+from mereq_min.loop import Settings, settings_of
+from mereq_min.methods import METHODS
 
 SECONDS_BETWEEN_LOOKS = 2.0
-"""How often a sweep is looked at [s]."""
+"""Time between two looks at the progress of a sweep [s]."""
 
 
 @dataclass(frozen=True)
 class Many(Output):
-    """What the commands of many runs share."""
+    """Options that the commands of many runs share."""
 
     methods: tuple[str, ...] = tuple(METHODS)
     """Names of the methods."""
     seeds: int = 30
     """Runs of each method on each task [runs]."""
     first_seed: int = 0
-    """Their seeds begin here."""
+    """The first of their seeds."""
     workers: int = 2
-    """Processes."""
+    """Number of processes."""
     engine: Engine = "local"
-    """local: processes of this machine; ray: those of the cluster at RAY_ADDRESS, or that `ray start` started
-    here, or else of one started for this command alone (needs the extra `cluster`)."""
+    """local: processes of this machine. ray: those of the cluster at RAY_ADDRESS, or of the one that `ray
+    start` started here, or of one started for this command alone (needs the extra `cluster`)."""
 
-    def sweep(
-        self, tasks: Sequence[str], settings: Callable[[str], tuple[LoopConfig, EstimatorConfig]]
-    ) -> int:
+    def sweep(self, tasks: Sequence[str], settings: Callable[[str], Settings]) -> int:
         """Run what is not finished, write one bundle a task, print the tables; returns the exit code.
 
         Args:
             tasks: their names.
-            settings: of a task by its name.
+            settings: returns those of a task by its name.
         """
         if not tasks:
             raise UsageError("name at least one task; `mereq tasks` lists them")
@@ -64,8 +59,9 @@ class Many(Output):
             load_task(name)
         for name in self.methods:
             check_name("method", name, METHODS)
-        configs = [  # seed by seed: whenever it is stopped, everything has as many seeds
-            RunConfig(task, method, seed, *settings(task))
+        tuned = {task: settings(task) for task in tasks}
+        configs = [  # seed by seed: whenever it is stopped, everything has about as many seeds
+            RunConfig(task, method, seed, tuned[task].loop, tuned[task].estimators)
             for seed in range(self.first_seed, self.first_seed + self.seeds)
             for task in tasks
             for method in dict.fromkeys(self.methods)
@@ -74,9 +70,10 @@ class Many(Output):
         with watch(sweep):
             failures = sweep.run(overwrite=self.overwrite)
         for task in tasks:
-            file = self.out / f"{task}.jsonl.gz"
-            ran = [run_folder(sweep.out, config) for config in configs if config.task == task]
-            found = find_runs(sweep.out / task)
+            mine = [config for config in configs if config.task == task]
+            ran = [run_folder(sweep.out, config) for config in mine]
+            file = self.out / f"{slug(mine[0])}.jsonl.gz"
+            found = find_runs(sweep.out / slug(mine[0]))
             bundle([path for path in found if path not in failures], file)
             console.print(comparison_table(task, [read_record(path) for path in ran if path not in failures]))
             console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
@@ -96,44 +93,44 @@ class Compare(Many, Settings):
 
     def __call__(self) -> int:
         """Run all tasks with the same settings."""
-        return self.sweep(self.tasks, lambda task: (self.loop, self.estimators))
+        return self.sweep(self.tasks, lambda task: self)
 
 
 @dataclass(frozen=True)
 class Reproduce(Many):
     """Run the whole paper, each task with the settings of its recorded runs; the same command resumes it.
 
-    `mereq figures` draws what comes out.
+    `mereq figures` draws the results.
     """
 
-    tasks: tuple[str, ...] = tuple(PAPER)
-    """Names of the tasks; those that are not in the paper run with the settings of `mereq compare`."""
+    tasks: tuple[str, ...] = tuple(PAPER_NAMES)
+    """Names of the tasks; those without recorded settings run with the defaults of `mereq compare`."""
     seeds: int = 8
     """Runs of each method on each task [runs]."""
     first_seed: int = 1000
-    """Their seeds begin here; the tasks were calibrated on seeds under 100."""
+    """The first of their seeds; the tasks were calibrated on seeds under 100."""
     out: Path = Path("runs/paper")
     """Folder for the runs."""
     iterations: int | None = None
     """Iterations of a run, to try it at less cost; default: those of the recorded runs [iterations]."""
     steps_per_iteration: int | None = None
-    """Steps rolled out between updates, likewise [steps]."""
+    """Steps rolled out between updates; default: those of the recorded runs [steps]."""
 
     def __call__(self) -> int:
         """Run all tasks with their own settings."""
         budget = {"iterations": self.iterations, "steps_per_iteration": self.steps_per_iteration}
         given: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
 
-        def settings(task: str) -> tuple[LoopConfig, EstimatorConfig]:
-            loop, estimators = PAPER.get(task, (LoopConfig(), EstimatorConfig()))
-            return replace(loop, **given), estimators
+        def settings(task: str) -> Settings:
+            recorded = settings_of(load_task(task))
+            return replace(recorded, loop=replace(recorded.loop, **given))
 
         return self.sweep(self.tasks, settings)
 
 
 @contextlib.contextmanager
 def watch(sweep: Sweep) -> Iterator[None]:
-    """Show meanwhile how far a sweep is: as a bar, or in a file as a line whenever a run has finished."""
+    """Show how far a sweep is while it runs: as a bar, or in a file as a line for each finished run."""
     done, seen = threading.Event(), 0
     with progress_bar(TextColumn("{task.fields[left]}")) as bar:
         line = bar.add_task("", total=None, left="")
@@ -164,7 +161,7 @@ def watch(sweep: Sweep) -> Iterator[None]:
 
 
 def describe_time_left(seconds: float | None) -> str:
-    """A time in words, as exact as an estimate can be."""
+    """A time in words, rounded to minutes."""
     if seconds is None:
         return "time left unknown yet"
     minutes = round(seconds / 60)

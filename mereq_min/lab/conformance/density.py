@@ -1,4 +1,4 @@
-"""Statistical comparison of a policy's samples with its log-probabilities."""
+"""Statistical tests of whether a policy samples from the distribution that its log-probabilities describe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from scipy.stats import chisquare, multivariate_normal, poisson
 from mereq_min.validation import Array
 
 P_VALUE = 1e-5
-"""A deviation that is less probable is no accident."""
+"""Only deviations that chance would produce less often than this are reported."""
 DRAWS = 4_000
-"""Actions drawn in one state."""
+"""Number of actions drawn in one state."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class PolicySubject:
     Attributes:
         policy: the policy.
         states: (N, ...) states of its environment.
-        space: of its actions.
-        seed: of what the checks draw.
+        space: action space of that environment.
+        seed: seed of everything that the checks draw.
     """
 
     policy: Any
@@ -38,7 +38,7 @@ class PolicySubject:
 
     @property
     def is_discrete(self) -> bool:
-        """Whether actions are indices."""
+        """Whether the action space is `Discrete`."""
         return hasattr(self.space, "n")
 
     @property
@@ -47,56 +47,66 @@ class PolicySubject:
         return int(self.space.start) + np.arange(int(self.space.n))
 
     def some_states(self, n: int) -> NDArray[Any]:
-        """At most `n` of the states, evenly picked."""
+        """At most `n` of the states, evenly spaced."""
         return self.states[np.unique(np.linspace(0, len(self.states) - 1, n).astype(int))]
 
     def sample(self, states: NDArray[Any], seed: int) -> NDArray[Any]:
-        """Actions (N, ...) drawn from a fresh generator."""
+        """Draw actions (N, ...) with a fresh generator."""
         return self.policy.sample(states.copy(), np.random.default_rng((self.seed, seed)))
 
     def log_prob(self, states: NDArray[Any], actions: NDArray[Any]) -> Array:
-        """Log-probabilities (N,)."""
+        """Log-probabilities (N,) as float64."""
         return np.asarray(self.policy.log_prob(states.copy(), actions.copy()), dtype=np.float64)
 
     @cached_property
     def densities(self) -> list[Density]:
-        """In a few states, what `log_prob` says of a `Box` and what `sample` draws from it."""
+        """Draws and densities over a `Box`, in up to three states in which they can be compared."""
         states = self.some_states(3)
         found = [measure_density(self, state, index) for index, state in enumerate(states)]
         return [density for density in found if density is not None]
 
 
 class Density(NamedTuple):
-    """Latents drawn and proposed in one state, (M, D + 1) and (N, D + 1); the last column is log-density."""
+    """Drawn latents (M, D + 1) and proposed latents (N, D + 1); the last column is their log-density."""
 
     drawn: Array
     proposed: Array
     weights: Array
-    """(N,) density over the proposal's: their mean is the integral of the density."""
+    """(N,) importance weights, density over proposal density; their mean estimates the density's integral."""
 
 
 def measure_density(subject: PolicySubject, state: NDArray[Any], index: int) -> Density | None:
-    """Importance sampling of exp(log_prob) in one state, from a proposal wider than what `sample` draws.
+    """Integrate exp(log_prob) in one state by importance sampling, with a proposal wider than the draws.
 
-    Bounded actions are stretched to the whole line by the inverse of tanh. None where `sample` draws single
-    points or crowds at the bounds, where float32 cannot tell one density from another.
+    Bounded actions are mapped to the whole line by the inverse of tanh.
+
+    Args:
+        subject: the policy under check.
+        state: (...) the state.
+        index: number of the state, which varies the seed.
+
+    Returns:
+        None where `sample` draws single points, or where more than 1 % of its draws lie at the bounds, as
+        float32 cannot resolve the density there.
     """
     rng = np.random.default_rng((subject.seed, index))
     states = np.repeat(state[None], DRAWS, axis=0)
     actions = subject.sample(states, index)
     drawn, slope = stretch(actions, subject.space)
     covariance = np.atleast_2d(np.cov(drawn, rowvar=False))
-    if crowds(subject.space, drawn).mean() > 0.01 or (np.diag(covariance) < 1e-12).any():
+    if is_at_bound(subject.space, drawn).mean() > 0.01 or (np.diag(covariance) < 1e-12).any():
         return None
-    covariance += 0.1 * np.diag(np.diag(covariance))  # draws may lie in a plane where the density does not
-    # Half from a wider Gaussian, half from around the draws themselves, in case they have several modes.
+    covariance += 0.1 * np.diag(
+        np.diag(covariance)
+    )  # the draws may lie in a plane although the density does not
+    # Half from a wider Gaussian, half from narrow ones around the draws, in case they have several modes.
     wide = multivariate_normal(drawn.mean(axis=0), 2.25 * covariance)
     narrow = multivariate_normal(np.zeros(drawn.shape[1]), 0.25 * covariance)
     centres = drawn[: DRAWS // 20]
     near = centres[rng.integers(len(centres), size=DRAWS)] + narrow.rvs(DRAWS, rng).reshape(DRAWS, -1)
     latent = np.concatenate([wide.rvs(DRAWS, rng).reshape(DRAWS, -1), near])
     proposed_actions = squeeze(latent, subject.space)
-    latent, proposed_slope = stretch(proposed_actions, subject.space)  # as they are after rounding
+    latent, proposed_slope = stretch(proposed_actions, subject.space)  # with the rounding of the actions
     kernels = np.stack([narrow.logpdf(latent - centre) for centre in centres])
     log_proposal = np.logaddexp(
         wide.logpdf(latent), logsumexp(kernels, axis=0) - np.log(len(centres))
@@ -118,7 +128,7 @@ def is_bounded(space: Any) -> bool:
 
 
 def stretch(actions: NDArray[Any], space: Any) -> tuple[Array, Array]:
-    """Latents (N, D) of actions (N, D) in a `Box`, and the log of d action / d latent (N,)."""
+    """Map actions (N, D) of a `Box` to latents (N, D), and return log |d action / d latent| (N,) too."""
     actions = np.asarray(actions, dtype=np.float64)
     if not is_bounded(space):
         return actions, np.zeros(len(actions))
@@ -127,13 +137,13 @@ def stretch(actions: NDArray[Any], space: Any) -> tuple[Array, Array]:
     return np.arctanh(unit), (np.log((high - low) / 2) + np.log1p(-(unit**2))).sum(axis=1)
 
 
-def crowds(space: Any, latent: Array) -> NDArray[np.bool_]:
-    """(N,) whether an action is within 2e-6 of a bound."""
+def is_at_bound(space: Any, latent: Array) -> NDArray[np.bool_]:
+    """Whether each of the latents (N, D) belongs to an action at a bound, within 2e-6 of the half-width."""
     return np.any(np.abs(latent) > 7.0, axis=1) & is_bounded(space)
 
 
 def squeeze(latent: Array, space: Any) -> NDArray[Any]:
-    """Actions (N, D) of latents (N, D)."""
+    """Map latents (N, D) back to actions (N, D)."""
     if is_bounded(space):
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         latent = low + (np.tanh(latent) + 1) / 2 * (high - low)
@@ -141,7 +151,7 @@ def squeeze(latent: Array, space: Any) -> NDArray[Any]:
 
 
 def p_value(counts: NDArray[np.int64], expected: Array) -> float:
-    """Chi-square test of counts (A,), and a Poisson test of those too rare for it, together."""
+    """Smaller p-value of a chi-square test of counts (A,) and a Poisson test of those too rare for it."""
     rare = expected < 5
     p_rare = float(poisson.sf(counts[rare].sum() - 1, expected[rare].sum()))
     observed, wanted = counts[~rare], expected[~rare]
@@ -151,9 +161,9 @@ def p_value(counts: NDArray[np.int64], expected: Array) -> float:
 
 
 def compare_draws(density: Density) -> Iterator[str]:
-    """Kolmogorov-Smirnov, each coordinate and the log-density of draws against the weighted proposals."""
+    """Compare draws with weighted proposals, each component and the log-density (Kolmogorov-Smirnov)."""
     if not density.weights.any():
-        return  # the density is 0 wherever the draws are: it does not integrate to 1
+        return  # the density is 0 where the draws are, which the check of its integral reports
     weights = density.weights / density.weights.sum()
     n_effective = 1 / (weights**2).sum()
     allowed = np.sqrt(-np.log(P_VALUE / 2) / 2 * (1 / len(density.drawn) + 1 / n_effective))
@@ -165,7 +175,7 @@ def compare_draws(density: Density) -> Iterator[str]:
             is_density = axis == density.drawn.shape[1] - 1
             what = "log_prob of the draws" if is_density else f"component {axis} of the action"
             yield (
-                f"sample must draw what log_prob says: the distribution of {what} is off by {distance:.2f} "
+                f"sample must agree with log_prob: the distribution of {what} is off by {distance:.2f} "
                 f"(chance explains {allowed:.2f}); let both use the same distribution"
             )
             return

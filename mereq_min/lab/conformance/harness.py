@@ -1,49 +1,78 @@
-"""Running checks on an object and reporting what each finds in plain words."""
+"""Runs checks on an object and reports in plain words what each of them finds."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True)
 class Check(Generic[Subject]):
-    """One promise, and how its findings are found."""
+    """One promise, and how to find out whether it is kept."""
 
     title: str
     find: Callable[[Subject], Iterator[str]]
+    """Yields a sentence for each way in which the promise is broken."""
     is_basic: bool = False
-    """Whether what follows makes no sense without it."""
+    """Whether the checks after it make no sense if it fails."""
 
 
-def run_checks(checks: Sequence[Check[Subject]], subject: Subject) -> Iterator[tuple[str, list[str] | None]]:
-    """Title and findings of each check as it is made; None where a basic one before it failed."""
-    goes_on = True
+@dataclass(frozen=True)
+class Result:
+    """What came of one check."""
+
+    title: str
+    status: Literal["holds", "fails", "not checked", "no oracle"]
+    """"not checked" follows a basic check that failed; "no oracle" means that the check does not apply."""
+    findings: tuple[str, ...] = ()
+
+
+def run_checks(checks: Sequence[Check[Subject]], subject: Subject) -> Iterator[Result]:
+    """Yield the result of each check as soon as it is made."""
+    continues = True
     for check in checks:
-        found = run_check(check, subject) if goes_on else None
-        goes_on = goes_on and not (check.is_basic and found)
-        yield check.title, found
+        if not continues:
+            yield Result(check.title, "not checked")
+            continue
+        findings = run_check(check, subject)
+        continues = not (check.is_basic and findings)
+        yield Result(check.title, "fails" if findings else "holds", tuple(findings))
 
 
 def run_check(check: Check[Subject], subject: Subject) -> list[str]:
-    """Findings of one check; what the subject raises is one of them."""
-    found = []
+    """Return the findings of one check; an exception that the subject raises is one of them."""
+    findings = []
     try:
         for finding in check.find(subject):
-            found.append(finding)
+            findings.append(finding)
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{last.filename}:{last.lineno}, in {last.name}"
-        found.append(f"{check.title}: raised {type(error).__name__}: {error} ({place}); make that work first")
-    return found
+        findings.append(f"{check.title}: raised {describe_error(error)}; make that work first")
+    return findings
+
+
+def describe_error(error: Exception) -> str:
+    """Return an exception's type and message, and the place where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno}, in {last.name})"
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def find_missing(what: str, thing: Any, protocol: type) -> Iterator[str]:
-    """Names of a protocol that something does not offer."""
+    """Yield a finding for each member of a protocol that an object lacks.
+
+    Args:
+        what: what the object should be, as a finding calls it.
+        thing: the object.
+        protocol: one of `mereq_min.interfaces`.
+    """
     names = [*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))]
     for name in names:
         if name not in dir(thing) and not hasattr(thing, name):  # dir evaluates no property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -16,11 +17,14 @@ from mereq_min.lab.conformance.density import (
     P_VALUE,
     PolicySubject,
     compare_draws,
-    crowds,
+    is_at_bound,
     p_value,
     stretch,
 )
-from mereq_min.lab.conformance.harness import Check, find_missing, run_checks
+from mereq_min.lab.conformance.harness import Check, count, describe_error, find_missing, run_checks
+
+SHAPE_ERRORS = (IndexError, RuntimeError, ValueError)
+"""What numpy and torch raise on arrays of another shape than they expect."""
 
 
 def check_policy(policy: Any, states: NDArray[Any], action_space: Any, rng: np.random.Generator) -> list[str]:
@@ -30,13 +34,13 @@ def check_policy(policy: Any, states: NDArray[Any], action_space: Any, rng: np.r
         policy: the policy.
         states: (N, ...) states of its environment.
         action_space: gymnasium `Discrete`, or `Box` of one axis.
-        rng: seeds what the statistical checks draw.
+        rng: seeds everything that the checks draw.
 
     Returns:
-        Findings in plain words.
+        Findings in plain words; none if the policy keeps its contract.
     """
     subject = PolicySubject(policy, np.asarray(states), action_space, int(rng.integers(2**31)))
-    return [finding for _, found in run_checks(POLICY_CHECKS, subject) for finding in found or []]
+    return [finding for result in run_checks(POLICY_CHECKS, subject) for finding in result.findings]
 
 
 def _offers_policy(subject: PolicySubject) -> Iterator[str]:
@@ -45,6 +49,82 @@ def _offers_policy(subject: PolicySubject) -> Iterator[str]:
         yield f"actions must be Discrete or a Box of one axis, got {subject.space}; adapt the environment"
     if len(subject.states) < 2:
         yield f"at least 2 states are needed for the checks, got {len(subject.states)}; pass more"
+
+
+def _fits_the_task(subject: PolicySubject) -> Iterator[str]:
+    states, space = subject.some_states(2), subject.space
+    try:
+        drawn = subject.sample(states, 0)
+    except SHAPE_ERRORS as error:
+        shape = states.shape[1:]
+        yield _explain_inputs(subject) or (
+            f"your policy cannot read the task's observations of shape {shape} "
+            f"({count(math.prod(shape), 'number')}): {describe_error(error)}"
+        )
+        return
+    if subject.is_discrete:
+        yield from _knows_all_actions(subject, states)
+    elif isinstance(drawn, np.ndarray) and drawn.ndim == 2 and drawn.shape[1:] != space.shape:
+        yield (
+            f"your policy gives {count(drawn.shape[1], 'number')} as an action, the task takes "
+            f"{space.shape[0]}; use a policy that was made for these actions"
+        )
+
+
+def _knows_all_actions(subject: PolicySubject, states: NDArray[Any]) -> Iterator[str]:
+    policy, n_actions = subject.policy, len(subject.indices)
+    failure = _try_all_actions(subject, states)
+    other_inputs = _explain_inputs(subject) if failure else ""
+    if other_inputs:
+        yield other_inputs
+        return
+    known = _linear_sizes(policy)[1] if failure else None
+    if hasattr(policy, "log_probs"):
+        known = np.shape(policy.log_probs(states.copy()))[-1]
+    if known not in (None, n_actions):
+        yield (
+            f"your policy chooses among {count(known, 'action')}, the task has {n_actions}; use a policy "
+            "that was made for these actions"
+        )
+    elif failure:
+        yield failure
+
+
+def _try_all_actions(subject: PolicySubject, states: NDArray[Any]) -> str:
+    """Ask for log_prob of every action; returns what fails, or nothing."""
+    for action in subject.indices:
+        try:
+            subject.policy.log_prob(states.copy(), np.full(len(states), action))
+        except SHAPE_ERRORS as error:
+            n_actions = len(subject.indices)
+            return (
+                f"log_prob must work for all {n_actions} actions of the task, it fails for action {action}: "
+                f"{describe_error(error)}"
+            )
+    return ""
+
+
+def _explain_inputs(subject: PolicySubject) -> str:
+    """Say how many numbers the policy's network takes, if that is known and not what the task shows."""
+    shape = subject.states.shape[1:]
+    taken, shown = _linear_sizes(subject.policy)[0], math.prod(shape)
+    if not shape or taken in (None, shown):  # a network that takes an index may encode it first
+        return ""
+    return (
+        f"your policy takes {count(taken, 'number')}, the task shows {shown} (observations of shape "
+        f"{shape}); use a policy that was made for these observations"
+    )
+
+
+def _linear_sizes(policy: Any) -> tuple[int | None, int | None]:
+    """Inputs of the first and outputs of the last layer of a policy's torch network, None if unknown."""
+    for thing in (policy, *getattr(policy, "__dict__", {}).values()):
+        if not callable(getattr(thing, "modules", None)):
+            continue
+        layers = [layer for layer in thing.modules() if np.ndim(getattr(layer, "weight", 0)) > 1]
+        if layers:
+            return getattr(layers[0], "in_features", None), getattr(layers[-1], "out_features", None)
+    return None, None
 
 
 def _sample_fits(subject: PolicySubject) -> Iterator[str]:
@@ -84,7 +164,8 @@ def _log_prob_fits(subject: PolicySubject) -> Iterator[str]:
 
 def _is_normalised(subject: PolicySubject) -> Iterator[str]:
     no_number = (
-        "log_prob must be a number or -inf for any action, got NaN or +inf; use -inf where never taken"
+        "log_prob must be a number or -inf for any action, got NaN or +inf; return -inf for an action that "
+        "is never taken"
     )
     if subject.is_discrete:
         states = subject.some_states(100)
@@ -106,7 +187,7 @@ def _is_normalised(subject: PolicySubject) -> Iterator[str]:
         if abs(total - 1) > 0.02 + 5 * error:
             yield (
                 f"the density must integrate to 1 over actions, it integrates to {total:.3g} +- {error:.1g}; "
-                "count the action's units (the scale of the space, the slope of tanh) into log_prob"
+                "include the change of variables (the width of the space, the slope of tanh) in log_prob"
             )
             return
 
@@ -124,7 +205,7 @@ def _sample_agrees(subject: PolicySubject) -> Iterator[str]:
         if p_value(counts, expected) < P_VALUE:
             worst = int(np.abs(counts - expected).argmax())
             yield (
-                f"sample must draw what log_prob says: of {DRAWS} actions {expected[worst]:.0f} should be "
+                f"sample must agree with log_prob: of {DRAWS} actions {expected[worst]:.0f} should be "
                 f"{subject.indices[worst]}, {counts[worst]} were; let both use the same distribution"
             )
             return
@@ -137,18 +218,18 @@ def _repeats_itself(subject: PolicySubject) -> Iterator[str]:
     if not np.array_equal(first, again):
         yield "sample must draw the same from an equal generator, it did not; take all randomness from `rng`"
     elif is_random and np.array_equal(first, other):
-        yield "sample must draw anew from another generator, it drew the same; take its randomness from `rng`"
+        yield "sample must draw anew from another generator, it drew the same; take all randomness from `rng`"
     elif (
         not is_random
         and not subject.is_discrete
-        and not crowds(subject.space, stretch(first, subject.space)[0]).any()
+        and not is_at_bound(subject.space, stretch(first, subject.space)[0]).any()
     ):
-        yield "sample must draw from a density, it drew the same action 1,000 times; give it some noise"
+        yield "sample must draw from a density, it drew the same action 1,000 times; add noise"
     if not np.array_equal(subject.log_prob(states, first), subject.log_prob(states, first)):
-        yield "log_prob must say the same when asked again, it did not; switch off dropout (`net.eval()`)"
+        yield "log_prob must return the same when called again, it did not; switch off dropout (`net.eval()`)"
 
 
-def _leaves_the_world_alone(subject: PolicySubject) -> Iterator[str]:
+def _has_no_side_effects(subject: PolicySubject) -> Iterator[str]:
     before, states = _global_generators(), subject.states.copy()
     actions = np.asarray(subject.policy.sample(states, np.random.default_rng(0)))
     kept = actions.copy()
@@ -162,8 +243,8 @@ def _leaves_the_world_alone(subject: PolicySubject) -> Iterator[str]:
 
 
 def _global_generators() -> dict[str, str]:
-    """State of the global generators that are loaded, by package."""
-    states = {"numpy": repr(np.random.get_state()), "random": repr(random.getstate())}  # noqa: NPY002 (read)
+    """State of the global random generators of the packages that are loaded, by package."""
+    states = {"numpy": repr(np.random.get_state()), "random": repr(random.getstate())}  # noqa: NPY002 (only read)
     if "torch" in sys.modules:
         states["torch"] = repr(sys.modules["torch"].get_rng_state().numpy().tobytes())
     return states
@@ -189,12 +270,13 @@ def _batches_agree(subject: PolicySubject) -> Iterator[str]:
 
 POLICY_CHECKS: tuple[Check[PolicySubject], ...] = (
     Check("offers log_prob and sample", _offers_policy, is_basic=True),
+    Check("takes the task's observations and has the task's actions", _fits_the_task, is_basic=True),
     Check("sample returns an action of the space for each state", _sample_fits, is_basic=True),
     Check("log_prob returns a finite number for each action drawn", _log_prob_fits, is_basic=True),
-    Check("probabilities sum, or densities integrate, to 1", _is_normalised),
-    Check("sample draws what log_prob says", _sample_agrees),
-    Check("the same generator draws the same actions", _repeats_itself),
-    Check("no global randomness is used and no argument changed", _leaves_the_world_alone),
-    Check("one state alone is treated as in a batch", _batches_agree),
+    Check("probabilities sum to 1, or densities integrate to 1", _is_normalised),
+    Check("sample agrees with log_prob", _sample_agrees),
+    Check("equal generators draw the same actions", _repeats_itself),
+    Check("global generators and arguments are left as they were", _has_no_side_effects),
+    Check("log_prob and sample treat a single state as they do in a batch", _batches_agree),
 )
 """What `check_policy` checks, in this order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Policy, Task
-from mereq_min.lab.runs.files import RunError, load_arrays, save_arrays
-from mereq_min.lab.runs.records import find_runs, is_complete, read_record
+from mereq_min.lab.runs.files import RunError, hash_arrays, load_arrays, save_arrays
+from mereq_min.lab.runs.records import find_runs, flatten, is_complete, load_run_arrays, read_record
 from mereq_min.lab.runs.run import define_task
 from mereq_min.methods import METHODS
 from mereq_min.rollout import rollout
@@ -39,11 +38,11 @@ class Episodes:
 
 
 Behaviour = dict[str, list[Episodes]]
-"""Episodes of every seed by policy: prior, expert and methods."""
+"""Episodes of every seed by policy: the prior, the expert (if there is an oracle) and the methods."""
 
 
 def save_behaviour(file: Path, behaviour: Behaviour) -> None:
-    """Write episodes as one file, features to seven digits: half the size."""
+    """Write episodes as one file; features keep seven digits, which halves its size."""
     arrays: dict[str, NDArray[Any]] = {}
     for label, seeds in behaviour.items():
         for number, episodes in enumerate(seeds):
@@ -56,7 +55,7 @@ def load_behaviour(file: Path) -> Behaviour:
     """The episodes of a file written by `save_behaviour`, prior and expert first, then method by method.
 
     Raises:
-        RunError: if the file is missing or damaged.
+        ArraysError: if the file is missing or damaged.
     """
     arrays, behaviour = load_arrays(file), {}
     for label in ("prior", "expert", *METHODS):
@@ -78,33 +77,36 @@ def roll_out(task: Task, policy: Policy, n_episodes: int, seed: int) -> Episodes
 
 
 def read_behaviour(task: Task, folder: Path, n_episodes: int) -> Iterator[tuple[str, Episodes]]:
-    """Roll out the policies of a task's runs, and prior and expert as often, or read it where that was done.
+    """Roll out the policies of a task's runs, and its prior and expert as often; reuse what lies on disk.
 
     The episodes lie beside the run folders, as `seed<k>.episodes.safetensors`.
 
     Args:
         task: what was run.
         folder: `<out>/<task>`, where its runs are; only finished ones are looked at.
-        n_episodes: of each policy and seed.
+        n_episodes: episodes of each policy and seed.
 
     Yields:
-        prior, expert or the name of a method, and episodes; one pair for each seed.
+        prior, expert (if the task has an oracle) or the name of a method, and episodes; one pair a seed.
 
     Raises:
         RunError: if a run was made on another definition of the task, or is damaged.
     """
     paths = [path for path in find_runs(folder) if (path / "policy.safetensors").exists()]
     runs = [(path, record) for path in paths if is_complete(record := read_record(path))]
-    now = define_task(task).items()
+    now = flatten(define_task(task)).items()
     for path, record in runs:
-        if not record["definition"].items() <= now:  # an older record may not say everything
+        if not flatten(record["definition"]).items() <= now:  # an older record may not say everything
             raise RunError(f"{path} was run before the task {task.name} was changed; run it again")
     seeds = sorted({record["config"]["seed"] for _, record in runs})
-    for label, policy in (("prior", task.prior), ("expert", task.expert_policy)):
+    own: dict[str, Policy] = {"prior": task.prior}
+    if task.oracle is not None and runs:
+        own["expert"] = task.oracle.expert_policy
+    for label, policy in own.items():
         for seed in seeds:
             yield label, _cached(folder / label / f"seed{seed}", task, policy, n_episodes, seed)
     for path, record in sorted(runs, key=lambda run: list(METHODS).index(run[1]["config"]["method"])):
-        policy = task.load_policy(load_arrays(path / "policy.safetensors"))
+        policy = task.load_policy(load_run_arrays(path / "policy.safetensors"))
         config = record["config"]
         yield config["method"], _cached(path, task, policy, n_episodes, config["seed"])
 
@@ -124,12 +126,12 @@ def _cached(path: Path, task: Task, policy: Policy, n_episodes: int, seed: int) 
 
 
 def _fingerprint(task: Task, policy: Policy, n_episodes: int, seed: int) -> NDArray[np.uint8] | None:
-    """SHA-256 (32,) of all that episodes depend on; None if prior or policy cannot be written down."""
-    digest = hashlib.sha256(json.dumps([define_task(task), n_episodes, seed]).encode())
-    for each in (task.prior, policy):  # a residual policy is one on top of the prior
+    """Hash of everything that episodes depend on; None if the prior or the policy offers no arrays."""
+    arrays: dict[str, Any] = {}
+    for label, each in (("prior", task.prior), ("policy", policy)):  # a residual policy needs its prior
         if not hasattr(each, "state"):
             return None
-        arrays: dict[str, Any] = each.state()
-        for name, array in sorted(arrays.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.asarray(array).tobytes())
-    return np.frombuffer(digest.digest(), dtype=np.uint8)
+        arrays |= {f"{label}/{name}": array for name, array in each.state().items()}
+    settings = json.dumps([define_task(task), n_episodes, seed]).encode()
+    arrays["settings"] = np.frombuffer(settings, dtype=np.uint8)
+    return np.frombuffer(hash_arrays(arrays), dtype=np.uint8)

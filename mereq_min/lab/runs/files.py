@@ -1,43 +1,72 @@
-"""Reading and writing files of a run: atomic writes, and arrays as safetensors."""
+"""Files: atomic writes, and named arrays in the safetensors format."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class RunError(RuntimeError):
     """A run folder cannot be used as asked; the message says what to do."""
 
 
-def load_arrays(file: Path) -> dict[str, NDArray[Any]]:
+class ArraysError(ValueError):
+    """A file of arrays is missing or damaged; the message says which and why, without advice.
+
+    Args:
+        file: the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, file: Path, reason: object) -> None:
+        super().__init__(f"{file} is missing or damaged ({reason})")
+        self.reason = reason
+
+
+def load_arrays(file: Path) -> Arrays:
     """Read named arrays from a safetensors file.
 
     Raises:
-        RunError: if the file is missing or damaged.
+        ArraysError: if the file is missing or damaged, or holds numbers that numpy does not have.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     try:
         return load(file.read_bytes())
-    except (OSError, SafetensorError, KeyError) as error:  # KeyError: numbers of a type that numpy has not
-        raise damaged(file, error) from error
+    except KeyError as error:
+        raise ArraysError(file, f"numpy has no numbers of type {error}; save it in float32") from error
+    except (OSError, SafetensorError) as error:
+        raise ArraysError(file, error) from error
 
 
-def save_arrays(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write named arrays as a safetensors file, in one step."""
+def save_arrays(file: Path, arrays: Arrays) -> None:
+    """Write named arrays atomically as a safetensors file."""
+    from safetensors.numpy import save
+
     # safetensors writes the buffer as it lies in memory, whatever the strides.
     write_file(file, save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
-def write_file(file: Path, data: bytes) -> None:
-    """Replace a file in one step, so that a kill leaves the old one or the new one.
+def hash_arrays(arrays: Arrays) -> bytes:
+    """SHA-256 (32 bytes) of the names, types, shapes and values of arrays."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.asarray(array).tobytes())
+    return digest.digest()
 
-    What a kill leaves of the hidden temporary, the next write of the same file replaces.
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write a file atomically: a crash leaves either the old file or the new one.
+
+    A crash may also leave a hidden temporary file behind; the next write of the same file replaces it.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.part")
@@ -48,8 +77,8 @@ def write_file(file: Path, data: bytes) -> None:
     temporary.replace(file)
 
 
-def damaged(file: Path, error: Exception) -> RunError:
-    """Say that a file of a run is missing or damaged, and what to do about it."""
+def damaged(file: Path, reason: object) -> RunError:
+    """The error for a missing or damaged file of a run, with advice on what to do about it."""
     return RunError(
-        f"{file} is missing or damaged ({error}); delete {file.parent} or pass --overwrite to run it again"
+        f"{file} is missing or damaged ({reason}); delete {file.parent} or pass --overwrite to run it again"
     )

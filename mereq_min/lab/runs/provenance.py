@@ -7,15 +7,23 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+from typing import TypedDict
 
-from mereq_min.lab.runs.records import Record
+
+class Provenance(TypedDict):
+    """What software a result came from."""
+
+    versions: dict[str, str]
+    """Versions of Python and of the packages that may change numbers."""
+    git: str | None
+    """Commit of the source tree, with `-dirty` if it was changed; None outside of one."""
 
 
-def provenance() -> Record:
-    """Versions and git hash, to be kept beside every recorded result."""
+def provenance() -> Provenance:
+    """Describe the software that is running."""
     versions = {"python": platform.python_version()}
     for name in ("mereq-min", "numpy", "scipy", "gymnasium", "torch", "numba", "highway-env"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the latter are extras
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # not all need be installed
             versions[name] = importlib.metadata.version(name)
     return {"versions": versions, "git": _git_hash()}
 
@@ -29,7 +37,7 @@ def _git_hash() -> str | None:
         return subprocess.run(command, cwd=here.parent, capture_output=True, text=True, check=True).stdout
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside somebody else's tree
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie in another project's tree
         return git("describe", "--always", "--dirty", "--abbrev=40").strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,4 +1,4 @@
-"""Many runs at once, in processes of their own here or on a Ray cluster, and how long they will take."""
+"""Many runs at once, in several processes or on a Ray cluster, and an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -16,34 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 import joblib
 
-from mereq_min.inverse import FeatureMatchingConfig
-from mereq_min.lab.plugins import load_task
+from mereq_min.lab.plugins import install_hint, load_expert
 from mereq_min.lab.runs.files import RunError
-from mereq_min.lab.runs.records import is_finished, read_rows, read_seconds
-from mereq_min.lab.runs.run import RunConfig, discard, run, run_folder
-from mereq_min.loop import LoopConfig
-from mereq_min.methods import EstimatorConfig
+from mereq_min.lab.runs.records import Row, is_finished, read_rows, read_seconds
+from mereq_min.lab.runs.run import RunConfig, discard, load_config_task, run, run_folder
 
 Engine = Literal["local", "ray"]
-
-PAPER: dict[str, tuple[LoopConfig, EstimatorConfig]] = {
-    # 500 steps are 12 episodes: 250 are too few to tell rates of 0.05 and 0.10 apart. Each gradient step
-    # rolls out 64 episodes, whose noise is above feature matching's tolerance: past 50 it only wanders.
-    "highway": (
-        LoopConfig(steps_per_iteration=500),
-        EstimatorConfig(matching=FeatureMatchingConfig(max_steps=50)),
-    ),
-    # 10 episodes, nearly as many as on the highway: of 5, none may be one in which the prior is stopped. 15
-    # gradient steps of half a second keep a run at a few minutes.
-    **{
-        name: (
-            LoopConfig(steps_per_iteration=1000),
-            EstimatorConfig(matching=FeatureMatchingConfig(max_steps=15)),
-        )
-        for name in ("bottle", "eraser", "pillow")
-    },
-}
-"""The tasks of the paper, and the settings of their recorded runs."""
 
 
 class Progress(NamedTuple):
@@ -60,14 +38,14 @@ class Progress(NamedTuple):
 
 
 class Sweep:
-    """Runs in the order in which they are begun; what is on disk says how far they are.
+    """Many runs, started in the order given; their folders on disk say how far each one is.
 
     Args:
         configs: the runs.
         out: root of their folders.
-        workers: processes.
-        engine: local for processes of this machine; ray for those of a cluster, to which `out` must be the
-            same folder on every machine.
+        workers: number of processes.
+        engine: local for processes of this machine; ray for those of a cluster, all of whose machines must
+            see the same folder `out`.
     """
 
     def __init__(
@@ -76,7 +54,7 @@ class Sweep:
         self.configs, self.out, self.workers, self.engine = configs, out.resolve(), workers, engine
 
     def run(self, *, overwrite: bool = False) -> dict[Path, str]:
-        """Run or resume all; a failed run does not stop the others, and its error is kept beside it.
+        """Run or resume all; a failed run does not stop the others, and leaves its error in a file.
 
         Args:
             overwrite: discard what is there and start over.
@@ -93,15 +71,15 @@ class Sweep:
             if overwrite:
                 discard(path)
         with _parallel(self.engine, self.workers):
-            # Not in batches: joblib makes them large while it meets finished runs, and then gives one worker
-            # many unfinished ones.
+            # Without batches: joblib would enlarge them while it meets finished runs, and would then give
+            # many unfinished ones to a single worker.
             jobs = (joblib.delayed(attempt)(config, self.out) for config in self.configs)
             try:
                 messages = joblib.Parallel(batch_size=1)(jobs)
             except BrokenExecutor as error:
                 raise RunError(
-                    "a worker died, killed perhaps for want of memory; the same command goes on where it "
-                    "stopped, with fewer --workers if need be"
+                    "a worker died, perhaps because memory ran out; the same command goes on where it "
+                    "stopped, and fewer --workers need less memory"
                 ) from error
         return {
             run_folder(self.out, config): message
@@ -110,7 +88,7 @@ class Sweep:
         }
 
     def progress(self) -> Progress:
-        """Look how far the runs are, and estimate the time left from the iterations that were timed."""
+        """Say how far the runs are, and estimate the time left from the iterations timed so far."""
         done, left = [], []
         timed: dict[tuple[Any, ...], list[float]] = defaultdict(list)
         for config in self.configs:
@@ -123,13 +101,13 @@ class Sweep:
             for iteration, taken in seconds.items():
                 for known in _likeness(config, iteration):
                     timed[known].append(taken)
-        # Most like it comes first: an iteration of the same number, method and task, ..., any.
+        # The most similar known iterations predict the time: same number, method and task first, any last.
         typical = {known: fmean(taken) for known, taken in timed.items()}
         finished = sum(not iterations for iterations in left)
         total = sum(done) + sum(map(len, left))
         if not typical:
             return Progress(sum(done), total, finished, None if any(left) else 0.0)
-        free = [0.0] * self.workers  # when each worker is free again, if the rest is dealt out in order
+        free = [0.0] * self.workers  # when each worker is free again, if runs are handed out in order
         for config, iterations in zip(self.configs, left, strict=True):
             predicted = sum(
                 next(typical[known] for known in _likeness(config, iteration) if known in typical)
@@ -138,8 +116,8 @@ class Sweep:
             heapq.heappush(free, heapq.heappop(free) + predicted)
         return Progress(sum(done), total, finished, max(free))
 
-    def _look(self, config: RunConfig) -> tuple[list[dict[str, Any]], dict[int, float]]:
-        """Rows and wall times of a run; none of a damaged one, which its worker will complain about."""
+    def _look(self, config: RunConfig) -> tuple[list[Row], dict[int, float]]:
+        """Rows and wall times of a run; empty for a damaged one, which its worker will report."""
         path = run_folder(self.out, config)
         try:
             return read_rows(path), read_seconds(path)
@@ -148,9 +126,10 @@ class Sweep:
 
 
 def attempt(config: RunConfig, out: Path) -> str | None:
-    """One run in a worker; returns what went wrong, which is kept in full beside the run's folder."""
+    """Do one run in a worker; returns its error message, and keeps the traceback beside the run's folder."""
     try:
-        run(load_task(config.task), config, out)
+        task = load_config_task(config, out)
+        run(task, config, out, expert=load_expert(config.expert, task))
     except Exception as error:
         log = _error_file(run_folder(out, config))
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -164,13 +143,13 @@ def _error_file(path: Path) -> Path:
 
 
 def _likeness(config: RunConfig, iteration: int) -> list[tuple[Any, ...]]:
-    """What an iteration is likened to, the most like it first: the first one of a run has most to solve."""
+    """Groups of similar iterations, the most similar first; the first of a run takes longest."""
     return [(config.task, config.method, iteration), (config.task, config.method), (config.task,), ()]
 
 
 @contextlib.contextmanager
 def _parallel(engine: Engine, workers: int) -> Iterator[None]:
-    """Let joblib work on an engine; a cluster that was started for this is stopped again.
+    """Make joblib use an engine; a cluster that was started for it is stopped again.
 
     Raises:
         RunError: if Ray is missing, or no cluster answers at RAY_ADDRESS.
@@ -179,12 +158,12 @@ def _parallel(engine: Engine, workers: int) -> Iterator[None]:
         with joblib.parallel_config("loky", n_jobs=workers):
             yield
         return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray must not report usage statistics
     try:
         import ray
         from ray.util.joblib import register_ray
     except ModuleNotFoundError as error:
-        raise RunError("--engine ray needs Ray; pip install 'mereq-min[cluster]'") from error
+        raise RunError(f"--engine ray needs Ray; {install_hint('cluster')}") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     _check_address(os.environ.get("RAY_ADDRESS", "auto"))
     try:
@@ -200,10 +179,10 @@ def _parallel(engine: Engine, workers: int) -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Make sure that somebody answers at host:port, for which Ray itself waits for many minutes.
+    """Check that a cluster answers at host:port; Ray itself would wait for many minutes.
 
     Raises:
-        RunError: if nobody does.
+        RunError: if none does.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host:

@@ -6,17 +6,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from mereq_min.lab.plugins import install_hint
 from mereq_min.lab.runs.files import RunError
 from mereq_min.lab.runs.records import Row
 
 
 def write_events(folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Write the rows of a run as TensorBoard event files, in place of those that are there.
+    """Write the rows of a run as TensorBoard event files, replacing those of an earlier call.
 
     Args:
         folder: for the files.
-        rows: of the run's iterations.
-        names: (K,) of the features, which name the entries of vectors such as theta.
+        rows: one for each iteration of the run.
+        names: (K,) names of the features, by which the entries of vectors such as theta are called.
 
     Raises:
         RunError: if TensorBoard is not installed.
@@ -24,7 +25,7 @@ def write_events(folder: Path, rows: Sequence[Row], names: Sequence[str]) -> Non
     try:
         from tensorboard.summary import Writer
     except ModuleNotFoundError as error:
-        raise RunError("--tensorboard needs TensorBoard; pip install 'mereq-min[deep]'") from error
+        raise RunError(f"--tensorboard needs TensorBoard; {install_hint('deep')}") from error
     shutil.rmtree(folder, ignore_errors=True)
     writer = Writer(str(folder))
     for row in rows:

@@ -1,1 +1,1 @@
-"""What people look at: tables, plots, films, and the numbers that the paper published."""
+"""Results for people to look at: tables, plots, films, and the numbers that the paper published."""

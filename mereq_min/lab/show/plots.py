@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from recorded runs, and the command `mereq figures`."""
+"""Plots of runs: the curve of one, and the figures of the paper from many."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from mereq_min.interfaces import RewardModel, Task
 from mereq_min.lab.runs.episodes import Behaviour
-from mereq_min.lab.runs.records import Row, find_runs, is_complete, read_bundle, read_record
+from mereq_min.lab.runs.records import Record, Row, find_runs, is_complete, read_bundle, read_record
 from mereq_min.lab.show.published import PAPER_NAMES, read_published
-from mereq_min.metrics import THRESHOLDS, bootstrap_mean, samples_interval, true_weights
+from mereq_min.metrics import THRESHOLDS, bootstrap_mean, samples_interval
 from mereq_min.validation import Array
 
 
@@ -24,7 +25,7 @@ def draw_curve(task: Task, rows: Sequence[Row], reward: RewardModel | None, titl
 
     Args:
         task: what was done.
-        rows: of the run's iterations.
+        rows: one for each iteration of the run.
         reward: which reward theta stands for; None for imitation.
         title: of the figure.
     """
@@ -35,32 +36,37 @@ def draw_curve(task: Task, rows: Sequence[Row], reward: RewardModel | None, titl
     for threshold in THRESHOLDS:
         left.axhline(threshold, color="0.7", lw=0.8, ls="--")
     left.set(xlabel="iteration", ylabel="intervention rate", ylim=(0, None))
-    left.xaxis.get_major_locator().set_params(integer=True)
-    for axes in right:
-        truth = true_weights(task, reward or "residual")
-        is_known = rows[-1]["reward_distance"] is not None  # a prior of one's own has no true residual
-        for k, name in enumerate(task.feature_names):
-            values = [row["theta"][k] for row in rows]
-            errors = [row["standard_errors"][k] or 0.0 for row in rows]
-            line = axes.errorbar(iterations, values, errors, marker="o", ms=4, capsize=2, label=name)
-            if is_known:
-                axes.axhline(truth[k], color=line.lines[0].get_color(), lw=0.8, ls="--")
-        # One feature that the data say little about must not flatten the others: its bars leave the picture.
-        thetas = np.array([*(row["theta"] for row in rows), *([truth] if is_known else [])])
-        margin = 0.5 * np.ptp(thetas) + 0.05
-        ylim = (thetas.min() - margin, thetas.max() + margin)
-        axes.set(xlabel="iteration", ylabel="theta ± standard error [reward]", ylim=ylim)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    if right:
-        figure.legend(loc="outside right center", frameon=False, fontsize=8, title="dashed: theta*")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if reward is not None:
+        truth = None if task.oracle is None else task.oracle.true_weights(reward)
+        _draw_theta(right[0], task.feature_names, rows, truth)
+        known = "" if truth is None else "dashed: the true weights"
+        figure.legend(loc="outside right center", frameon=False, fontsize=8, title=known)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _draw_theta(ax: Axes, names: Sequence[str], rows: Sequence[Row], truth: Array | None) -> None:
+    """Draw inferred weights with standard errors by iteration, and the true ones if they are known."""
+    iterations = [row["iteration"] for row in rows]
+    thetas = np.array([row["theta"] for row in rows], dtype=np.float64)
+    for k, name in enumerate(names):
+        errors = [row["standard_errors"][k] or 0.0 for row in rows]
+        line = ax.errorbar(iterations, thetas[:, k], errors, marker="o", ms=4, capsize=2, label=name)
+        if truth is not None:
+            ax.axhline(truth[k], color=line.lines[0].get_color(), lw=0.8, ls="--")
+    # A feature that the data say little about must not flatten the others: its error bars are cut off.
+    shown = thetas if truth is None else np.vstack([thetas, truth])
+    margin = 0.5 * np.ptp(shown) + 0.05
+    ylim = (shown.min() - margin, shown.max() + margin)
+    ax.set(xlabel="iteration", ylabel="theta ± standard error [reward]", ylim=ylim)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 Runs = dict[str, list[list[Row]]]
 """Rows of every run by method."""
 
-# Okabe and Ito's palette: apart for colour-blind readers too; ours is the dark one.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; ours is the dark one.
 METHOD_COLOURS = {
     "MEReQ": "#D55E00",
     "MEReQ-NP": "#E69F00",
@@ -73,7 +79,7 @@ METHOD_COLOURS = {
 COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS}
 
 GREY = "#777777"
-"""Of lines and marks that are no data of a policy: visible on white and on black."""
+"""Colour of lines and marks that are not a policy's data; visible on white and on black."""
 
 STYLE = {
     "font.size": 9,
@@ -88,29 +94,31 @@ STYLE = {
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a figure; the same one makes the same bytes."""
+    """Write a figure; equal figures give equal bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, bbox_inches="tight", metadata={"Software": None})
 
 
 def find_tasks(root: Path) -> list[str]:
-    """Names of the tasks that have run folders or a bundle in `root`, those of the paper first."""
+    """Names of the folders and bundles of runs in `root`, one for each task, those of the paper first."""
     folders = {path.relative_to(root).parts[0] for path in root.glob("*/*/seed*/iterations.jsonl")}
     names = folders | {path.name.removesuffix(".jsonl.gz") for path in root.glob("*.jsonl.gz")}
     return [name for name in PAPER_NAMES if name in names] + sorted(names - set(PAPER_NAMES))
 
 
-def read_runs(root: Path, task: str) -> Runs:
+def read_records(root: Path, task: str) -> list[Record]:
     """The finished runs of a task: those of its bundle, if there is one, else those of its run folders."""
     file = root / f"{task}.jsonl.gz"
     found = read_bundle(file) if file.exists() else map(read_record, find_runs(root / task))
+    return list(filter(is_complete, found))
+
+
+def read_runs(root: Path, task: str) -> Runs:
+    """The rows of a task's finished runs by method, see `read_records`."""
     runs: Runs = {}
-    for record in filter(is_complete, found):
+    for record in read_records(root, task):
         runs.setdefault(record["config"]["method"], []).append(record["iterations"])
     return runs
-
-
-# --- Rates and samples -----------------------------------------------------------------------------------
 
 
 def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
@@ -178,7 +186,7 @@ def draw_rates(ax: Axes, runs: Runs) -> None:
 
 
 def draw_samples(ax: Axes, runs: Runs) -> None:
-    """Bars with 95 % intervals; hatched where some runs never got there, so that the bar is a lower bound."""
+    """Bars with 95 % intervals; hatched if some runs never reached the threshold: then a lower bound."""
     for method, _ in _present(runs):
         for group, threshold in enumerate(THRESHOLDS):
             (mean, low, high), censored = samples_interval(runs[method], threshold)
@@ -252,13 +260,16 @@ def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
     Dashes are means, the dotted line the expert's. Each density is scaled to its own peak.
 
     Args:
-        behaviours: tasks, and their policies at each.
+        behaviours: tasks whose expert's full weights are known, and their policies at each.
     """
     figure = Figure(figsize=(3.6 * len(behaviours), 4.2), layout="constrained")
     columns = figure.subplots(1, len(behaviours), squeeze=False)[0]
     for ax, (task, behaviour) in zip(columns, behaviours, strict=True):
+        weights = full_weights(task)
+        if weights is None:
+            raise ValueError(f"the weights of the expert's full reward on {task.name} are not known")
         returns = {
-            label: np.concatenate([episodes.returns(task.expert_weights) for episodes in seeds])
+            label: np.concatenate([episodes.returns(weights) for episodes in seeds])
             for label, seeds in behaviour.items()
         }
         grid = _grid(list(returns.values()), margin=0.08)
@@ -273,18 +284,23 @@ def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
     return figure
 
 
+def full_weights(task: Task) -> Array | None:
+    """Weights (K,) of the expert's full reward, None if there is no oracle or it does not know them."""
+    return None if task.oracle is None else task.oracle.true_weights("full")
+
+
 def _grid(columns: Sequence[Array], margin: float = 0.0) -> Array:
-    """Places (200,) to draw densities at, over the range of all columns and a share of it more."""
+    """Points (200,) to draw densities at: the range of all columns, widened by a share of it."""
     low, high = min(map(np.min, columns)), max(map(np.max, columns))
-    margin = margin * (high - low) + 1e-6  # where everything is constant there is no range
+    margin = margin * (high - low) + 1e-6  # constant columns have no range
     return np.linspace(low - margin, high + margin, 200)
 
 
 def _density(values: Array, grid: Array) -> Array:
-    """Density of values at the places of a grid, scaled to its peak.
+    """Kernel density of values at the points of a grid, scaled to a peak of 1.
 
-    By a Gaussian kernel whose standard deviation is 2 % of the grid: the same for every policy, since a rule
-    that goes by the spread of the data blurs all of them where a few are far away, such as crashes.
+    The Gaussian kernel's standard deviation is 2 % of the grid for every policy: a bandwidth chosen from the
+    spread of the data would blur everything where a few values, such as crashes, lie far away.
     """
     width = 0.02 * np.ptp(grid)
     density = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).sum(axis=1)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-PAPER_NAMES = {
-    "highway": "highway",
-    "bottle": "bottle-pushing",
-    "eraser": "erasing",
-    "pillow": "pillow-grasping",
-}
-"""What the paper calls our tasks."""
+Samples = dict[tuple[str, float], float]
+"""Mean expert samples by method and threshold."""
 
 
-def read_published() -> dict[str, dict[tuple[str, float], float]]:
-    """The paper's mean expert samples by task, then by method and threshold.
+def _read_rows() -> list[dict[str, str]]:
+    file = Path(__file__).with_name("paper_expert_samples.csv")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
-    Read off its published figure by pixel, to about 2 %.
+
+PAPER_NAMES: dict[str, str] = {row["name"]: row["task"] for row in _read_rows()}
+"""The tasks of the paper: our name of each, and the paper's."""
+
+
+def read_published() -> dict[str, Samples]:
+    """The paper's mean expert samples by task (our name), then by method and threshold.
+
+    Read off the pixels of its published figure, to about 2 %.
     """
-    published: dict[str, dict[tuple[str, float], float]] = {}
-    ours = {theirs: name for name, theirs in PAPER_NAMES.items()}
-    with Path(__file__).with_name("paper_expert_samples.csv").open() as file:
-        for row in csv.DictReader(line for line in file if not line.startswith("#")):
-            samples = published.setdefault(ours[row["task"]], {})
-            samples[row["method"], float(row["delta"])] = float(row["mean_expert_samples"])
+    published: dict[str, Samples] = {}
+    for row in _read_rows():
+        samples = published.setdefault(row["name"], {})
+        samples[row["method"], float(row["delta"])] = float(row["mean_expert_samples"])
     return published

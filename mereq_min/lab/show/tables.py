@@ -2,107 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from mereq_min.interfaces import Policy, RewardModel, Task
-from mereq_min.lab.runs.records import Record, Row
-from mereq_min.methods import METHODS
-from mereq_min.metrics import THRESHOLDS, samples_interval, true_weights
-from mereq_min.rollout import watched_rate
+if TYPE_CHECKING:
+    from mereq_min.interfaces import Policy, RewardModel, Task
+    from mereq_min.lab.runs.calibration import Calibration
+    from mereq_min.lab.runs.records import Record, Row
 
 LABELS = {
+    "task_return": "return, task's reward",
     "expert_return": "return, expert's reward",
-    "prior_return": "return, prior's reward",
     "kl_to_expert": "KL to expert [nats]",
     "feature_divergence": "JS divergence [bits]",
     "mean_speed": "mean speed [m/s]",
     "length": "length [steps]",
 }
-"""What a measure is called in a table, where its name alone would not do."""
+"""How tables call those measures whose key alone would not explain them."""
+
+WATCHED_STEPS = 2_000
+"""Steps from which the intervention rate of a finished policy is measured [steps]."""
 
 
-def tasks_table(tasks: Iterable[Task], n_steps: int, seed: int) -> Table:
-    """Calibration of tasks: how often the prior and the expert are intervened on, and how well they do."""
-    table = Table(
-        title=f"Tasks: what the expert wants beyond the prior, and intervention rates over {n_steps} steps",
-        title_justify="left",
-    )
+def tasks_table() -> Table:
+    """An empty table for the calibration of tasks, see `add_task`."""
+    table = Table(title="Tasks: what the expert wants, and how often it intervenes", title_justify="left")
     table.add_column("task")
     table.add_column("theta*, where not 0")
     for name in ("rate\nprior", "rate\nexpert", "success\nprior", "success\nexpert"):
         table.add_column(name, justify="right")
-    for task in tasks:
-        theta = zip(task.feature_names, true_weights(task, "residual"), strict=True)
-        policies = (task.prior, task.expert_policy)
+    return table
+
+
+def add_task(table: Table, name: str, calibration: Calibration | None) -> None:
+    """Add a task to `tasks_table`; with dashes if it was not calibrated."""
+    if calibration is None:
+        table.add_row(name, *["-"] * 5)
+        return
+    wish = ", ".join(f"{feature} {weight:+.2g}" for feature, weight in calibration.wish.items())
+    rates = (calibration.prior_rate, calibration.expert_rate)
+    successes = (calibration.prior_success, calibration.expert_success)
+    table.add_row(name, wish, *map(_number, (*rates, *successes)))
+
+
+def runs_table(root: Path, runs: Sequence[tuple[Path, Record]]) -> Table:
+    """The runs in a folder: how far each is, and what it has come to."""
+    table = Table(title=f"Runs in {escape(str(root))}", title_justify="left")
+    for name in ("run", "task", "method"):
+        table.add_column(name)
+    for name in ("seed", "iterations", "last rate", "expert\nsamples"):
+        table.add_column(name, justify="right")
+    for path, record in runs:
+        config, rows = record["config"], record["iterations"]
         table.add_row(
-            task.name,
-            ", ".join(f"{name} {weight:+.2g}" for name, weight in theta if weight),
-            *(f"{watched_rate(task, policy, n_steps, seed):.3f}" for policy in policies),
-            *(f"{task.evaluate(policy)['success']:.3f}" for policy in policies),
+            escape(str(path.relative_to(root))),
+            escape(config["task"]),
+            config["method"],
+            str(config["seed"]),
+            f"{len(rows)} of {config['loop']['iterations']}",
+            f"{rows[-1]['intervention_rate']:.3f}" if rows else "-",
+            str(rows[-1]["expert_samples"]) if rows else "-",
         )
     return table
 
 
 def iterations_table(rows: Sequence[Row], title: str) -> Table:
-    """Intervention rate and expert samples by iteration, and what the update then reached."""
-    table = Table(title=title, title_justify="left")
-    columns = ("iteration", "intervention\nrate", "expert\nsamples", "KL to expert\nafter update [nats]")
+    """Intervention rate and expert samples by iteration and, with an oracle, what the update then reached."""
+    table = Table(title=escape(title), title_justify="left")
+    columns = ["iteration", "intervention\nrate", "expert\nsamples"]
+    has_kl = all("kl_to_expert" in row for row in rows)
+    if has_kl:
+        columns.append("KL to expert\nafter update [nats]")
     for name in columns:
         table.add_column(escape(name), justify="right")  # rich takes [nats] for markup
     for row in rows:
-        table.add_row(
-            str(row["iteration"]),
-            f"{row['intervention_rate']:.3f}",
-            str(row["expert_samples"]),
-            f"{row['kl_to_expert']:.4f}",
-        )
+        kl = [f"{row['kl_to_expert']:.4f}"] if has_kl else []
+        rate = f"{row['intervention_rate']:.3f}"
+        table.add_row(str(row["iteration"]), rate, str(row["expert_samples"]), *kl)
     return table
 
 
 def theta_table(task: Task, row: Row, reward: RewardModel) -> Table:
-    """The inferred weights with standard errors beside the true ones."""
-    known = row["reward_distance"] is not None  # a prior of one's own has no reward to compare with
+    """The inferred weights with standard errors and, if they are known, the true ones."""
+    truth = None if task.oracle is None else task.oracle.true_weights(reward)
+    distance = row.get("reward_distance")
     title = f"Inferred {reward} reward"
-    if known:
-        title += f" (STARC distance {row['reward_distance']:.3f})"
+    if distance is not None:
+        title += f" (STARC distance {distance:.3f})"
     table = Table(title=title, title_justify="left")
-    for name in ("feature", "inferred", "standard error", "true"):
+    names = ["feature", "inferred", "standard error"] + (["true"] if truth is not None else [])
+    for name in names:
         table.add_column(name, justify="left" if name == "feature" else "right")
-    truth = true_weights(task, reward)
-    columns = zip(task.feature_names, row["theta"], row["standard_errors"], truth, strict=True)
-    for name, value, error, true in columns:
-        table.add_row(
-            name,
-            f"{value:+.3f}",
-            "-" if error is None else f"{error:.3f}",
-            f"{true:+.3f}" if known else "unknown",
-        )
+    theta, errors = row["theta"] or [], row["standard_errors"]
+    for k, name in enumerate(task.feature_names):
+        error = errors[k]
+        known = [f"{truth[k]:+.3f}"] if truth is not None else []
+        table.add_row(escape(name), f"{theta[k]:+.3f}", "-" if error is None else f"{error:.3f}", *known)
     return table
 
 
 def before_after_table(task: Task, aligned: Policy) -> Table:
-    """Prior, aligned policy and expert on the reference simulator, unwatched.
+    """Prior, aligned policy and, with an oracle, expert, measured unwatched on the reference simulator.
 
-    Their intervention rates are those of 2,000 watched steps where the task trains.
+    With an oracle, the table begins with their intervention rates over `WATCHED_STEPS` watched steps on the
+    simulator on which the task trains.
     """
-    policies = {"prior": task.prior, "aligned": aligned, "expert": task.expert_policy}
-    measures = {name: task.evaluate(policy, reference=True) for name, policy in policies.items()}
+    from mereq_min.rollout import watch
+
+    oracle = task.oracle
+    policies = {"prior": task.prior, "aligned": aligned}
+    if oracle is not None:
+        policies["expert"] = oracle.expert_policy
+    measures: dict[str, dict[str, Any]] = {}
     for name, policy in policies.items():
-        measures[name] = {"intervention_rate": watched_rate(task, policy, 2_000, 0), **measures[name]}
+        measures[name] = {}
+        if oracle is not None:
+            rate = watch(task, policy, oracle, WATCHED_STEPS, 0).intervention_rate
+            measures[name]["intervention_rate"] = rate
+        measures[name] |= task.evaluate(policy, reference=True)
     return evaluation_table("Before and after", task, measures)
 
 
 def evaluation_table(title: str, task: Task, measures: dict[str, dict[str, Any]]) -> Table:
     """Measures of `Task.evaluate` by policy, side by side."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("measure")
     for name in measures:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for key in next(iter(measures.values())):
         columns = [np.atleast_1d(column[key]) for column in measures.values()]
         label = LABELS.get(key, key.replace("_", " "))
@@ -114,8 +145,11 @@ def evaluation_table(title: str, task: Task, measures: dict[str, dict[str, Any]]
 
 def comparison_table(task: str, records: Sequence[Record]) -> Table:
     """Expert samples to each threshold by method, as the paper counts them."""
+    from mereq_min.methods import METHODS
+    from mereq_min.metrics import THRESHOLDS
+
     table = Table(
-        title=f"{task}: expert samples until the intervention rate is below delta, mean [95 % interval]",
+        title=f"{escape(task)}: expert samples until the rate is below delta, mean [95 % interval]",
         caption="cN: N runs never got there and count all they used, so that the mean is a lower bound.",
         title_justify="left",
         caption_justify="left",
@@ -125,18 +159,28 @@ def comparison_table(task: str, records: Sequence[Record]) -> Table:
     for threshold in THRESHOLDS:
         table.add_column(f"delta {threshold:.2f}", justify="right")
     table.add_column("last rate", justify="right")
-    table.add_column("KL to expert", justify="right")
+    last_rows = [record["iterations"][-1] for record in records]
+    has_kl = bool(last_rows) and all("kl_to_expert" in row for row in last_rows)
+    if has_kl:
+        table.add_column("KL to expert", justify="right")
     for method in METHODS:
         runs = [record["iterations"] for record in records if record["config"]["method"] == method]
         if runs:
             cells = [_samples_cell(runs, threshold) for threshold in THRESHOLDS]
-            rate = np.mean([rows[-1]["intervention_rate"] for rows in runs])
-            kl = np.mean([rows[-1]["kl_to_expert"] for rows in runs])
-            table.add_row(method, str(len(runs)), *cells, f"{rate:.3f}", f"{kl:.3f}")
+            cells.append(f"{np.mean([rows[-1]['intervention_rate'] for rows in runs]):.3f}")
+            if has_kl:
+                cells.append(f"{np.mean([rows[-1]['kl_to_expert'] for rows in runs]):.3f}")
+            table.add_row(method, str(len(runs)), *cells)
     return table
 
 
 def _samples_cell(runs: Sequence[Sequence[Row]], threshold: float) -> str:
+    from mereq_min.metrics import samples_interval
+
     interval, censored = samples_interval(runs, threshold)
     spread = f" [{interval.low:.0f}, {interval.high:.0f}]" if len(runs) > 1 else ""
     return f"{interval.mean:.0f}{spread}" + (f" c{censored}" if censored else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

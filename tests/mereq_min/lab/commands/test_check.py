@@ -113,23 +113,23 @@ def test_the_arrays_of_another_task_are_refused(tmp_path):
 def test_check_policy_prints_what_holds_and_what_fails(mine, capsys):
     assert CheckPolicy(f"{mine}:uniform", "carpet")() == 0
     shown = capsys.readouterr().out
-    assert shown.count("holds  ") == 8
+    assert shown.count("holds  ") == 9
     assert "fails" not in shown
     assert shown.endswith("no findings\n")
     assert CheckPolicy(f"{mine}:Unnormalised", "carpet")() == 1
     shown = capsys.readouterr().out
-    assert "fails        probabilities sum, or densities integrate, to 1\n" in shown
+    assert "fails        probabilities sum to 1, or densities integrate to 1\n" in shown
     assert "- probabilities must sum to 1, they sum to 1.25" in shown
 
 
 def test_check_task_prints_what_holds_and_what_was_not_checked(monkeypatch, capsys):
     assert CheckTask("shelf")() == 0
-    assert capsys.readouterr().out.count("holds  ") == 12
+    assert capsys.readouterr().out.count("holds  ") == 21
     monkeypatch.setattr(check, "load_task", lambda name: object())
     assert CheckTask("mine")() == 1
     shown = capsys.readouterr().out
     assert "- a task must offer `horizon`, this object does not" in shown
-    assert shown.count("not checked  ") == 11
+    assert shown.count("not checked  ") == 20
 
 
 @pytest.mark.parametrize("command", [CheckTask("carpet", seed=-1), CheckPolicy("x:y", "carpet", steps=1)])

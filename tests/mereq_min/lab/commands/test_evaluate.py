@@ -51,7 +51,7 @@ class Even:
 @pytest.mark.parametrize("name", ["carpet", "lanes"])
 def test_the_table_holds_the_tasks_own_measures(evaluate, name):
     task = load_task(name)
-    for policy, own in (("prior", task.prior), ("expert", task.expert_policy)):
+    for policy, own in (("prior", task.prior), ("expert", task.oracle.expert_policy)):
         code, printed = evaluate(policy, name)
         names, labels, table = read_table(printed)
         assert code == 0
@@ -72,9 +72,15 @@ def test_random_actions_are_measured_beside_it(evaluate):
         assert column.tolist() == numbers(task.evaluate(policy))
 
 
+def test_random_actions_are_a_policy_too(evaluate):
+    code, printed = evaluate("random", "carpet")
+    assert code == 0
+    assert read_table(printed)[2][:, 0].tolist() == numbers(load_task("carpet").evaluate(Even()))
+
+
 def test_a_saved_policy_has_the_measures_of_the_one_it_was_saved_from(evaluate, tmp_path):
     file = tmp_path / "it.safetensors"
-    save_arrays(file, load_task("carpet").expert_policy.state())
+    save_arrays(file, load_task("carpet").oracle.expert_policy.state())
     tables = [read_table(evaluate(policy, "carpet")[1])[2] for policy in (file, "expert")]
     np.testing.assert_array_equal(*tables)
 
@@ -107,22 +113,27 @@ def test_a_task_is_found_where_environments_to_pretrain_on_need_what_is_not_inst
     monkeypatch.setattr(plugins, "factories", without_torch)
     assert load_environment("carpet") is load_task("carpet")
     assert load_environment("gridworlds.tasks:make_carpet").name == "carpet"
-    with pytest.raises(UsageError, match=r"cannot be imported \(No module named 'torch'\); pip install"):
+    with pytest.raises(UsageError, match=r"cannot be imported \(No module named 'torch'\); run pip install"):
         load_environment("CartPole-v1")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("piror", "carpet"), 2, r"policy must be prior, expert, .*got 'piror'"),
+        (("piror", "carpet"), 2, r"policy must be prior, expert, random, .*got 'piror'"),
         (("nowhere.safetensors", "carpet"), 2, r"cannot load policy 'nowhere.safetensors': .*No such file"),
         (("nowhere:policy", "carpet"), 2, "cannot load policy 'nowhere:policy'"),
         (("math:pi", "carpet"), 2, "it is a float, which has no log_prob"),
         (("prior", "carpte"), 2, r"unknown task 'carpte'; did you mean 'carpet'\?"),
         (("prior", "CartPole-v2"), 2, r"unknown task 'CartPole-v2'; did you mean 'CartPole-v1'\?"),
-        (("prior", "CartPole-v1"), 2, "the task comes without prior; name a policy by its file"),
+        (("expert", "CartPole-v1"), 2, "the task comes without expert; name a policy by its file"),
         (("BF16", "carpet"), 2, r"numpy has no numbers of type 'BF16'; save it in float32"),
-        (("prior", "carpet", "--episodes", "0"), 1, "episodes must be a whole number at least 1, got 0"),
+        (("prior", "carpet", "--episodes", "0"), 1, "episodes must be an integer at least 1, got 0"),
+        (
+            ("prior", "carpet", "--episodes", "5"),
+            1,
+            "episodes must be None for carpet, whose measures are exact, got 5",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_words(evaluate, tmp_path, arguments, code, message):

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from mereq_min import LoopConfig, Steps, runs
-from mereq_min.lab.plugins import load_task
-from mereq_min.lab.runs.files import RunError
+from mereq_min import EstimatorConfig, Imperfections, LoopConfig, Steps
+from mereq_min.lab.plugins import UsageError, load_task, prepare_task
+from mereq_min.lab.runs import files, records
+from mereq_min.lab.runs import run as run_module
+from mereq_min.lab.runs.files import ArraysError, RunError, hash_arrays, load_arrays, save_arrays
 from mereq_min.lab.runs.records import read_config, read_rows, read_steps
-from mereq_min.lab.runs.run import RunConfig, run
+from mereq_min.lab.runs.run import RunConfig, define_task, load_run_task, run, run_folder, slug
+from mereq_min.lab.runs.tensorboard import write_events
+from mereq_min.policies import TabularPolicy, UniformPolicy
 
 LOOP = LoopConfig(iterations=3, steps_per_iteration=80)
 
@@ -107,7 +112,7 @@ def test_steps_are_saved_without_loss(tmp_path):
         truncated=np.arange(n) == n - 1,
         policy_version=np.full(n, 2),
     )
-    runs.save_arrays(tmp_path / "steps-001.safetensors", steps.columns())
+    save_arrays(tmp_path / "steps-001.safetensors", steps.columns())
     again = read_steps(tmp_path, 1)
     for name, column in steps.columns().items():
         np.testing.assert_array_equal(column, again.columns()[name])
@@ -118,7 +123,7 @@ def test_steps_are_saved_without_loss(tmp_path):
 @pytest.mark.parametrize("writes", [1, 3, 5, 8, 10])
 def test_a_run_killed_at_any_write_ends_bit_identical(task, tmp_path, monkeypatch, method, writes):
     unbroken = run(task, config(method), tmp_path / "unbroken")
-    real, left = runs.write_file, iter(range(writes))
+    real, left = files.write_file, iter(range(writes))
 
     def write_until_killed(file, data):
         if next(left, None) is None:
@@ -127,7 +132,8 @@ def test_a_run_killed_at_any_write_ends_bit_identical(task, tmp_path, monkeypatc
         real(file, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_file", write_until_killed)
+        for module in (files, run_module):
+            patch.setattr(module, "write_file", write_until_killed)
         with pytest.raises(Killed):
             run(task, config(method), tmp_path / "broken")
     resumed = run(task, config(method), tmp_path / "broken")
@@ -166,8 +172,9 @@ def test_a_run_that_failed_before_its_first_iteration_claims_nothing(task, tmp_p
 
 
 def test_an_edited_task_is_not_taken_for_the_one_that_was_run(task, finished):
-    edited = dataclasses.replace(task, expert_weights=task.expert_weights - 1.0)
-    with pytest.raises(RunError, match=r"definition.expert_weights .* there, .* now"):
+    theta = task.oracle.true_theta - 1.0
+    edited = dataclasses.replace(task, oracle=dataclasses.replace(task.oracle, true_theta=theta))
+    with pytest.raises(RunError, match=r"definition.oracle.true_theta .* there, .* now"):
         run(edited, config(), finished.parents[2])
 
 
@@ -202,7 +209,7 @@ def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monk
     Making the learner belongs to the first iteration, making it again to resume belongs to none.
     """
     now = 0.0
-    monkeypatch.setattr(runs.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(run_module.time, "perf_counter", lambda: now)
 
     class SlowTask:
         def __getattr__(self, name):
@@ -227,7 +234,7 @@ def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monk
     with pytest.raises(Killed):
         run(SlowTask(), config(), tmp_path, on_iteration=interrupt)
     path = run(SlowTask(), config(), tmp_path)
-    assert runs.read_seconds(path) == {1: 110.0, 2: 10.0, 3: 10.0}
+    assert records.read_seconds(path) == {1: 110.0, 2: 10.0, 3: 10.0}
 
 
 def test_other_settings_in_the_same_folder_are_refused_unless_asked(task, finished, tmp_path):
@@ -265,7 +272,7 @@ BFLOAT16 = len(HEADER).to_bytes(8, "little") + HEADER + bytes(2)
         ("steps-002.safetensors", lambda data: None),
         ("seconds.json", lambda data: b"[1, 2]"),
         ("checkpoint-002.safetensors", lambda data: b"\x80\x04N."),  # a pickle
-        ("checkpoint-002.safetensors", lambda data: runs.save({"theta": np.zeros(2)})),
+        ("checkpoint-002.safetensors", lambda data: save({"theta": np.zeros(2)})),
         ("checkpoint-002.safetensors", lambda data: None),
         ("checkpoint-002.safetensors", lambda data: BFLOAT16),
     ],
@@ -299,13 +306,13 @@ def test_a_kill_in_the_middle_of_any_write_loses_nothing(task, tmp_path, monkeyp
 
 def test_a_bundle_holds_every_run(finished, tmp_path):
     file = tmp_path / "carpet.jsonl.gz"
-    runs.bundle(runs.find_runs(finished.parents[2]), file)
-    (record,) = runs.read_bundle(file)
+    records.bundle(records.find_runs(finished.parents[2]), file)
+    (record,) = records.read_bundle(file)
     assert record["iterations"] == read_rows(finished)
     assert record["config"] == read_config(finished)["config"]
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(RunError, match=r"carpet.jsonl.gz is missing or damaged"):
-        list(runs.read_bundle(file))
+        list(records.read_bundle(file))
 
 
 def read_events(folder):
@@ -332,7 +339,7 @@ def test_tensorboard_shows_every_number_of_the_rows_and_nothing_else(task, finis
             )
             expected |= {(tag, row["iteration"]): float(entry) for tag, entry in entries if entry is not None}
     for _ in range(2):  # the second time in place of the first
-        runs.write_events(tmp_path / "tensorboard", rows, task.feature_names)
+        write_events(tmp_path / "tensorboard", rows, task.feature_names)
         found = read_events(tmp_path / "tensorboard")
         assert found.keys() == expected.keys()
         for name, value in expected.items():
@@ -341,10 +348,246 @@ def test_tensorboard_shows_every_number_of_the_rows_and_nothing_else(task, finis
 
 def test_tensorboard_is_asked_for_where_it_is_missing(task, finished, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
-    with pytest.raises(RunError, match=r"--tensorboard needs TensorBoard; pip install 'mereq-min\[deep\]'"):
-        runs.write_events(tmp_path, read_rows(finished), task.feature_names)
+    with pytest.raises(RunError, match=r"--tensorboard needs TensorBoard; run pip install -e '.\[deep\]'"):
+        write_events(tmp_path, read_rows(finished), task.feature_names)
 
 
 def test_what_is_not_a_run_is_named(tmp_path):
     with pytest.raises(RunError, match="is not a run: it has no config"):
         read_config(tmp_path)
+
+
+# --- Going on with a finished run -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["MEReQ-L", "MEReQ", "IWR-FT"])
+def test_a_finished_run_goes_on_with_more_iterations_as_if_it_had_been_that_long(task, tmp_path, method):
+    run(task, config(method, loop=dataclasses.replace(LOOP, iterations=2)), tmp_path / "extended")
+    seen = []
+    extended = run(task, config(method), tmp_path / "extended", on_iteration=seen.append)
+    assert contents(extended) == contents(run(task, config(method), tmp_path / "whole"))
+    assert [row["iteration"] for row in seen] == [1, 2, 3]
+
+
+def test_a_run_that_got_below_its_threshold_has_nothing_to_go_on_with(task, tmp_path):
+    loop = LoopConfig(iterations=4, steps_per_iteration=250, threshold=0.05)
+    path = run(task, config(loop=loop), tmp_path)
+    count = len(read_rows(path))
+    assert count < 4
+    assert len(read_rows(run(task, config(loop=dataclasses.replace(loop, iterations=9)), tmp_path))) == count
+
+
+# --- Another prior, another expert, no oracle -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [
+        ({}, "carpet"),
+        ({"prior": "priors/my_dqn.zip"}, "carpet-my_dqn"),
+        ({"prior": "random"}, "carpet-random"),
+        ({"prior": "pack.mod:make prior"}, "carpet-pack.mod-make-prior"),
+        ({"loop": LoopConfig(demonstrations=True)}, "carpet-demonstrations"),
+        ({"prior": "a.zip", "loop": LoopConfig(demonstrations=True)}, "carpet-a-demonstrations"),
+    ],
+)
+def test_folders_are_told_apart_by_prior_and_demonstrations(tmp_path, settings, folder):
+    made = RunConfig("carpet", **settings)
+    assert slug(made) == folder
+    assert run_folder(tmp_path, made) == tmp_path / folder / "MEReQ/seed0"
+
+
+@pytest.mark.parametrize("name", ["mine:make", 'a<b>c:"d/e\\f|g?h*i', "trailing. "])
+def test_folders_have_no_characters_that_windows_or_scp_refuse(name):
+    found = slug(RunConfig(name))
+    assert not set(found) & set('<>:"/\\|?* ')
+    assert not found.endswith((".", " "))
+
+
+def sharpen(task):
+    """The prior at half its temperature: another policy, whose own temperature is known."""
+    log_policy = 2.0 * task.log_prior
+    log_policy -= np.logaddexp.reduce(log_policy, axis=1, keepdims=True)
+    return TabularPolicy(log_policy, 0.05)
+
+
+def test_another_prior_is_kept_beside_the_run_and_found_again_without_its_module(task, tmp_path):
+    other = dataclasses.replace(task, prior=sharpen(task))
+    made = dataclasses.replace(config(), prior="gone:prior")
+    path = run(other, made, tmp_path)
+    assert read_config(path)["prior"] == {
+        "sha256": hash_arrays(other.prior.state()).hex(),
+        "temperature": 0.05,
+    }
+    again = load_run_task(path)
+    np.testing.assert_array_equal(again.log_prior, other.log_prior)
+    assert again.prior.temperature == 0.05
+    assert define_task(again) == define_task(other) != define_task(task)
+    # The expert is that of this prior.
+    np.testing.assert_array_equal(
+        again.oracle.expert_policy.log_policy, other.oracle.expert_policy.log_policy
+    )
+    changed = dataclasses.replace(other, prior=TabularPolicy(task.log_prior, 0.05))
+    with pytest.raises(RunError, match=r"prior.sha256 .* there, .* now"):
+        run(changed, made, tmp_path)
+    save_arrays(path / "prior.safetensors", task.prior.state())
+    with pytest.raises(RunError, match=r"prior.safetensors is missing or damaged .*not the prior"):
+        load_run_task(path)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_run_with_another_prior_that_was_killed_before_its_first_iteration_can_begin_again(
+    task, tmp_path, monkeypatch, writes
+):
+    other, made = (
+        dataclasses.replace(task, prior=sharpen(task)),
+        dataclasses.replace(config(), prior="gone:prior"),
+    )
+    real, left = files.write_file, iter(range(writes))
+
+    def write_until_killed(file, data):
+        if next(left, None) is None:
+            raise Killed
+        real(file, data)
+
+    with monkeypatch.context() as patch:
+        for module in (files, run_module):
+            patch.setattr(module, "write_file", write_until_killed)
+        with pytest.raises(Killed):
+            run(other, made, tmp_path)
+    assert load_run_task(run(other, made, tmp_path)).prior.temperature == 0.05
+
+
+def test_a_prior_without_arrays_has_to_be_named_again(task, tmp_path):
+    path = run(
+        dataclasses.replace(task, prior=sharpen(task)), dataclasses.replace(config(), prior="a:b"), tmp_path
+    )
+    header = read_config(path)
+    del header["prior"]
+    (path / "config.json").write_text(json.dumps(header))
+    with pytest.raises(UsageError, match=r"could not be saved as arrays; pass --prior a:b again"):
+        load_run_task(path)
+    header["config"]["prior"] = "random"  # this one is known to all
+    (path / "config.json").write_text(json.dumps(header))
+    uniform = UniformPolicy(task.make_env().action_space)
+    np.testing.assert_allclose(
+        load_run_task(path).log_prior, uniform.log_prob(np.zeros(1), np.zeros(1))[0], rtol=1e-12
+    )
+
+
+def test_no_module_that_a_record_names_is_imported(task, tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    path = run(task, dataclasses.replace(config(), task="trap:make", prior="trap:prior"), tmp_path / "runs")
+    with pytest.raises(UsageError, match="pass --task trap:make to import it"):
+        load_run_task(path)
+    assert load_run_task(path, task="carpet").name == "carpet"
+
+
+def test_temperature_and_prior_weight_are_those_of_the_run(task, tmp_path, monkeypatch):
+    made = dataclasses.replace(config(), temperature=0.2, prior_weight=0.5)
+    path = run(prepare_task("carpet", temperature=0.2, prior_weight=0.5), made, tmp_path)
+    again = load_run_task(path)
+    assert (again.temperature, again.prior_weight) == (0.2, 0.5)
+    assert again.scaled_prior_weight == 0.5 * task.prior.temperature
+    monkeypatch.chdir(path)
+    assert define_task(load_run_task(Path())) == define_task(again)
+
+
+class Distant:
+    """An expert of one's own: takes over at every third step."""
+
+    patience = 1
+
+    def reset(self, rng):
+        self.left = 3
+
+    def intervene(self, state, policy_action):
+        self.left -= 1
+        if self.left:
+            return None
+        self.left = 3
+        return np.int64(4)
+
+
+def test_a_task_without_any_truth_runs_with_an_expert_of_ones_own(task, tmp_path):
+    alone = dataclasses.replace(task, oracle=None)
+    with pytest.raises(ValueError, match="has no oracle to simulate an expert with"):
+        run(alone, config(), tmp_path / "nobody")
+    path = run(alone, dataclasses.replace(config(), expert="mine:Distant"), tmp_path, expert=Distant())
+    for row in read_rows(path):
+        assert row["intervention_rate"] == pytest.approx(1 / 3, abs=0.05)
+        assert not {"reward_distance", "expert_return", "kl_to_expert", "feature_divergence"} & set(row)
+        assert {"theta", "standard_errors", "task_return", "success"} <= set(row)
+    assert "oracle" not in read_config(path)["definition"]
+
+
+def test_demonstrations_are_the_experts_whole_steps(task, tmp_path):
+    loop = dataclasses.replace(LOOP, demonstrations=True)
+    path = run(task, config(loop=loop), tmp_path)
+    assert [row["intervention_rate"] for row in read_rows(path)] == [1.0] * 3
+    steps = read_steps(path, 1)
+    assert steps.is_intervention.all()
+    # The carpet is what the expert avoids and the prior does not.
+    k = task.feature_names.index("carpet")
+    assert steps.features[:, k].mean() < 0.1
+
+
+def test_without_accumulation_the_last_iteration_alone_is_fitted(task, tmp_path):
+    shown = config(loop=dataclasses.replace(LOOP, demonstrations=True))  # every iteration has expert steps
+    paths = [
+        run(
+            task,
+            dataclasses.replace(shown, estimators=EstimatorConfig(accumulate=each)),
+            tmp_path / str(each),
+        )
+        for each in (True, False)
+    ]
+    first, other = (read_rows(path) for path in paths)
+    assert first[0]["theta"] == other[0]["theta"]
+    assert first[-1]["theta"] != other[-1]["theta"]
+
+
+@pytest.mark.parametrize(
+    "loop", [LoopConfig(demonstrations=True), LoopConfig(imperfections=Imperfections(miss_rate=0.1))]
+)
+def test_settings_of_the_simulated_expert_are_refused_for_another(loop):
+    with pytest.raises(
+        ValueError, match="demonstrations and imperfections are those of the simulated expert"
+    ):
+        RunConfig("carpet", loop=loop, expert="mine:Expert")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("temperature", 0.0), ("temperature", np.nan), ("prior_weight", -1.0)]
+)
+def test_temperatures_and_weights_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number"):
+        RunConfig("carpet", **{name: value})
+
+
+# --- Arrays ----------------------------------------------------------------------------------------------
+
+
+def test_arrays_come_back_or_the_file_is_named_without_advice(tmp_path):
+    file = tmp_path / "it.safetensors"
+    with pytest.raises(ArraysError, match=r"it.safetensors is missing or damaged \(.*No such file.*\)$"):
+        load_arrays(file)
+    file.write_bytes(BFLOAT16)
+    with pytest.raises(ArraysError, match="numpy has no numbers of type 'BF16'; save it in float32"):
+        load_arrays(file)
+    save_arrays(file, {"x": np.arange(3), "y": np.eye(2)[:, ::-1]})
+    np.testing.assert_array_equal(load_arrays(file)["y"], [[0, 1], [1, 0]])
+
+
+def test_the_hash_of_arrays_depends_on_names_types_shapes_and_values_but_not_on_order():
+    arrays = {"x": np.arange(4), "y": np.ones(2)}
+    known = hash_arrays(arrays)
+    assert hash_arrays(dict(reversed(arrays.items()))) == known
+    for other in (
+        {"z": arrays["x"], "y": arrays["y"]},
+        {**arrays, "x": np.arange(4, dtype=np.int32)},
+        {**arrays, "x": np.arange(4).reshape(2, 2)},
+        {**arrays, "y": np.zeros(2)},
+    ):
+        assert hash_arrays(other) != known

@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mereq_min import LoopConfig, sweep
+from mereq_min import LoopConfig, settings_of
+from mereq_min.lab import plugins
 from mereq_min.lab.commands.main import main
-from mereq_min.lab.commands.sweep import describe_time_left
+from mereq_min.lab.commands.sweep import Reproduce, describe_time_left
 from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs import sweep
 from mereq_min.lab.runs.files import RunError
 from mereq_min.lab.runs.records import read_bundle, read_rows
 from mereq_min.lab.runs.run import RunConfig, run_folder
-from mereq_min.lab.runs.sweep import PAPER, Sweep
+from mereq_min.lab.runs.sweep import Sweep
+from mereq_min.lab.show.published import PAPER_NAMES
 
 MEREQ = Path(sys.executable).with_name("mereq")
 LOOP = LoopConfig(iterations=2, steps_per_iteration=40)
@@ -170,7 +173,7 @@ def test_a_broken_task_or_method_stops_no_other_and_leaves_its_error(tmp_path, m
     configs = [RunConfig("carpet", method, 0, LOOP) for method in ("HG-DAgger-FT", "MEReQ-L", "IWR-FT")]
     configs.insert(1, RunConfig("nowhere", "MEReQ-L", 0, LOOP))
     work = Sweep(configs, tmp_path, workers=1)
-    monkeypatch.setattr(sweep, "load_task", lambda name: Fragile(load_task(name)))
+    monkeypatch.setattr(plugins, "load_task", lambda name: Fragile(load_task(name)))
     failures = work.run()
     failed = [run_folder(tmp_path, config) for config in configs if config.method != "MEReQ-L"]
     failed.insert(1, run_folder(tmp_path, configs[1]))
@@ -210,10 +213,21 @@ def test_seeds_come_first_and_each_task_has_its_own_settings(tmp_path, monkeypat
         for method in ("MEReQ", "IWR-FT")
     ]
     for config in begun:
-        loop, estimators = PAPER.get(config.task, (LoopConfig(), config.estimators))
-        assert config.loop == LoopConfig(4, loop.steps_per_iteration)
-        assert config.estimators == estimators
+        recorded = settings_of(load_task(config.task))
+        assert config.loop == LoopConfig(4, recorded.loop.steps_per_iteration)
+        assert config.estimators == recorded.estimators
     assert begun[0].loop.steps_per_iteration == 500
+
+
+def test_the_whole_paper_is_run_unless_told(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Reproduce, "sweep", lambda self, tasks, settings: asked.append((tasks, settings)) or 0
+    )
+    assert main(["reproduce"]) == 0
+    ((tasks, settings),) = asked
+    assert tasks == tuple(PAPER_NAMES) == ("highway", "bottle", "eraser", "pillow")
+    assert settings("lanes") == settings_of(load_task("lanes"))
 
 
 DEADLY = """
@@ -248,7 +262,7 @@ def test_a_worker_that_dies_is_reported_in_a_sentence(tmp_path, monkeypatch):
 def test_ray_is_asked_for_where_it_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["compare", "carpet", "--engine", "ray", "--out", str(tmp_path)]) == 1
-    assert "--engine ray needs Ray; pip install 'mereq-min[cluster]'" in capsys.readouterr().err
+    assert "--engine ray needs Ray; run pip install -e '.[cluster]'" in capsys.readouterr().err
 
 
 ENVIRONMENT = {

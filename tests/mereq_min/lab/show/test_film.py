@@ -1,5 +1,6 @@
 """Pictures say what happened: who was in control in each frame, and the numbers of the run in its curve."""
 
+import dataclasses
 from io import BytesIO
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 from PIL import Image, ImageDraw, ImageSequence
 
 from mereq_min import LoopConfig
-from mereq_min.experts import Imperfections
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.records import read_rows
 from mereq_min.lab.runs.run import RunConfig, run
@@ -73,8 +73,8 @@ def colour_of_border(frame):
 def test_frames_are_marked_exactly_where_the_expert_controls(task, titles, seed):
     frames = film(task, task.prior, "prior", seed)
     rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)]
-    expert = task.make_expert(rngs[1], Imperfections())
-    steps = rollout(task, task.prior, expert, task.horizon, rngs[0])
+    expert = task.oracle.make_expert()
+    steps = rollout(task, task.prior, expert, task.horizon, rngs[0], expert_rng=rngs[1])
     assert 0 < steps.is_intervention.sum() < task.horizon
     colours = [EXPERT_COLOUR if controls else POLICY_COLOUR for controls in steps.is_intervention]
     assert [colour_of_border(frame) for frame in frames] == colours
@@ -100,6 +100,13 @@ def test_unwatched_the_policy_controls_every_frame(task, titles):
     assert set(titles) == {"alone"}
 
 
+def test_without_an_oracle_nobody_watches(task, titles):
+    alone = dataclasses.replace(task, oracle=None)
+    frames = film(alone, task.prior, "prior", 0)
+    assert {colour_of_border(frame) for frame in frames} == {POLICY_COLOUR}
+    assert set(titles) == {"prior"}
+
+
 @pytest.mark.parametrize("name", GRIDWORLDS)
 def test_titles_fit_into_the_picture(name):
     task = load_task(name)
@@ -114,7 +121,7 @@ def test_the_same_seed_shows_every_policy_in_the_same_situation(task):
     starts = []
     for seed in range(5):
         recorders = Recorder(task), Recorder(task)
-        for recorder, policy in zip(recorders, (task.prior, task.expert_policy), strict=True):
+        for recorder, policy in zip(recorders, (task.prior, task.oracle.expert_policy), strict=True):
             film(recorder, policy, "", seed, watched=False)
         first, second = (recorder.starts[0][0] for recorder in recorders)
         assert first == second
@@ -161,7 +168,7 @@ def test_wide_films_run_below_one_another():
 @pytest.mark.parametrize("name", GRIDWORLDS)
 def test_the_film_of_a_gridworld_is_small_and_lasts_as_long_as_its_steps(name):
     task = load_task(name)
-    policies = (task.prior, task.prior, task.expert_policy)
+    policies = (task.prior, task.prior, task.oracle.expert_policy)
     data = to_gif([film(task, policy, "policy", 0) for policy in policies])
     assert len(data) < 2_000_000
     assert open_gif(data).info["loop"] == 0
@@ -217,18 +224,22 @@ def test_the_curve_shows_the_rates_theta_and_its_standard_errors(task, rows):
         np.testing.assert_array_equal(line.get_ydata(), [row["theta"][k] for row in rows])
         heights = [np.ptp(segment[:, 1]) / 2 for segment in bars.get_segments()]
         np.testing.assert_allclose(heights, [row["standard_errors"][k] or 0.0 for row in rows], atol=1e-12)
-    np.testing.assert_array_equal(dashed(right), task.expert_weights - task.prior_weights)
+    np.testing.assert_array_equal(dashed(right), task.oracle.true_theta)
 
 
 def test_a_full_reward_is_drawn_against_the_experts(task, rows):
     _, right = draw_curve(task, rows, "full", "").axes
-    np.testing.assert_array_equal(dashed(right), task.expert_weights)
+    np.testing.assert_array_equal(dashed(right), task.oracle.full_weights)
 
 
 def test_no_truth_is_drawn_where_none_is_known(task, rows):
-    unknown = [{**row, "reward_distance": None} for row in rows]
-    _, right = draw_curve(task, unknown, "residual", "").axes
-    assert dashed(right) == []
+    alone = dataclasses.replace(task, oracle=None)
+    vague = dataclasses.replace(task, oracle=dataclasses.replace(task.oracle, full_weights=None))
+    for unknown, reward in ((alone, "residual"), (alone, "full"), (vague, "full")):
+        figure = draw_curve(unknown, rows, reward, "")
+        assert dashed(figure.axes[1]) == []
+        assert figure.legends[0].get_title().get_text() == ""
+    assert len(dashed(draw_curve(vague, rows, "residual", "").axes[1])) == len(task.feature_names)
 
 
 def test_imitation_has_rates_alone(task, rows):

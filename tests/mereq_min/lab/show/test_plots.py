@@ -1,20 +1,23 @@
 """The paper's figures say what records and policies say: the drawn numbers are read back and compared."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from mereq_min import LoopConfig, behaviour, figures
-from mereq_min.exact import visitation
+from mereq_min import LoopConfig
+from mereq_min.exact import tabulate, visitation
 from mereq_min.lab.commands.main import main
 from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs import episodes as episodes_module
 from mereq_min.lab.runs.episodes import Episodes, load_behaviour, read_behaviour, roll_out, save_behaviour
-from mereq_min.lab.runs.files import RunError
+from mereq_min.lab.runs.files import RunError, load_arrays
 from mereq_min.lab.runs.records import bundle, find_runs
 from mereq_min.lab.runs.run import RunConfig, run
+from mereq_min.lab.show.film import film
 from mereq_min.lab.show.plots import (
     COLOURS,
     METHOD_COLOURS,
@@ -23,10 +26,13 @@ from mereq_min.lab.show.plots import (
     draw_returns,
     find_tasks,
     read_runs,
+    save_figure,
 )
 from mereq_min.lab.show.published import read_published
+from mereq_min.lab.show.tables import comparison_table
 from mereq_min.methods import METHODS
 from mereq_min.metrics import THRESHOLDS, samples_interval
+from mereq_min.policies import TabularPolicy, UniformPolicy
 from mereq_min.rollout import rollout
 
 LOOP = LoopConfig(iterations=2, steps_per_iteration=60)
@@ -116,7 +122,7 @@ def test_a_run_that_stopped_early_keeps_its_last_rate():
 
 def test_one_seed_is_drawn_without_an_interval(tmp_path):
     figure = draw_comparison({"carpet": {"MEReQ": [make_rows([0.4, 0.3], [40, 70])]}})
-    figures.save_figure(figure, tmp_path / "one.png")
+    save_figure(figure, tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.format == "PNG"
 
@@ -142,8 +148,8 @@ def test_rolled_out_episodes_are_whole(task):
     np.testing.assert_array_equal(episodes.episode, np.repeat(np.arange(3), task.horizon))
     steps = rollout(task, task.prior, None, 3 * task.horizon, np.random.default_rng(5))
     np.testing.assert_array_equal(episodes.features, steps.features)
-    by_hand = [(steps.features[steps.episode == e] @ task.expert_weights).sum() for e in range(3)]
-    np.testing.assert_allclose(episodes.returns(task.expert_weights), by_hand, rtol=1e-12)
+    by_hand = [(steps.features[steps.episode == e] @ task.oracle.full_weights).sum() for e in range(3)]
+    np.testing.assert_allclose(episodes.returns(task.oracle.full_weights), by_hand, rtol=1e-12)
 
 
 def test_episodes_that_end_early_are_counted_not_steps(task):
@@ -176,11 +182,11 @@ def test_episodes_that_end_early_are_counted_not_steps(task):
 
 def test_mean_features_and_returns_of_episodes_are_the_exact_ones(task):
     """Within four standard errors over episodes, for the expert of a gridworld."""
-    episodes = roll_out(task, task.expert_policy, 300, seed=0)
-    returns = episodes.returns(task.expert_weights)
-    exact = task.evaluate(task.expert_policy)["expert_return"]
+    episodes = roll_out(task, task.oracle.expert_policy, 300, seed=0)
+    returns = episodes.returns(task.oracle.full_weights)
+    exact = task.evaluate(task.oracle.expert_policy)["expert_return"]
     assert abs(returns.mean() - exact) < 4 * returns.std() / np.sqrt(300)
-    visits = visitation(task.mdp, task.expert_policy.log_policy, task.horizon, 1.0).ravel()
+    visits = visitation(task.mdp, task.oracle.expert_policy.log_policy, task.horizon, 1.0).ravel()
     means = episodes.features.reshape(300, task.horizon, -1).mean(axis=1)
     exact_means = visits @ task.mdp.features.reshape(len(visits), -1) / visits.sum()
     errors = means.std(axis=0) / np.sqrt(300)
@@ -202,14 +208,16 @@ def test_every_finished_run_is_rolled_out_once_and_then_read(task, root, monkeyp
     assert list(first)[:2] == ["prior", "expert"]
     assert not np.array_equal(first["prior"][0].features, first["prior"][1].features)
     with monkeypatch.context() as patch:
-        patch.setattr(behaviour, "rollout", lambda *arguments, **options: pytest.fail("rolled out again"))
+        patch.setattr(
+            episodes_module, "rollout", lambda *arguments, **options: pytest.fail("rolled out again")
+        )
         again = read_all(task, root / "carpet")
     for label, seeds in first.items():
         for episodes, same in zip(seeds, again[label], strict=True):
             np.testing.assert_array_equal(episodes.features, same.features)
             np.testing.assert_array_equal(episodes.episode, same.episode)
     assert all(
-        len(episodes.returns(task.expert_weights)) == 3
+        len(episodes.returns(task.oracle.full_weights)) == 3
         for episodes in read_all(task, root / "carpet", 3)["MEReQ"]
     )
 
@@ -239,7 +247,7 @@ def test_another_policy_is_rolled_out_anew(task, root, tmp_path):
 
 
 def test_runs_of_another_task_definition_are_refused(task, root):
-    edited = dataclasses.replace(task, expert_weights=task.expert_weights - 1.0)
+    edited = dataclasses.replace(task, temperature=2 * task.temperature)
     with pytest.raises(RunError, match="was run before the task carpet was changed; run it again"):
         read_all(edited, root / "carpet")
 
@@ -293,7 +301,7 @@ def test_a_violin_is_the_smoothed_histogram_of_all_seeds(task):
 def test_returns_are_those_under_the_experts_reward(task, known):
     figure = draw_returns([(task, known), (task, known)])
     for ax in figure.axes:
-        total = task.expert_weights.sum()
+        total = task.oracle.full_weights.sum()
         expected = {label: 3 * total * seeds[0].features[0, 0] for label, seeds in known.items()}
         marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
         np.testing.assert_allclose(marks, list(expected.values()), atol=1e-12)  # 2 and 4 steps: 3 in the mean
@@ -335,6 +343,102 @@ def test_bundles_alone_give_the_comparison(root, tmp_path, capsys):
 def test_bundles_with_recorded_episodes_give_all(task, root, tmp_path, capsys, monkeypatch):
     bundle(find_runs(root / "carpet"), tmp_path / "carpet.jsonl.gz")
     save_behaviour(tmp_path / "carpet.episodes.safetensors", read_all(task, root / "carpet"))
-    monkeypatch.setattr(behaviour, "rollout", lambda *arguments, **options: pytest.fail("rolled out again"))
+    monkeypatch.setattr(
+        episodes_module, "rollout", lambda *arguments, **options: pytest.fail("rolled out again")
+    )
     assert main(["figures", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
     assert "features-carpet.png" in capsys.readouterr().out
+
+
+def test_a_task_without_an_oracle_is_drawn_without_expert_and_returns(task, tmp_path, capsys, monkeypatch):
+    (tmp_path / "alone.py").write_text(
+        "import dataclasses, numpy as np\n"
+        "from gridworlds import TASKS\n"
+        "def make():\n"
+        "    return dataclasses.replace(TASKS['carpet'](), name='alone', oracle=None)\n"
+        "class Expert:\n"
+        "    patience = 1\n"
+        "    def __init__(self, task):\n"
+        "        self.prior = task.prior\n"
+        "    def reset(self, rng):\n"
+        "        self.rng = rng\n"
+        "    def intervene(self, state, policy_action):\n"
+        "        return np.int64(4) if self.rng.random() < 0.3 else None\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *sys.path])
+    short = ["--iterations", "2", "--steps-per-iteration", "60"]
+    align = ["align", "alone:make", "--expert", "alone:Expert", "--method", "MEReQ-L", *short]
+    assert main(align) == 0
+    printed = capsys.readouterr().out
+    assert "Before and after" in printed
+    assert not any(word in printed for word in ("KL", "true", "expert\u2019s", "STARC", "JS divergence"))
+    path = tmp_path / "runs/alone-make/MEReQ-L/seed0"
+    with Image.open(path / "film.gif") as pictures:
+        frame = film(task, task.prior, "prior", 0)[0]
+        assert pictures.size == (2 * frame.shape[1], frame.shape[0])  # no expert
+    assert main(["show", "runs/alone-make/MEReQ-L/seed0"]) == 2
+    assert "pass --task alone:make" in capsys.readouterr().err
+    assert main(["show", "runs/alone-make/MEReQ-L/seed0", "--task", "alone:make"]) == 0
+    assert capsys.readouterr().out == printed
+    draw = ["figures", "--runs", "runs", "--out", "pictures", "--episodes", "2"]
+    assert main(draw) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["picture: pictures/comparison.png"]
+    assert "pass --task alone:make to import it" in printed.err
+    assert main([*draw, "--tasks", "alone:make"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "picture: pictures/comparison.png",
+        "picture: pictures/features-alone-make.png",
+    ]
+    found = load_behaviour_labels(path.parents[1])
+    assert found == {"prior", "MEReQ-L"}
+    assert main(align[:2] + align[4:]) == 2
+    assert "the task alone has no oracle to simulate an expert with" in capsys.readouterr().err
+
+
+def load_behaviour_labels(folder):
+    return {file.parent.name for file in folder.glob("*/seed0.episodes.safetensors")}
+
+
+def test_behaviour_of_another_prior_is_drawn_with_that_prior(task, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--iterations", "2", "--steps-per-iteration", "60"]
+    assert main(["align", "carpet", "--prior", "random", "--method", "MEReQ-L", *short]) == 0
+    capsys.readouterr()
+    assert main(["figures", "--runs", "runs", "--out", "pictures", "--episodes", "2"]) == 0
+    # Nobody knows the full reward of an expert on another prior: there are no returns under it.
+    assert capsys.readouterr().out.splitlines() == [
+        "picture: pictures/comparison.png",
+        "picture: pictures/features-carpet-random.png",
+    ]
+    drawn = Episodes(
+        **{
+            name: array
+            for name, array in load_arrays(
+                tmp_path / "runs/carpet-random/prior/seed0.episodes.safetensors"
+            ).items()
+            if name != "origin"
+        }
+    )
+    uniform = UniformPolicy(task.make_env().action_space)
+    np.testing.assert_array_equal(
+        drawn.features, roll_out(task, TabularPolicy(tabulate(task.mdp, uniform)), 2, 0).features
+    )
+
+
+def test_returns_need_the_experts_full_weights(task, known):
+    vague = dataclasses.replace(task, oracle=dataclasses.replace(task.oracle, full_weights=None))
+    with pytest.raises(ValueError, match="full reward on carpet are not known"):
+        draw_returns([(vague, known)])
+
+
+def test_comparisons_without_an_oracle_have_no_kl_column():
+    rows = make_rows([0.4, 0.3], [40, 70])
+    records = [{"config": {"method": "MEReQ"}, "iterations": rows}]
+    headers = [column.header for column in comparison_table("carpet", records).columns]
+    assert headers[-1] == "last rate"
+    rows[-1]["kl_to_expert"] = 0.25
+    table = comparison_table("carpet", records)
+    assert table.columns[-1].header == "KL to expert"
+    assert list(table.columns[-1].cells) == ["0.250"]
