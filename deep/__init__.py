@@ -1,43 +1,50 @@
 """Neural learners and simulator tasks behind the interfaces of `mereq_min` (needs the extra `deep`).
 
-Importing this package is cheap: what needs torch or a simulator is imported when a task is made. It registers
-with gymnasium `mereq/Highway-v0`, `Fanuc-pusher-v0`, `Fanuc-eraser-v0` and `Fanuc-gripper-v0`, which have the
-prior's reward, and with the expert's `Fanuc-pusher-AddedReward-v0` and so on. The bottle can fall over in
-`Fanuc-pusher-Toppling-v0`.
+Importing this package is fast: torch and the simulators are imported when a task is made. The import
+registers environments with gymnasium: `mereq/Highway-v0`, `Fanuc-pusher-v0`, `Fanuc-eraser-v0` and
+`Fanuc-gripper-v0`, whose reward is the prior's; `Fanuc-pusher-AddedReward-v0` and so on, whose reward is the
+expert's; and `Fanuc-pusher-Toppling-v0`, in which the bottle can fall over.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 if TYPE_CHECKING:
-    from deep.fanuc.task import FanucTask
-    from deep.highway.task import HighwayTask
+    from deep.gym_task import GymTask
+    from deep.oracle import SimulatorOracle, make_oracle
 
-__all__ = ["TASKS"]
+__all__ = ["TASKS", "GymTask", "SimulatorOracle", "make_oracle"]
 
 
-def make_highway() -> HighwayTask:
-    """Return Highway-Sim with the prior and the expert that come with this package."""
-    from deep.highway.task import HighwayTask
+def __getattr__(name: str) -> Any:
+    """Import a name that needs torch on its first use."""
+    module = {"GymTask": "gym_task", "SimulatorOracle": "oracle", "make_oracle": "oracle"}.get(name)
+    if module is None:
+        raise AttributeError(f"module 'deep' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"deep.{module}"), name)
 
-    return HighwayTask()
+
+def make_highway() -> GymTask:
+    """Return the task Highway-Sim with the prior and the expert of this package."""
+    from deep.highway import task
+
+    return task.make_highway()
 
 
 def make_highway_env(render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Return a road of the highway task; highway-env itself where it is to be drawn."""
+    """Return a road of the highway task: a compiled one, or highway-env itself if a render mode is given."""
     return make_highway().make_env(render_mode)
 
 
 def make_highway_vector_env(num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Return compiled roads of the highway task side by side."""
-    task = make_highway()
-    return task.make_vector_env(num_envs, task.prior_weights)
+    """Return `num_envs` compiled roads of the highway task, stepped together."""
+    return make_highway().make_vector_env(num_envs)
 
 
 gym.register(
@@ -47,21 +54,22 @@ gym.register(
 )
 
 
-def make_fanuc(name: str) -> FanucTask:
-    """Return the task `bottle`, `eraser` or `pillow`, with the prior and expert of this package."""
-    from deep.fanuc.task import make_bottle, make_eraser, make_pillow
+def make_fanuc(name: str) -> GymTask:
+    """Return the task `bottle`, `eraser` or `pillow` with the prior and the expert of this package."""
+    from deep.fanuc import task
 
-    return {"bottle": make_bottle, "eraser": make_eraser, "pillow": make_pillow}[name]()
+    return {"bottle": task.make_bottle, "eraser": task.make_eraser, "pillow": task.make_pillow}[name]()
 
 
 def make_fanuc_env(
     name: str, with_added_reward: bool = False, render_mode: str | None = None
 ) -> gym.Env[Any, Any]:
-    """Return a robot cell with the prior's reward, or the expert's."""
+    """Return a robot cell with the prior's reward or, `with_added_reward`, the expert's."""
     from deep.fanuc.envs import FanucEnv
+    from deep.fanuc.task import CELLS, PRIOR_WEIGHTS, WISHES
 
-    task = make_fanuc(name)
-    return FanucEnv(task.cells, task.expert_weights if with_added_reward else task.prior_weights, render_mode)
+    weights = PRIOR_WEIGHTS[name] + (WISHES[name] if with_added_reward else 0.0)
+    return FanucEnv(CELLS[name], weights, render_mode)
 
 
 for _id, _name in {"pusher": "bottle", "eraser": "eraser", "gripper": "pillow"}.items():
@@ -74,16 +82,31 @@ for _id, _name in {"pusher": "bottle", "eraser": "eraser", "gripper": "pillow"}.
 
 
 def make_toppling_env(render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Return the cell whose bottle can fall over, with the bottle's prior's reward."""
+    """Return the cell whose bottle can fall over, with the reward of the prior of `bottle`."""
     from deep.fanuc.bottle import TopplingBottleCells
+    from deep.fanuc.envs import FanucEnv
+    from deep.fanuc.task import PRIOR_WEIGHTS
 
-    return replace(make_fanuc("bottle"), cells=TopplingBottleCells).make_env(render_mode)
+    return FanucEnv(TopplingBottleCells, PRIOR_WEIGHTS["bottle"], render_mode)
 
 
 gym.register("Fanuc-pusher-Toppling-v0", entry_point="deep:make_toppling_env")
 
-TASKS: dict[str, Callable[[], HighwayTask | FanucTask]] = {
+
+def make_example(name: str) -> GymTask:
+    """Return one of the ordinary gymnasium environments of `deep.examples`."""
+    from deep.examples import tasks
+
+    return {
+        "lunar-lander": tasks.make_lunar_lander,
+        "mountain-car": tasks.make_mountain_car,
+        "half-cheetah": tasks.make_half_cheetah,
+    }[name]()
+
+
+TASKS: dict[str, Callable[[], GymTask]] = {
     "highway": make_highway,
     **{name: partial(make_fanuc, name) for name in ("bottle", "eraser", "pillow")},
+    **{name: partial(make_example, name) for name in ("lunar-lander", "mountain-car", "half-cheetah")},
 }
 """Task factories by name."""

@@ -1,42 +1,72 @@
-"""The critic's Bellman equation, for candidates of discrete and of continuous actions."""
+"""The critic's Bellman equation, which residual soft DQN and residual SAC share.
+
+An expectation over the policy is a sum over candidates: all discrete actions with their probabilities, or one
+action drawn from a density over a Box.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from deep.policies import all_log_probs
+from mereq_min.interfaces import Policy
+from mereq_min.validation import Array
+
 
 class Candidates(NamedTuple):
-    """M actions in each of N states, by which an expectation over pi_hat is taken."""
+    """M candidate actions in each of N states; expectations over pi_hat are sums over them."""
 
     action: Tensor
-    """(N, D) unit actions of a Box; (N, 0) where they are all A discrete ones."""
+    """(N, D) unit actions of a Box; empty (N, 0) if the candidates are all A discrete actions."""
     probability: Tensor
-    """(N, M), summing to 1."""
+    """(N, M) weights of the candidates, which sum to 1 in each state."""
     log_policy: Tensor
-    """(N, M) log pi_hat."""
+    """(N, M) log pi_hat of the candidates."""
     log_prior: Tensor
-    """(N, M) log pi."""
+    """(N, M) log pi of the candidates."""
 
 
-# --- Losses ----------------------------------------------------------------------------------------------
+LEAST_LOG_PRIOR = -1e4
+"""Replaces log-probabilities of -inf, because 0 times -inf would be NaN instead of 0."""
+
+
+def bounded_log_prior(prior: Policy | None, state: NDArray[Any], n_actions: int) -> Array:
+    """Return log pi(a | s) of all discrete actions (N, A), at least `LEAST_LOG_PRIOR`; 0 without a prior."""
+    if prior is None:
+        return np.zeros((len(state), n_actions))
+    return np.maximum(all_log_probs(prior, state, n_actions), LEAST_LOG_PRIOR)
 
 
 def stray_bonus(candidates: Candidates, scaled_prior_weight: float, temperature: Tensor) -> Tensor:
-    """omega' log pi - alpha_hat log pi_hat of each candidate (N, M)."""
-    if scaled_prior_weight == 0:
-        return -temperature * candidates.log_policy
-    return scaled_prior_weight * candidates.log_prior - temperature * candidates.log_policy
+    """Return the stray bonus E_pi_hat[omega' log pi - alpha_hat log pi_hat] in each state (N,) [reward].
+
+    If alpha_hat = omega', it is -alpha_hat KL(pi_hat || pi): straying from the prior costs reward.
+
+    Book: eq-stray.
+
+    Args:
+        candidates: the actions over which the expectation runs.
+        scaled_prior_weight: omega' [reward].
+        temperature: () alpha_hat [reward].
+    """
+    log_policy = candidates.log_policy.clamp(min=LEAST_LOG_PRIOR)  # 0 times -inf would be NaN
+    bonus = -temperature * log_policy
+    if scaled_prior_weight != 0:
+        bonus = scaled_prior_weight * candidates.log_prior + bonus
+    return (candidates.probability * bonus).sum(1)
 
 
 def smaller_twin(values: Tensor, weights: Tensor) -> Tensor:
-    """psi and h (N, M, K + 1) of the twin whose Q_R = (psi, h) . weights is smaller.
+    """Return psi and h (N, M, K + 1) of that twin critic whose Q_R = (psi, h) . weights is smaller.
 
     Args:
-        values: (2, N, M, K + 1) psi and h of both.
+        values: (2, N, M, K + 1) psi and h of both critics.
         weights: (K + 1,) theta, and 1 for h.
     """
     q = values @ weights
@@ -48,24 +78,34 @@ def critic_target(
     terminated: Tensor,
     next_values: Tensor,
     probability: Tensor,
-    bonus: Tensor,
+    stray: Tensor,
     gamma: float,
 ) -> Tensor:
-    """Bellman targets (N, K + 1) of psi and h; their product with (theta, 1) is r_R + gamma V_R(s').
+    """Return the Bellman targets (N, K + 1) of psi and h.
 
-    Where the episode terminated nothing comes after; where a time limit cut it, the next state's value stands
-    for what would have come.
+    Their product with (theta, 1) is r_R + gamma V_R(s'). A terminated episode has no further value; if a time
+    limit truncated the episode, the value of the next state stands in for the rest.
 
     Book: eq-critic-targets.
 
     Args:
         features: (N, K) f(s, a).
-        terminated: (N,) flags.
+        terminated: (N,) whether the episode terminated.
         next_values: (N, M, K + 1) psi and h of the candidates at s'.
-        probability: (N, M) of these candidates.
-        bonus: (N, M) their `stray_bonus`.
+        probability: (N, M) weights of these candidates.
+        stray: (N,) their `stray_bonus` [reward].
         gamma: discount factor.
     """
     onward = (probability[..., None] * next_values).sum(1)
-    onward[:, -1] += (probability * bonus).sum(1)
+    onward[:, -1] += stray
     return pad(features, (0, 1)) + gamma * (~terminated)[:, None] * onward
+
+
+def critic_loss(values: Tensor, target: Tensor) -> Tensor:
+    """Return half the squared error of psi and h, averaged over the batch, summed over outputs and twins.
+
+    Args:
+        values: (..., N, K + 1) psi and h at the actions taken.
+        target: (N, K + 1) their Bellman targets.
+    """
+    return 0.5 / len(target) * (values - target).square().sum()

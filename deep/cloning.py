@@ -1,4 +1,4 @@
-"""Behaviour cloning: weighted maximum likelihood, begun at the prior's weights."""
+"""Behaviour cloning by weighted maximum likelihood, which starts from the prior's network."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps
 from mereq_min.validation import Array, check_array, check_number
 
+MOST_DRAWS = 200_000
+"""Largest number of actions drawn from a policy in order to distil it [actions]."""
+
 
 @dataclass(frozen=True)
 class CloningConfig:
@@ -27,18 +30,18 @@ class CloningConfig:
     learning_rate: float = 1e-3
     """Step size of Adam [1]."""
     batch_size: int = 64
-    """Steps of a gradient update, drawn in proportion to their weights [steps]."""
+    """Steps in a gradient update, drawn in proportion to their weights [steps]."""
     updates: int = 300
-    """Gradient updates of a fit [updates]."""
+    """Gradient updates in a fit [updates]."""
     pull: float = 0.3
-    """Weight of the squared distance to the prior's weights in the loss, "L2-SP" [nats]."""
+    """Weight in the loss of the squared distance from the prior's network weights ("L2-SP") [nats]."""
     hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers, where the prior has no network to start from [units]."""
+    """Widths of the hidden layers, if the prior has no network to start from [units]."""
 
     def __post_init__(self) -> None:
-        check_number("learning_rate", self.learning_rate, 0, above=True)
-        check_number("batch_size", self.batch_size, 1, whole=True)
-        check_number("updates", self.updates, 1, whole=True)
+        check_number("learning_rate", self.learning_rate, 0, exclusive=True)
+        check_number("batch_size", self.batch_size, 1, integer=True)
+        check_number("updates", self.updates, 1, integer=True)
         check_number("pull", self.pull, 0)
 
 
@@ -46,26 +49,29 @@ class CloningConfig:
 
 
 class NeuralCloner:
-    """`interfaces.Cloner` over discrete actions or a Box, a pure function of steps, weights and seed.
+    """Clones expert steps into a network, over discrete actions or a Box (`interfaces.Cloner`).
 
-    Over a Box the policy is a squashed Gaussian, whose likelihood is maximised in the latents.
+    The result depends on the steps, their weights and the seed alone. Over a Box the policy is a squashed
+    Gaussian, whose likelihood is maximised in the latents.
 
-    Few expert steps are fitted within a few updates; then they are learnt by heart, and what the prior can do
-    elsewhere is forgotten. A pull towards the prior's weights (Li et al., "Explicit Inductive Bias for
-    Transfer Learning with Convolutional Networks", 2018) keeps cloning a fair baseline: on Highway with 40
-    or 160 expert steps it about halves the KL from the expert, and with 640 it does no harm. Over a Box the
-    likelihood is steeper, since widths collapse onto few actions: on the three Fanuc tasks with 40 expert
-    steps a pull of 0.3 leaves the clone further from the expert than the prior was, and 3 to 6 serve best.
+    A handful of expert steps is fitted within a few updates; after that the network overfits them and forgets
+    what the prior could do elsewhere. A pull towards the prior's weights (Li et al., "Explicit Inductive Bias
+    for Transfer Learning with Convolutional Networks", 2018) keeps cloning a fair baseline: on Highway with
+    40 or 160 expert steps it about halves the KL from the expert, and with 640 it does no harm. Over a Box
+    the likelihood is steeper, because standard deviations collapse onto few actions: on the three Fanuc tasks
+    with 40 expert steps, a pull of 0.3 leaves the clone further from the expert than the prior was, and pulls
+    of 3 to 6 work best.
 
     Args:
-        prior: where to start. A `DiscretePolicy` or `SquashedGaussianPolicy` that is an `mlp` alone lends its
-            weights; any other policy is distilled into a network first, on the states of the steps.
-        space: of the actions, Discrete(A) or a Box of shape (D,).
+        prior: policy to start from. If it is a `DiscretePolicy` or `SquashedGaussianPolicy` of one `mlp`, its
+            weights are copied; any other policy is first distilled into a network, on the states of the
+            steps.
+        space: space of the actions, Discrete(A) or a Box of shape (D,).
         config: settings.
-        seed: of batches, of draws from a prior, and of the initial weights before distillation.
+        seed: seed of batches, of draws from a prior, and of the initial weights before distillation.
 
     Raises:
-        ValueError: on another space.
+        ValueError: if the space is neither.
     """
 
     def __init__(
@@ -86,7 +92,9 @@ class NeuralCloner:
             raise ValueError(f"space must be Discrete, counted from 0, or a Box, got {space}")
 
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
-        """Fit the executed actions of the steps with weights (N,) >= 0; without any weight, return the prior.
+        """Return the policy fitted to the executed actions of the steps with weights (N,) >= 0.
+
+        If all weights are 0, it is the prior.
 
         Raises:
             ValueError: if the weights or actions are malformed.
@@ -96,16 +104,19 @@ class NeuralCloner:
             raise ValueError(f"weights must not be negative, got {weights.min()}")
         wanted = self.head.encode(steps.action)
         rng = np.random.default_rng(self.seed)
-        net = self.head.start(self.prior) or self._distil(steps.state, rng)
+        net = self.head.start(self.prior) or self.distil(steps.state, rng)
         if weights.any():
             self._fit(net, steps.state, wanted, weights, rng, pull=self.config.pull)
         return self.head.policy(net)
 
-    def _distil(self, state: NDArray[Any], rng: np.random.Generator) -> nn.Sequential:
-        """A network that does in states (N, ...) what the prior does."""
-        net = mlp([state[0].size, *self.config.hidden, self.head.n_outputs], self.seed)
-        # As many draws as the fit looks at, so that none is learnt by heart.
-        asked = state[rng.integers(len(state), size=self.config.updates * self.config.batch_size)]
+    def distil(
+        self, state: NDArray[Any], rng: np.random.Generator, scale: Array | None = None
+    ) -> nn.Sequential:
+        """Return a network fitted to act as the prior does in states (N, ...); for `scale` see `nets.mlp`."""
+        net = mlp([state[0].size, *self.config.hidden, self.head.n_outputs], self.seed, scale)
+        # The fit sees each draw about once, so that it cannot memorise them.
+        n_draws = min(self.config.updates * self.config.batch_size, MOST_DRAWS)
+        asked = state[rng.integers(len(state), size=n_draws)]
         wanted = self.head.ask(self.prior, asked, rng)
         self._fit(net, asked, wanted, np.ones(len(asked)), rng, pull=0.0)
         return net
@@ -120,7 +131,10 @@ class NeuralCloner:
         *,
         pull: float,
     ) -> None:
-        """Fit what is wanted (N, ...) in states (N, ...) with weights (N,), staying near the start."""
+        """Fit a network to targets `wanted` (N, ...) in states (N, ...) with weights (N,).
+
+        `pull` is the weight of the squared distance from the network's initial parameters.
+        """
         parameters = list(net.parameters())
         start = [parameter.detach().clone() for parameter in parameters]
         optimiser = torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True)
@@ -137,3 +151,81 @@ class NeuralCloner:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+
+
+DISTILLING = CloningConfig(batch_size=256, updates=3_000)
+"""Settings for distilling a policy into a network; thorough, because all later results rest on it."""
+
+
+def clone_policy(
+    policy: Policy, space: spaces.Space[Any], states: NDArray[Any], scale: Array | None = None, seed: int = 0
+) -> DiscretePolicy | SquashedGaussianPolicy:
+    """Distil a policy into a single network.
+
+    Args:
+        policy: any policy.
+        space: space of its actions, Discrete(A) or a Box of shape (D,).
+        states: (N, ...) states in which the network has to act like the policy.
+        scale: factors of the network's inputs, see `nets.mlp`.
+        seed: seed of initial weights and draws.
+    """
+    cloner = NeuralCloner(policy, space, DISTILLING, seed=seed)
+    return cloner.head.policy(cloner.distil(states, np.random.default_rng(seed), scale))
+
+
+def squash(
+    policy: Policy, space: spaces.Box, states: NDArray[Any], scale: Array | None = None
+) -> SquashedGaussianPolicy:
+    """Clone a policy over a Box into a squashed Gaussian.
+
+    Actions outside the Box are moved to its bounds, as environments do that clip actions.
+
+    Args:
+        policy: any policy over the Box; its actions may lie outside.
+        space: the Box.
+        states: (N, ...) states in which the clone has to act like the policy.
+        scale: factors of the network's inputs, see `nets.mlp`.
+
+    Returns:
+        The clone; its `clone_kl` is the mean of KL(policy || clone) over the states, estimated from draws
+        inside the Box [nats], and NaN if there is no such draw.
+    """
+    # Draws that tanh has squashed have moderate latents however near to the bounds they are.
+    inside = policy if isinstance(policy, SquashedGaussianPolicy) else Inside(policy, space)
+    clone = clone_policy(inside, space, states, scale)
+    assert isinstance(clone, SquashedGaussianPolicy)
+    clone.temperature = getattr(policy, "temperature", None)
+    action = policy.sample(states, np.random.default_rng(1))
+    within = ((action > space.low) & (action < space.high)).all(axis=1)
+    states, action = states[within], action[within]
+    gap = policy.log_prob(states, action) - clone.log_prob(states, action)
+    clone.clone_kl = max(0.0, float(gap.mean())) if within.any() else float("nan")
+    return clone
+
+
+class Inside:
+    """A policy whose actions are clipped to slightly inside a Box, where the latents are not extreme.
+
+    Args:
+        policy: any policy over the Box; its actions may lie outside.
+        space: the Box.
+    """
+
+    MARGIN = 0.01
+    """Distance of the clipped actions from the bounds, as a fraction of the width of the Box."""
+
+    def __init__(self, policy: Policy, space: spaces.Box) -> None:
+        width = space.high.astype(np.float64) - space.low
+        self.policy, self.low, self.high = (
+            policy,
+            space.low + self.MARGIN * width,
+            space.high - self.MARGIN * width,
+        )
+
+    def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
+        """Return the log-density (N,) of the policy, which ignores the clipping."""
+        return self.policy.log_prob(state, action)
+
+    def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Draw clipped actions (N, D) in states (N, ...)."""
+        return np.clip(self.policy.sample(state, rng), self.low, self.high)

@@ -1,30 +1,448 @@
-"""What the simulator tasks and their environments check and seed alike."""
+"""A task made of any gymnasium environment: `interfaces.Task` with neural learners.
+
+    task = GymTask("lander", "LunarLander-v3", features, ("engine", "tilt"), prior, 0.99, temperature=0.1)
+
+An environment, named features and a prior are all it needs. The learner, cloning, vector environments,
+observation scaling and evaluation come with it, each with defaults that can be replaced.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
-from mereq_min.validation import check_array, check_number
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+from torch import nn
+
+from deep.cloning import CloningConfig, NeuralCloner, clone_policy, squash
+from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
+from deep.learner import Agent, LearnerConfig, NeuralLearner
+from deep.nets import find_activation, mlp, with_prefix, zero_last_layer
+from deep.policies import DiscretePolicy, check_fit, discrete_policy
+from deep.residual_dqn import DQNConfig, ResidualDQN
+from deep.residual_sac import ResidualSAC, SACConfig
+from deep.rollouts import Rollout, collect
+from deep.stable_baselines import load_for_task
+from mereq_min.interfaces import Oracle, Policy, RewardModel, Start
+from mereq_min.lab.runs.files import load_arrays
+from mereq_min.loop import Settings
+from mereq_min.policies import UniformPolicy
+from mereq_min.residual import scaled_prior_weight
+from mereq_min.validation import Array, check_array, check_number
+
+Features = Callable[[NDArray[Any], Any, NDArray[Any], dict[str, Any]], Any]
+"""(observation, action, next observation, info) -> the step's features (K,); info holds its `reward` too."""
+MakeEnv = Callable[..., gym.Env[Any, Any]]
+"""render_mode -> a new environment."""
+
+SCALE_EPISODES, SCALE_STEPS = 8, 200
+"""Size of the prior's rollout from which observations are scaled: environments, and steps of each."""
 
 
-def check_settings(task: Any) -> None:
-    """Check what every simulator task is made of; its weights become arrays (K,) of their own.
+def measure_length(steps: Rollout) -> dict[str, float]:
+    """The mean `length` of an episode [steps]."""
+    return {"length": float(steps.in_first_episode.sum(axis=0).mean())}
 
-    Args:
-        task: a frozen dataclass that is being made.
+
+class BoundOracle(Oracle, Protocol):
+    """An oracle that follows its task, and compares policies with its expert; see `SimulatorOracle`."""
+
+    def bind(self, task: GymTask) -> BoundOracle:
+        """Return this oracle for a task whose prior may be another one."""
+        ...
+
+    def measure(self, policy: Policy, steps: Rollout) -> dict[str, Any]:
+        """Compare a policy with the expert, given whole episodes of it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class GymTask:
+    """Any gymnasium environment with vector observations as a task; nothing about a reward is asked for.
+
+    Attributes:
+        name: name of the task.
+        env: gymnasium id, or a function of the render mode that returns a new environment. Observations must
+            be a Box of floats; they are flattened. Actions must be Discrete from 0 or a bounded Box of one
+            axis.
+        features: (observation, action, next observation, info) -> (K,), each about in [0, 1]; info also holds
+            the environment's own `reward` of the step. None if the environment puts `features` into its info.
+        feature_names: names (K,) of the features.
+        prior: the policy to align: any object with `log_prob` and `sample`; a file, either .safetensors as
+            written here or a .zip of Stable-Baselines3; or a torch module that maps observations to Q-values,
+            followed at `temperature`. None is the uniformly random policy. Over a Box, a prior other than a
+            squashed Gaussian with a plain network is cloned into one, see `clone_kl`.
+        gamma: discount factor.
+        temperature: alpha_hat [reward].
+        horizon: time limit of an episode [steps]; default: that of the gymnasium id.
+        prior_weight: omega, the weight of the prior's reward in the expert's.
+        vector_env: returns that many environments side by side, which report `features` and reset in the step
+            that ends an episode (AutoresetMode.SAME_STEP). Default: gymnasium's SyncVectorEnv of `env`.
+        reference_env: like `env`, the simulator on which results are reported. Default: `env`.
+        input_scale: (n,) factors of the flattened observation's entries; "prior" takes the reciprocal root
+            mean square of what the prior's rollouts show; None leaves observations alone.
+        learner: budget of a solve.
+        dqn: settings of residual soft DQN, the learner over discrete actions.
+        sac: settings of residual soft actor-critic, the learner over a Box.
+        cloning: settings of behaviour cloning.
+        episodes: episodes of an evaluation.
+        reference_episodes: the same on the reference simulator.
+        measure: the task's own measures of whole episodes, such as `success`.
+        oracle: the truth behind the simulated expert, None if nobody knows it. It is bound to this task: on
+            another prior or temperature, another expert is trained when it is first needed.
+        recorded_settings: those of the task's recorded runs.
+        observation_space: space of one environment's observations.
+        action_space: space of its actions.
+        clone_kl: KL(prior || its clone) that remains if the prior had to be cloned, else None [nats].
 
     Raises:
         ValueError: naming the argument, what it got and what would be right.
     """
-    if not 0 < task.gamma < 1:
-        raise ValueError(f"gamma must be above 0 and below 1, got {task.gamma!r}")
-    check_number("prior_weight", task.prior_weight, 0)
-    for name in ("prior_temperature", "temperature"):
-        check_number(name, getattr(task, name), 0, above=True)
-    for name in ("patience", "release"):
-        check_number(name, getattr(task, name), 1, whole=True)
-    for name in ("prior_weights", "expert_weights"):
-        weights = check_array(name, getattr(task, name), shape=(len(task.feature_names),))
-        object.__setattr__(task, name, weights)
-    if task.own_prior is not None and not hasattr(task.own_prior, "log_prob"):
-        raise ValueError(f"own_prior must offer log_prob(state, action), got {task.own_prior!r}")
+
+    name: str
+    env: str | MakeEnv
+    features: Features | None
+    feature_names: tuple[str, ...]
+    prior: Any
+    gamma: float
+    temperature: float
+    horizon: int = 0
+    prior_weight: float = 1.0
+    vector_env: Callable[[int], VectorEnv[Any, Any, Any]] | None = None
+    reference_env: MakeEnv | None = None
+    input_scale: Any = "prior"
+    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(num_envs=16))
+    dqn: DQNConfig = field(default_factory=lambda: DQNConfig(replay_capacity=100_000))
+    sac: SACConfig = field(default_factory=lambda: SACConfig(batch_size=128))
+    cloning: CloningConfig = field(default_factory=CloningConfig)
+    episodes: int = 100
+    reference_episodes: int = 20
+    measure: Callable[[Rollout], dict[str, float]] = measure_length
+    oracle: BoundOracle | None = None
+    recorded_settings: Settings | None = None
+    observation_space: spaces.Box = field(init=False, repr=False)
+    action_space: spaces.Discrete | spaces.Box = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        env = self._make(self.env, None)
+        self._set("horizon", self.horizon or _find_time_limit(env))
+        check_number("horizon", self.horizon, 1, integer=True)
+        self._set("observation_space", _check_observations(env.observation_space))
+        self._set("action_space", _check_actions(env.action_space))
+        env.close()
+        if self.input_scale is not None and not isinstance(self.input_scale, str):
+            shape = (self.n_inputs,)
+            self._set("input_scale", check_array("input_scale", self.input_scale, shape=shape))
+        self._set("prior", self._resolve_prior())
+        if self.oracle is not None:
+            self._set("oracle", self.oracle.bind(self))
+
+    @property
+    def n_inputs(self) -> int:
+        """Numbers in an observation."""
+        return int(np.prod(self.observation_space.shape))
+
+    @property
+    def clone_kl(self) -> float | None:
+        """KL(given prior || `prior`) where it had to be cloned into a squashed Gaussian [nats]; else None."""
+        return getattr(self.prior, "clone_kl", None)
+
+    @property
+    def scaled_prior_weight(self) -> float:
+        """omega' of the prior in use [reward]."""
+        return scaled_prior_weight(self.prior, self.prior_weight, self.temperature)
+
+    def make_env(self, render_mode: str | None = None, *, reference: bool = False) -> gym.Env[Any, Any]:
+        """Return a new environment with the time limit applied and `features` in the info of each step."""
+        maker = self.reference_env if reference and self.reference_env is not None else self.env
+        env = self._make(maker, render_mode)
+        if _time_limit(env) != self.horizon:
+            env = gym.wrappers.TimeLimit(env, self.horizon)
+        return env if self.features is None else ReportFeatures(env, self.features, len(self.feature_names))
+
+    def make_vector_env(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
+        """Return that many environments side by side, with the environment's own reward."""
+        if self.vector_env is not None:
+            return self.vector_env(num_envs)
+        return SyncVectorEnv([self.make_env] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    def make_learner(
+        self, reward: RewardModel, discount: float, *, start: Start = "prior", seed: int = 0
+    ) -> NeuralLearner:
+        """Return residual soft DQN or SAC on the prior, or the same of the full reward without the prior."""
+        make_agent = self._make_dqn if isinstance(self.action_space, spaces.Discrete) else self._make_sac
+        return NeuralLearner(
+            make_agent(reward, start, seed),
+            self.make_vector_env,
+            horizon=self.horizon,
+            discount=discount,
+            config=self.learner,
+            seed=seed,
+        )
+
+    def make_cloner(self, *, seed: int = 0) -> NeuralCloner:
+        """Return cloning by maximum likelihood, from the prior's weights."""
+        return NeuralCloner(self.prior, self.action_space, self.cloning, seed=seed)
+
+    def load_policy(self, state: dict[str, NDArray[Any]]) -> Policy:
+        """Rebuild a policy from the arrays of its `state()`; a prior of its own lies under `prior.`.
+
+        Raises:
+            ValueError: if they are not those of a policy for this task.
+        """
+        of_prior = with_prefix(state, "prior.")
+        prior = self.load_policy(of_prior) if of_prior else self.prior
+        policy = squashed_gaussian_policy(state) if "low" in state else discrete_policy(state, prior)
+        check_fit(policy, self.observation_space, self.action_space, self.name)
+        return policy
+
+    def evaluate(
+        self, policy: Policy, *, episodes: int | None = None, reference: bool = False
+    ) -> dict[str, Any]:
+        """Measure a policy over whole episodes, the same ones for every policy; see `interfaces.Task`.
+
+        Returns:
+            `task_return`: mean return of an episode under the environment's own reward; what `measure`
+            returns; and the measures of the oracle, if there is one, see `SimulatorOracle.measure`.
+        """
+        steps = self.roll_out(policy, episodes, reference=reference)
+        returns = (steps.reward * steps.in_first_episode).sum(axis=0)
+        return {
+            "task_return": float(returns.mean()),
+            **self.measure(steps),
+            **({} if self.oracle is None else self.oracle.measure(policy, steps)),
+        }
+
+    def roll_out(self, policy: Policy, episodes: int | None = None, *, reference: bool = False) -> Rollout:
+        """Whole episodes from the seeds 0, 1, ..., side by side."""
+        if reference and self.reference_env is not None:
+            makers = [lambda: self.make_env(reference=True)] * (episodes or self.reference_episodes)
+            envs: VectorEnv[Any, Any, Any] = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        else:
+            envs = self.make_vector_env(episodes or self.episodes)
+        steps = collect(envs, policy, self.horizon, np.random.default_rng(0), seed=0)
+        envs.close()
+        return steps
+
+    @cached_property
+    def observation_scale(self) -> Array | None:
+        """(n,) factors of the observation's entries, None for none; see `input_scale`."""
+        if not isinstance(self.input_scale, str):
+            return self.input_scale
+        squares = np.mean(self._prior_states.reshape(-1, self.n_inputs).astype(np.float64) ** 2, axis=0)
+        # Entries that hardly ever move keep their scale.
+        return np.where(squares > 1e-8, 1 / np.sqrt(np.maximum(squares, 1e-8)), 1.0)
+
+    @cached_property
+    def _prior_states(self) -> NDArray[Any]:
+        """Observations (N, ...) that the prior's rollouts show."""
+        envs = self.make_vector_env(SCALE_EPISODES)
+        rng = np.random.default_rng(0)
+        steps = collect(envs, self.prior, min(self.horizon, SCALE_STEPS), rng, seed=0)
+        envs.close()
+        return steps.transitions()["state"]
+
+    def _make_dqn(self, reward: RewardModel, start: Start, seed: int) -> Agent:
+        assert isinstance(self.action_space, spaces.Discrete)
+        residual = reward == "residual"
+        agent = ResidualDQN(
+            self.n_inputs,
+            int(self.action_space.n),
+            len(self.feature_names),
+            gamma=self.gamma,
+            temperature=self.temperature,
+            prior=self.prior if residual else None,
+            scaled_prior_weight=self.scaled_prior_weight if residual else 0.0,
+            input_scale=self.observation_scale,
+            config=self.dqn,
+            seed=seed,
+        )
+        if not residual and start == "prior":
+            agent.start_from(self._network_prior)
+        return agent
+
+    def _make_sac(self, reward: RewardModel, start: Start, seed: int) -> Agent:
+        return ResidualSAC(
+            self.n_inputs,
+            self.action_space,
+            len(self.feature_names),
+            gamma=self.gamma,
+            temperature=self.temperature,
+            # Without a weight the prior is only where the actor starts.
+            prior=self.prior if start == "prior" else None,
+            scaled_prior_weight=self.scaled_prior_weight if reward == "residual" else 0.0,
+            input_scale=self.observation_scale,
+            config=self.sac,
+            seed=seed,
+        )
+
+    @cached_property
+    def _network_prior(self) -> Policy:
+        """The prior as a single network, from which learning the full reward can start."""
+        prior = self.prior
+        is_network = isinstance(prior, DiscretePolicy) and prior.prior is None and prior.temperature != 0
+        if is_network and find_activation(prior.net) >= 0:
+            return prior
+        return clone_policy(prior, self.action_space, self._prior_states, self.observation_scale)
+
+    def _resolve_prior(self) -> Policy:
+        prior = self._load_prior()
+        if not hasattr(prior, "log_prob") or not hasattr(prior, "sample"):
+            raise ValueError(
+                "prior must offer log_prob and sample, or be a file or a torch module, got "
+                f"{type(prior).__name__}"
+            )
+        check_fit(prior, self.observation_space, self.action_space, self.name)
+        if isinstance(self.action_space, spaces.Discrete):
+            return prior
+        if isinstance(prior, SquashedGaussianPolicy) and find_activation(prior.net) >= 0:
+            return prior
+        # The actor's gradient goes through the prior's log-density, so that must be one of ours.
+        self._set("prior", prior)
+        return squash(prior, self.action_space, self._prior_states, self.observation_scale)
+
+    def _load_prior(self) -> Any:
+        prior = self.prior
+        if prior is None or isinstance(prior, UniformPolicy):
+            return self._make_uniform()
+        if isinstance(prior, nn.Module):
+            if not isinstance(self.action_space, spaces.Discrete):
+                raise ValueError(
+                    "a torch module alone does not define a density over a Box; wrap it in an object with "
+                    "log_prob and sample, such as deep.gaussian.SquashedGaussianPolicy"
+                )
+            return DiscretePolicy(prior, self.temperature)
+        if isinstance(prior, (str, Path)):
+            path = Path(prior)
+            if path.suffix == ".zip":
+                return load_for_task(path, self)
+            arrays = load_arrays(path)
+            return squashed_gaussian_policy(arrays) if "low" in arrays else discrete_policy(arrays)
+        return prior
+
+    def _make_uniform(self) -> Policy:
+        """The uniformly random policy; over a Box the squashed Gaussian nearest to it.
+
+        The latent of a uniform action is logistic, with variance pi^2 / 12 and entropy 2 - log 2; a Gaussian
+        of that variance is 0.014 nats away on each axis.
+        """
+        if isinstance(self.action_space, spaces.Discrete):
+            return UniformPolicy(self.action_space)
+        n_axes = self.action_space.shape[0]
+        net = mlp([self.n_inputs, *self.sac.hidden, 2 * n_axes], seed=0)
+        zero_last_layer(net)
+        with torch.no_grad():
+            nn.init.zeros_(list(net.parameters())[-1])[n_axes:] = math.log(math.pi / math.sqrt(12))
+        policy = SquashedGaussianPolicy(net, self.action_space.low, self.action_space.high)
+        entropy, cross_entropy = 2 - math.log(2), 0.5 * math.log(math.pi**3 / 6) + 0.5
+        policy.clone_kl = n_axes * (cross_entropy - entropy)
+        return policy
+
+    def _make(self, maker: str | MakeEnv, render_mode: str | None) -> gym.Env[Any, Any]:
+        if isinstance(maker, str):
+            # The checker looks at every first step, which evaluation and learning need not pay for.
+            try:
+                return gym.make(
+                    maker,
+                    max_episode_steps=self.horizon or None,
+                    render_mode=render_mode,
+                    disable_env_checker=True,
+                )
+            except (gym.error.Error, ModuleNotFoundError) as error:
+                raise ValueError(f"env must be an installed gymnasium id, got {maker!r}: {error}") from error
+        return maker(render_mode)
+
+    def _check_numbers(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise ValueError(f"name must be a string, got {self.name!r}")
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma must be above 0 and below 1, got {self.gamma!r}")
+        check_number("temperature", self.temperature, 0, exclusive=True)
+        check_number("prior_weight", self.prior_weight, 0)
+        check_number("horizon", self.horizon, 0, integer=True)
+        names = tuple(self.feature_names)
+        if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"feature_names must be different strings, one a feature, got {names}")
+        self._set("feature_names", names)
+        if isinstance(self.input_scale, str) and self.input_scale != "prior":
+            raise ValueError(f"input_scale must be an array, 'prior' or None, got {self.input_scale!r}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+class ReportFeatures(gym.Wrapper[Any, Any, Any, Any]):
+    """Puts the features of each step into its info.
+
+    Args:
+        env: the environment.
+        features: see `GymTask.features`.
+        n_features: K.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], features: Features, n_features: int) -> None:
+        super().__init__(env)
+        self.function, self.shape = features, (n_features,)
+        self.observation: Any = None
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self.observation, info = self.env.reset(**options)
+        return self.observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step; info["features"] is (K,).
+
+        Raises:
+            ValueError: if the features are not K finite numbers.
+        """
+        before = self.observation
+        self.observation, reward, terminated, truncated, info = self.env.step(action)
+        values = self.function(before, action, self.observation, {**info, "reward": reward})
+        features = check_array("features", values, shape=self.shape)
+        return self.observation, reward, terminated, truncated, {**info, "features": features}
+
+
+def _check_observations(space: spaces.Space[Any]) -> spaces.Box:
+    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        return space
+    hint = {
+        spaces.Dict: "wrap it in gymnasium.wrappers.FlattenObservation",
+        spaces.Box: "images are not supported; wrap the environment so that it shows a vector of floats",
+    }.get(type(space), "wrap the environment so that it shows a vector of floats")
+    raise ValueError(f"observations must be a Box of floats, got {space}: {hint}")
+
+
+def _check_actions(space: spaces.Space[Any]) -> spaces.Discrete | spaces.Box:
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return space
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
+        return space
+    raise ValueError(f"actions must be Discrete from 0 or a bounded Box of one axis, got {space}")
+
+
+def _time_limit(env: gym.Env[Any, Any]) -> int | None:
+    """Time limit of an environment, None if it does not tell one [steps]."""
+    layer: Any = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.TimeLimit):
+            return layer._max_episode_steps
+        layer = layer.env
+    return getattr(layer, "horizon", None)
+
+
+def _find_time_limit(env: gym.Env[Any, Any]) -> int:
+    limit = _time_limit(env)
+    if limit is None:
+        raise ValueError("horizon must be given: this environment does not tell its time limit")
+    return limit

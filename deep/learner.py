@@ -1,4 +1,4 @@
-"""The neural `interfaces.Learner`: an agent that learns from rollouts in a vector environment."""
+"""The neural `interfaces.Learner`, whose agent learns from rollouts in a vector environment."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from deep.rollouts import Mask, Rollout, collect
+from deep.rollouts import Rollout, collect
 from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps, time_weights
-from mereq_min.validation import Array, check_number
+from mereq_min.validation import Array, Mask, check_number
 
 
 class Agent(Protocol):
-    """Off-policy learning of the policy for a theta; residual soft DQN and residual SAC offer it.
+    """Learns the policy for a theta off-policy; `ResidualDQN` and `ResidualSAC` are agents.
 
-    The policy, `score` and `information` are those of the theta of the last `update`, at first theta = 0.
+    `policy`, `score` and `information` refer to the theta of the last `update`; before it, theta is 0.
     """
 
     def add(
@@ -30,68 +30,71 @@ class Agent(Protocol):
         next_state: NDArray[Any],
         terminated: Mask,
     ) -> None:
-        """Store N transitions in the replay."""
+        """Store N transitions in the replay buffer."""
         ...
 
     def update(self, theta: Array, n_updates: int) -> dict[str, float]:
-        """Take gradient steps with rewards theta . f; returns metrics by name."""
+        """Take gradient steps for the reward theta . f, and return metrics by name."""
         ...
 
     def policy(self) -> Policy:
-        """A frozen copy of the policy."""
+        """Return a frozen copy of the policy."""
         ...
 
     def explorer(self) -> Policy:
-        """The policy to collect transitions with while a prior is trained."""
+        """Return the policy that collects transitions while a prior is trained."""
         ...
 
     def score(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """grad_theta log pi_hat(a | s) (N, K) of actions (N, ...) in states (N, ...)."""
+        """Return grad_theta log pi_hat(a | s) (N, K) of actions (N, ...) in states (N, ...)."""
         ...
 
     def information(self, state: NDArray[Any]) -> Array:
-        """Fisher information (N, K, K) on theta that one action carries in each of the states (N, ...)."""
+        """Return the Fisher information (N, K, K) on theta of one action in each of the states (N, ...)."""
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that later updates depend on, as named arrays."""
+        """Return everything that later updates depend on, as named arrays."""
         ...
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """How much a solve may cost."""
+    """Budget of a solve."""
 
     num_envs: int = 64
-    """Environments side by side; each rolls out one whole episode a round [environments]."""
+    """Parallel environments; each of them runs for `horizon` steps in a round [environments]."""
     updates: int = 100
-    """Gradient updates of a round [updates]."""
+    """Gradient updates in a round [updates]."""
     first_rounds: int = 30
-    """Rounds of the first solve; each later one goes on from the last with a single round [rounds]."""
+    """Rounds of the first solve; each later solve continues from the last one with one round [rounds]."""
 
     def __post_init__(self) -> None:
-        check_number("num_envs", self.num_envs, 1, whole=True)
-        check_number("updates", self.updates, 1, whole=True)
-        check_number("first_rounds", self.first_rounds, 1, whole=True)
+        check_number("num_envs", self.num_envs, 1, integer=True)
+        check_number("updates", self.updates, 1, integer=True)
+        check_number("first_rounds", self.first_rounds, 1, integer=True)
 
 
 class NeuralLearner:
-    """`interfaces.Learner` by an agent: a round is gradient updates for theta, then fresh episodes to replay.
+    """Solves for the policy of a theta with an agent (`interfaces.Learner`).
+
+    A solve consists of rounds. Each round takes gradient updates for theta, then rolls the policy out over
+    fresh episodes, which are added to the agent's replay buffer.
 
     Args:
         agent: learns the policy.
-        make_envs: returns that many environments behind one vector environment, see `collect`.
+        make_envs: returns a vector environment of the given number of environments, see `collect`.
         horizon: time limit of an episode [steps].
-        discount: weight of time in feature expectations; 1 weighs the steps of a rollout alike.
+        discount: weight of time in feature expectations; with 1, all steps of a rollout count the same.
         config: budget of a solve.
-        seed: of environments and actions; the agent has its own.
+        seed: seed of environments and actions; the agent has its own.
 
     Raises:
-        ValueError: on malformed numbers.
+        ValueError: if a number is out of range.
     """
 
     def __init__(
@@ -104,8 +107,8 @@ class NeuralLearner:
         config: LearnerConfig | None = None,
         seed: int = 0,
     ) -> None:
-        check_number("horizon", horizon, 1, whole=True)
-        check_number("discount", discount, 0, 1, above=True)
+        check_number("horizon", horizon, 1, integer=True)
+        check_number("discount", discount, 0, 1, exclusive=True)
         self.agent, self.horizon, self.discount = agent, horizon, discount
         self.config, self.seed = config or LearnerConfig(), seed
         self._envs = make_envs(self.config.num_envs)
@@ -132,17 +135,19 @@ class NeuralLearner:
         return self._policy
 
     def mean_features(self) -> Array:
-        """Mean features (K,) of the last solved policy over its whole episodes."""
+        """Return the mean features (K,) of the last solved policy over the episodes of its rollout."""
         episodes = self._solved()
         weights = self._time_weights()
         return np.einsum("te,tek->k", weights, episodes.features) / weights.sum()
 
     def mean_features_jacobian(self) -> Array:
-        """Derivative of `mean_features` (rows, K) with respect to theta (columns, K).
+        """Return the derivative of `mean_features` (rows, K) in theta (columns, K).
 
-        By the score-function identity (Williams 1992) on the same episodes, for the ratio sum w f / sum w:
-        sum_t (sum_{u >= t} w_u (f_u - f_bar) - baseline_t) grad_theta log pi_hat(a_t | s_t) / sum w, with the
-        mean over the episodes as the baseline. Its noise falls with the square root of their number.
+        It is estimated on the same episodes by the score-function identity (Williams 1992), for the ratio
+        sum w f / sum w:
+        sum_t (sum_{u >= t} w_u (f_u - f_bar) - baseline_t) grad_theta log pi_hat(a_t | s_t) / sum w.
+        The baseline is the mean over the episodes. The noise falls as one over the square root of their
+        number.
         """
         episodes, weights = self._solved(), self._time_weights()
         centred = weights[..., None] * (episodes.features - self.mean_features())
@@ -156,27 +161,27 @@ class NeuralLearner:
         return np.einsum("tek,tel->kl", alive * to_come, score) / weights.sum()
 
     def score(self, steps: Steps) -> Array:
-        """Gradient (K,) of the log-likelihood of the steps' actions at the last theta."""
+        """Return the gradient (K,) in theta of the log-likelihood of the actions, at the last theta."""
         self._solved()
         return self.agent.score(steps.state, steps.action).sum(axis=0)
 
     def information(self, steps: Steps) -> Array:
-        """Fisher information (K, K) that the steps' actions carry at the last theta."""
+        """Return the Fisher information (K, K) on theta of the steps' actions, at the last theta."""
         self._solved()
         return self.agent.information(steps.state).sum(axis=0)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The agent, and how often the environments were rolled out."""
+        """Return the agent's state and the number of rollouts so far."""
         return {**self.agent.state(), "rollouts": np.array(self._rollouts)}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned; the last episodes are rolled out again, as they were."""
+        """Restore what `state` returned; the last rollout is repeated, with the same result."""
         self.agent.restore(state)
         self._policy, self._rollouts = self.agent.policy(), int(state["rollouts"])
         self._episodes = self._collect(self._rollouts - 1) if self._rollouts else None
 
     def _roll_out(self) -> None:
-        """Roll the policy out over fresh episodes, and let the agent learn from them later."""
+        """Roll the policy out over fresh episodes, and add them to the agent's replay buffer."""
         self._episodes = self._collect(self._rollouts)
         self._rollouts += 1
         self.agent.add(**self._episodes.transitions())
@@ -187,10 +192,10 @@ class NeuralLearner:
 
     def _solved(self) -> Rollout:
         if self._episodes is None:
-            raise ValueError("call solve(theta) first: there is no policy to speak of yet")
+            raise ValueError("call solve(theta) first: no policy has been solved for yet")
         return self._episodes
 
     def _time_weights(self) -> Array:
-        """Weight (T, E) of each step in the feature expectation; 0 after the first episode."""
+        """Return the weight (T, E) of each step in feature expectations; 0 after the first episode."""
         episodes = self._solved()
         return episodes.in_first_episode * time_weights(episodes.t, self.discount)

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons and their optimisers, both of which can be rebuilt from plain arrays."""
+"""Multilayer perceptrons and their optimisers; both can be saved as plain arrays and rebuilt from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from torch import nn
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid,
 )  # fmt: skip
-"""What may lie between the layers of an `mlp`; a saved one says which by its place here."""
-
+"""Activations that an `mlp` may have; a saved network names its own by the index in this tuple."""
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam
 
 
 class Scale(nn.Module):
-    """Flattens observations (N, ...) and multiplies their entries by fixed numbers (n,)."""
+    """Flattens observations (N, ...) and multiplies their entries by fixed factors (n,)."""
 
     def __init__(self, scale: NDArray[Any]) -> None:
         super().__init__()
@@ -29,8 +28,20 @@ class Scale(nn.Module):
         self.register_buffer("scale", to_tensor(scale))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, ...) to (N, n)."""
+        """Scale observations (N, ...) to (N, n)."""
         return inputs.flatten(1) * self.scale
+
+
+class OneHot(nn.Module):
+    """Encodes indices (N,) as unit vectors (N, n)."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """Encode indices (N,) as (N, n)."""
+        return nn.functional.one_hot(index.long(), self.n).float()
 
 
 def mlp(
@@ -39,10 +50,14 @@ def mlp(
     scale: NDArray[Any] | None = None,
     activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """Linear layers of the given sizes with an activation between them, initialised from `seed` alone.
+    """Return linear layers with an activation between them: (N, ...) -> (N, sizes[0]) -> (N, sizes[-1]).
 
-    Observations of any shape are flattened: (N, ...) -> (N, sizes[0]) -> (N, sizes[-1]). Where their entries
-    vary much less than by 1, they are learnt from slowly: `scale` (sizes[0],) multiplies them first.
+    Args:
+        sizes: widths of the input, the hidden layers and the output. Observations are flattened.
+        seed: of the initial weights; torch's global generator is left alone.
+        scale: (sizes[0],) factors of the input's entries. Entries that vary by much less than 1 are learnt
+            slowly, unless they are scaled up.
+        activation: between the layers.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,32 +68,32 @@ def mlp(
 
 
 def to_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """A single-precision copy, so that arrays that cannot be written to will do."""
+    """Copy an array to a float32 tensor; the array may be read-only."""
     return torch.as_tensor(np.array(array, dtype=np.float32))
 
 
 def zero_last_layer(net: nn.Module) -> None:
-    """Make the outputs 0 until they are learnt."""
+    """Set the last layer to 0, so that the outputs are 0 until they are trained."""
     with torch.no_grad():
         for parameter in list(net.parameters())[-2:]:
             parameter.zero_()
 
 
 def with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    """The arrays whose names begin with the prefix, by the rest of their names."""
+    """Return the arrays whose names begin with the prefix, under their names without it."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def to_arrays(net: nn.Module, prefix: str = "") -> dict[str, NDArray[np.float32]]:
-    """The parameters by name, to be saved."""
+    """Return the parameters and buffers by name, to be saved."""
     return {prefix + name: value.numpy().copy() for name, value in net.state_dict().items()}
 
 
 def load_arrays(net: nn.Module, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> None:
-    """Give a network the parameters that `to_arrays` returned.
+    """Load the parameters that `to_arrays` returned into a network.
 
     Raises:
-        ValueError: if arrays are missing, too many, of another shape or not finite.
+        ValueError: if arrays are missing, left over, of the wrong shape or not finite.
     """
     own = with_prefix(arrays, prefix)
     if any(not np.isfinite(value).all() for value in own.values()):
@@ -86,36 +101,37 @@ def load_arrays(net: nn.Module, arrays: Mapping[str, NDArray[Any]], prefix: str 
     try:
         net.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in own.items()})
     except RuntimeError as error:
-        raise ValueError(f"the network under {prefix!r} does not fit together: {error}") from error
+        raise ValueError(f"the network does not fit the arrays under {prefix!r}: {error}") from error
 
 
 def find_activation(net: nn.Module) -> int:
-    """Place in `ACTIVATIONS` of what a network has between its layers; -1 if it is built unlike an `mlp`."""
+    """Return the index in `ACTIVATIONS` of a network's activation, or -1 if it is not built like an `mlp`."""
     first, *rest = list(net) if isinstance(net, nn.Sequential) and len(net) else [net]
     linear, between = rest[::2], {repr(module) for module in rest[1::2]}
-    is_built_alike = isinstance(first, nn.Flatten | Scale) and len(rest) % 2 == 1
-    if not is_built_alike or not all(isinstance(module, nn.Linear) for module in linear):
+    alternates = isinstance(first, nn.Flatten | Scale) and len(rest) % 2 == 1
+    if not alternates or not all(isinstance(module, nn.Linear) for module in linear):
         return -1
-    return next((place for place, each in enumerate(ACTIVATIONS) if between <= {repr(each())}), -1)
+    return next((index for index, each in enumerate(ACTIVATIONS) if between <= {repr(each())}), -1)
 
 
 def mlp_to_arrays(net: nn.Module, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """The parameters by name and, where it is not ReLU, the activation, which no parameter tells."""
-    place = find_activation(net)
-    activation = {f"{prefix}activation": np.array(place)} if place else {}
+    """Return the parameters by name and, unless it is ReLU, the index of the activation in `ACTIVATIONS`."""
+    index = find_activation(net)
+    activation = {f"{prefix}activation": np.array(index)} if index else {}
     return {**activation, **to_arrays(net, prefix)}
 
 
 def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.Sequential:
-    """Rebuild an `mlp` from what `mlp_to_arrays` returned; the shapes say what it looks like.
+    """Rebuild an `mlp` from what `mlp_to_arrays` returned; the shapes of the arrays give its layers.
 
     Raises:
         ValueError: if the arrays are not those of an `mlp`, or not finite.
     """
-    place = arrays.get(f"{prefix}activation", np.array(0)).tolist()
-    if place not in range(len(ACTIVATIONS)):
+    index = arrays.get(f"{prefix}activation", np.array(0)).tolist()
+    if index not in range(len(ACTIVATIONS)):
         raise ValueError(
-            f"the network under {prefix!r} was not built like `deep.nets.mlp`: arrays alone do not tell it"
+            f"the network under {prefix!r} was not built like `deep.nets.mlp`, so it cannot be rebuilt from "
+            "its arrays"
         )
     arrays = {name: value for name, value in arrays.items() if name != f"{prefix}activation"}
     own = with_prefix(arrays, prefix)
@@ -124,13 +140,13 @@ def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.
     if not weights or any(weight.ndim != 2 for weight in weights):
         raise ValueError(f"no network under {prefix!r}: expected {prefix}1.weight, ..., got {sorted(arrays)}")
     sizes = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
-    net = mlp(sizes, seed=0, scale=own.get("0.scale"), activation=ACTIVATIONS[int(place)])
+    net = mlp(sizes, seed=0, scale=own.get("0.scale"), activation=ACTIVATIONS[int(index)])
     load_arrays(net, arrays, prefix)
     return net
 
 
 def optimiser_to_arrays(optimiser: torch.optim.Optimizer, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """The optimiser's moments and step counts, named `<prefix><parameter>.<moment>`, to be saved."""
+    """Return the optimiser's moments and step counts as `<prefix><parameter>.<moment>`, to be saved."""
     state = optimiser.state_dict()["state"]
     return {
         f"{prefix}{i}.{name}": value.numpy().copy()
@@ -142,10 +158,10 @@ def optimiser_to_arrays(optimiser: torch.optim.Optimizer, prefix: str = "") -> d
 def load_optimiser(
     optimiser: torch.optim.Optimizer, arrays: Mapping[str, NDArray[Any]], prefix: str = ""
 ) -> None:
-    """Give an optimiser the moments that `optimiser_to_arrays` returned; its settings stay as they are.
+    """Load the moments that `optimiser_to_arrays` returned into an Adam optimiser; its settings stay.
 
     Raises:
-        ValueError: if a moment of Adam is missing, not shaped like its parameter, or not finite.
+        ValueError: if a moment is missing, not shaped like its parameter, or not finite.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -154,7 +170,7 @@ def load_optimiser(
         index = int(number) if number.isdecimal() else len(parameters)
         is_moment = name in _MOMENTS and index < len(parameters)
         if not is_moment or value.shape != (() if name == "step" else parameters[index].shape):
-            raise ValueError(f"{prefix}{key} of shape {value.shape} is no moment of this optimiser")
+            raise ValueError(f"{prefix}{key} of shape {value.shape} is not a moment of this optimiser")
         if not np.isfinite(value).all():
             raise ValueError(f"{prefix}{key} holds numbers that are not finite")
         state.setdefault(index, {})[name] = torch.as_tensor(np.array(value))

@@ -1,16 +1,22 @@
-"""Policies that networks make, behind `mereq_min.interfaces.Policy`: numpy in, numpy out."""
+"""Policies over discrete actions from networks, and the check that any policy fits its task.
+
+They implement `mereq_min.interfaces.Policy`: numpy arrays in, numpy arrays out.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 from torch import nn
 
-from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
+from deep.gaussian import SquashedGaussianPolicy
+from deep.nets import OneHot, Scale, mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
 from mereq_min.interfaces import Policy
 from mereq_min.validation import Array, check_number
 
@@ -18,37 +24,48 @@ from mereq_min.validation import Array, check_number
 class DiscretePolicy:
     """pi(a | s) proportional to exp(net(s)_a / temperature + prior_scale * log prior(a | s)).
 
-    One class for all policies over A actions here: a soft DQN (net is Q), SAC and cloning (net gives logits,
-    temperature 1), and residual Q-learning (net is Q_R, prior_scale omega' / alpha_hat; Li et al. 2023). At
-    temperature 0, without a prior, it always takes the first of the best actions (DQN).
+    This class serves all policies over A actions: of soft DQN (the net gives Q), of residual Q-learning (it
+    gives Q_R, and prior_scale is omega' / alpha_hat; Li et al. 2023), and of SAC and cloning (it gives
+    logits, and no temperature is known). Temperature 0, possible only without a prior, makes DQN's greedy
+    policy: it always takes the first of the best actions.
 
     Args:
-        net: observations (N, ...) to (N, A).
-        temperature: what divides its outputs [reward].
+        net: maps observations (N, ...) to Q-values or logits (N, A).
+        temperature: alpha of the Q-values [reward]; None if the net gives logits, which are not divided.
         prior: the policy that is customised, None for no prior.
-        prior_scale: what multiplies its log-probabilities.
+        prior_scale: factor of the prior's log-probabilities.
 
     Raises:
-        ValueError: on malformed numbers, temperature 0 with a prior among them.
+        ValueError: if a number is out of range, or the temperature is 0 although there is a prior.
     """
 
     def __init__(
-        self, net: nn.Module, temperature: float = 1.0, prior: Policy | None = None, prior_scale: float = 0.0
+        self,
+        net: nn.Module,
+        temperature: float | None = None,
+        prior: Policy | None = None,
+        prior_scale: float = 0.0,
     ) -> None:
-        check_number("temperature", temperature, 0, above=prior is not None)
+        if temperature is not None:
+            check_number("temperature", temperature, 0, exclusive=prior is not None)
         check_number("prior_scale", prior_scale, 0)
         self.net, self.temperature = net, temperature
         self.prior, self.prior_scale = prior, prior_scale
 
+    @property
+    def divisor(self) -> float:
+        """What divides the net's outputs to give logits: the temperature, or 1 where that is unknown."""
+        return 1.0 if self.temperature is None else self.temperature
+
     def log_probs(self, state: NDArray[Any]) -> Array:
-        """Log-probabilities (N, A) of all actions in states (N, ...)."""
+        """Return the log-probabilities (N, A) of all actions in states (N, ...)."""
         with torch.no_grad():
             values = self.net(to_tensor(state)).numpy()
         if self.temperature == 0:
             best = values.argmax(axis=1)[:, None] == np.arange(values.shape[1])
             return np.where(best, 0.0, -np.inf)
-        logits = values.astype(np.float64) / self.temperature
-        if self.prior is not None and self.prior_scale > 0:  # 0 times -inf is no number
+        logits = values.astype(np.float64) / self.divisor
+        if self.prior is not None and self.prior_scale > 0:  # 0 * -inf would be NaN
             logits = logits + self.prior_scale * all_log_probs(self.prior, state, logits.shape[1])
         return log_softmax(logits, axis=1)
 
@@ -62,21 +79,21 @@ class DiscretePolicy:
         return (rng.random(len(cumulative))[:, None] * cumulative[:, -1:] >= cumulative[:, :-1]).sum(axis=1)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything but the prior, to be saved."""
-        scales = np.array([self.temperature, self.prior_scale])
+        """Return everything except the prior, to be saved; an unknown temperature is saved as NaN."""
+        scales = np.array([np.nan if self.temperature is None else self.temperature, self.prior_scale])
         return {"scales": scales, **mlp_to_arrays(self.net, "net.")}
 
 
 class EpsilonPolicy:
-    """With probability epsilon an action drawn evenly, else one of another policy; Watkins (1989).
+    """Epsilon-greedy exploration: with probability epsilon a uniformly random action, else the policy's.
 
     Args:
-        policy: over A actions.
-        epsilon: share of even draws.
-        n_actions: A.
+        policy: the policy that acts otherwise.
+        epsilon: probability of a random action.
+        n_actions: number of actions A.
 
     Raises:
-        ValueError: if epsilon is no probability.
+        ValueError: if epsilon is not a probability.
     """
 
     def __init__(self, policy: Policy, epsilon: float, n_actions: int) -> None:
@@ -92,38 +109,143 @@ class EpsilonPolicy:
     def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw actions (N,) in states (N, ...)."""
         action = self.policy.sample(state, rng)
-        even = rng.random(len(action)) < self.epsilon
-        return np.where(even, rng.integers(self.n_actions, size=len(action)), action)
+        is_random = rng.random(len(action)) < self.epsilon
+        return np.where(is_random, rng.integers(self.n_actions, size=len(action)), action)
 
 
 def discrete_policy(arrays: dict[str, NDArray[Any]], prior: Policy | None = None) -> DiscretePolicy:
     """Rebuild a `DiscretePolicy` from its `state()`.
 
     Args:
-        arrays: what `state()` returned; a prior may lie beside it under `prior.`, as pretraining saves it.
-        prior: the prior it was made on, where it has one that is not in the arrays.
+        arrays: what `state()` returned; they may include the arrays of its prior, prefixed with `prior.`, as
+            pretraining saves them.
+        prior: the prior that the policy customises, if the arrays do not include one.
 
     Raises:
         ValueError: if the arrays are not those of such a policy.
     """
     scales = arrays.get("scales")
-    if scales is None or scales.shape != (2,) or not np.isfinite(scales).all():
+    if scales is None or scales.shape != (2,) or np.isinf(scales).any() or np.isnan(scales[1]):
         raise ValueError(f"no policy: expected scales (temperature, prior_scale), got {sorted(arrays)}")
     temperature, prior_scale = scales.tolist()
-    arrays_of_prior = with_prefix(arrays, "prior.")
-    if arrays_of_prior:
-        prior = discrete_policy(arrays_of_prior)
+    of_prior = with_prefix(arrays, "prior.")
+    if of_prior:
+        prior = discrete_policy(of_prior)
     if prior_scale and prior is None:
         raise ValueError("this policy customises a prior: it can only be loaded together with it")
     return DiscretePolicy(
-        mlp_from_arrays(arrays, "net."), temperature, prior if prior_scale else None, prior_scale
+        mlp_from_arrays(arrays, "net."),
+        None if np.isnan(temperature) else temperature,
+        prior if prior_scale else None,
+        prior_scale,
     )
 
 
 def all_log_probs(policy: Policy, state: NDArray[Any], n_actions: int) -> Array:
-    """Log-probabilities (N, A) of all actions under any policy over A actions."""
+    """Return the log-probabilities (N, A) of all actions under any policy over A actions."""
     if hasattr(policy, "log_probs"):
         return policy.log_probs(state)
     n = len(state)
     columns = [policy.log_prob(state, np.full(n, action)) for action in range(n_actions)]
     return np.stack(columns, axis=1)
+
+
+def check_fit(
+    policy: Policy,
+    observation_space: spaces.Box | spaces.Discrete,
+    action_space: spaces.Box | spaces.Discrete,
+    task_name: str,
+) -> None:
+    """Refuse a policy that cannot act in a task, after asking it for an action and for log-probabilities.
+
+    Args:
+        policy: any policy; where it has a `net`, the message tells what that takes.
+        observation_space: what the task shows.
+        action_space: what the task accepts.
+        task_name: named in the message.
+
+    Raises:
+        ValueError: saying what the policy takes and what the task shows, or what actions they have.
+    """
+    if isinstance(policy, DiscretePolicy) and policy.prior is not None:
+        check_fit(policy.prior, observation_space, action_space, task_name)
+    state = _example_states(observation_space)
+    try:
+        has = _try_out(policy, state, action_space)
+    except Exception as error:  # whatever the policy's own code raises
+        takes, shows = _describe_inputs(policy), _describe_observations(observation_space)
+        reason = f"takes {takes}, the task shows {shows}"
+        if takes in (None, shows):
+            reason = f"fails on what the task shows, {shows}: {error}"
+        raise ValueError(f"{task_name}: this policy {reason}") from error
+    wanted = _describe_actions(action_space)
+    if has != wanted:
+        raise ValueError(f"{task_name}: this policy has {has}, the task has {wanted}")
+    if isinstance(action_space, spaces.Box) and isinstance(policy, SquashedGaussianPolicy):
+        _check_bounds(policy, action_space, task_name)
+
+
+def _example_states(space: spaces.Box | spaces.Discrete) -> NDArray[Any]:
+    """Two states of a space; of a `Discrete` the last, which a policy over fewer states does not know."""
+    if isinstance(space, spaces.Discrete):
+        return np.full(2, space.start + space.n - 1)
+    return np.clip(np.zeros((2, *space.shape)), space.low, space.high).astype(space.dtype)
+
+
+def _try_out(policy: Policy, state: NDArray[Any], action_space: spaces.Box | spaces.Discrete) -> str:
+    """Let a policy act, and describe the actions that it has."""
+    action = np.asarray(policy.sample(state, np.random.default_rng(0)))
+    policy.log_prob(state, action)
+    if hasattr(policy, "log_probs"):
+        return _count(policy.log_probs(state).shape[1], "action")
+    if action.dtype.kind == "f":
+        return _describe_box(action.shape[1:])
+    if isinstance(action_space, spaces.Discrete):
+        # A policy that is asked about an action which it does not have fails.
+        policy.log_prob(state, np.full(len(state), action_space.start + action_space.n - 1))
+        return _describe_actions(action_space)
+    return "discrete actions"
+
+
+def _check_bounds(policy: SquashedGaussianPolicy, space: spaces.Box, task_name: str) -> None:
+    # Saved in float32, equal bounds differ in their last digits.
+    if not np.allclose([policy.low, policy.high], [space.low, space.high], rtol=1e-6):
+        raise ValueError(
+            f"{task_name}: this policy's actions lie between {policy.low} and {policy.high}, "
+            f"the task's between {space.low} and {space.high}"
+        )
+
+
+def _describe_inputs(policy: Policy) -> str | None:
+    """What the first layer of a policy's network takes; None if that is unknown."""
+    net = getattr(policy, "net", None)
+    for layer in net.modules() if isinstance(net, nn.Module) else ():
+        if isinstance(layer, OneHot):
+            return f"one of {layer.n} states"
+        if isinstance(layer, Scale):
+            return _count(len(layer.scale), "number")
+        if isinstance(layer, nn.Linear):
+            return _count(layer.in_features, "number")
+        if any(True for _ in layer.parameters(recurse=False)):  # such as a convolution
+            return None
+    return None
+
+
+def _describe_observations(space: spaces.Box | spaces.Discrete) -> str:
+    if isinstance(space, spaces.Discrete):
+        return f"one of {space.n} states"
+    return _count(math.prod(space.shape), "number")
+
+
+def _describe_actions(space: spaces.Box | spaces.Discrete) -> str:
+    return (
+        _count(int(space.n), "action") if isinstance(space, spaces.Discrete) else _describe_box(space.shape)
+    )
+
+
+def _describe_box(shape: tuple[int, ...]) -> str:
+    return f"continuous actions of {_count(math.prod(shape), 'number')}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,4 +1,4 @@
-"""`mereq pretrain`: make a prior or an expert for a task, from scratch or on top of another policy."""
+"""The command `mereq pretrain`: train a prior or an expert, from scratch or by customising another policy."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import tyro
+from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from deep.classic import ADDED
+from deep.gym_task import GymTask
 from deep.learner import Agent
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
-from deep.rollouts import interact
+from deep.rollouts import features_of, interact
 from mereq_min.interfaces import Policy
 from mereq_min.lab.plugins import UsageError, load_environment, load_policy
 from mereq_min.lab.runs.files import RunError, save_arrays, write_file
@@ -28,84 +30,55 @@ from mereq_min.lab.runs.provenance import provenance
 from mereq_min.validation import Array, check_number
 
 
-class Trainable(Protocol):
-    """What pretraining asks of a task."""
-
-    @property
-    def gamma(self) -> float:
-        """Discount factor."""
-        ...
-
-    @property
-    def prior_weights(self) -> Array:
-        """Weights (K,) of the prior's reward."""
-        ...
-
-    @property
-    def expert_weights(self) -> Array:
-        """Weights (K,) of the expert's reward."""
-        ...
-
-    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Return one environment."""
-        ...
-
-    def make_vector_env(self, num_envs: int, weights: Array) -> VectorEnv[Any, Any, Any]:
-        """Return environments side by side whose reward has the given weights (K,)."""
-        ...
-
-    def evaluate(self, policy: Policy, *, episodes: int | None = None) -> dict[str, Any]:
-        """Measure a policy."""
-        ...
-
-
 @dataclass(frozen=True)
 class Pretrain:
-    """Train a policy for a task's reward; the same command resumes what was interrupted."""
+    """Train a policy for a task's reward; the same command resumes an interrupted training."""
 
     task: tyro.conf.Positional[str]
     """Name of the task, or a gymnasium id of CartPole, MountainCarContinuous or LunarLander."""
     algo: Literal["dqn", "soft-dqn", "sac"] = "soft-dqn"
-    """Learner; with --prior its residual form."""
+    """Learning algorithm; with --prior, its residual form."""
     reward: Literal["prior", "expert"] = "prior"
-    """Whose reward, without --prior."""
+    """Whose reward the policy is trained for; with --prior, it is always the residual reward."""
     prior: str | None = None
-    """Customise this policy (see `mereq evaluate`) by what the expert's reward adds to the prior's; omega' is
-    --temperature."""
+    """Policy to customise by the expert's residual reward (see `mereq evaluate` for what may be given);
+    omega' is --temperature."""
     temperature: float = 0.05
-    """alpha of the policy; for sac with a target entropy where it begins [reward]."""
+    """alpha of the policy; for sac with a target entropy, its initial value [reward]."""
     steps: int = 500_000
     """Transitions to learn from; rounded up to whole steps of all environments [transitions]."""
     num_envs: int = 32
-    """Environments side by side [environments]."""
+    """Parallel environments [environments]."""
     steps_per_update: float = 4.0
     """Transitions for each gradient update [transitions]."""
     steps_per_checkpoint: int = 20_000
-    """Transitions between checkpoints, where environments begin anew: nothing of them has to be saved, and a
-    resumed run ends bit for bit like an unbroken one [transitions]."""
+    """Transitions between checkpoints. Environments are reset at a checkpoint, so that a resumed training
+    ends bit for bit like an uninterrupted one [transitions]."""
     anneal: bool = False
-    """Let the learning rate fall, in a straight line, to a twentieth."""
+    """Decrease the learning rate linearly to a twentieth."""
     seed: int = 0
-    """Seed of everything."""
+    """Seed of the whole training."""
     out: Path = Path("policies")
     """Folder for the policy and its record."""
     overwrite: bool = False
-    """Discard what is there and start over."""
+    """Discard an earlier training in the same place, and start over."""
     dqn: DQNConfig = field(default_factory=DQNConfig)
+    """Settings of dqn and soft-dqn."""
     sac: SACConfig = field(default_factory=SACConfig)
+    """Settings of sac."""
 
     def __post_init__(self) -> None:
-        check_number("steps", self.steps, 1, whole=True)
-        check_number("steps_per_checkpoint", self.steps_per_checkpoint, 1, whole=True)
-        check_number("num_envs", self.num_envs, 1, whole=True)
-        check_number("steps_per_update", self.steps_per_update, 0, above=True)
-        check_number("seed", self.seed, 0, whole=True)
+        check_number("steps", self.steps, 1, integer=True)
+        check_number("steps_per_checkpoint", self.steps_per_checkpoint, 1, integer=True)
+        check_number("num_envs", self.num_envs, 1, integer=True)
+        check_number("steps_per_update", self.steps_per_update, 0, exclusive=True)
+        check_number("seed", self.seed, 0, integer=True)
 
     def __call__(self) -> int:
-        """Train with checkpoints, and write policy and record."""
+        """Train with checkpoints, write the policy and its record, and return the exit code 0."""
         task = load_environment(self.task)
-        if not hasattr(task, "make_vector_env"):
-            raise UsageError(f"{self.task} has no make_vector_env, the environments to learn in side by side")
+        if not isinstance(task, GymTask):
+            raise UsageError(f"{self.task} is not a GymTask: tabular tasks are solved without training")
         reward = self.reward if self.prior is None else "residual"
         path = self.out / f"{self.task.replace(':', '-')}-{reward}-{self.algo}-seed{self.seed}"
         train(self, task, path, report=lambda row: print(json.dumps(row), file=sys.stderr))
@@ -113,27 +86,29 @@ class Pretrain:
         return 0
 
 
-def train(
-    settings: Pretrain, task: Trainable, path: Path, report: Callable[[dict[str, Any]], None]
-) -> Policy:
-    """Train a policy, or go on with it from its last checkpoint.
+def train(settings: Pretrain, task: GymTask, path: Path, report: Callable[[dict[str, Any]], None]) -> Policy:
+    """Train a policy, or continue its training from the last checkpoint.
 
     Args:
         settings: what to train, and how.
-        task: on which task.
-        path: where, without suffix: `.safetensors` is the policy, `.json` the settings, versions and measures
-            at each checkpoint, `.checkpoint-<number>.safetensors` what training goes on from.
+        task: the task to train on.
+        path: common path of the files, without suffix. `.safetensors` holds the policy; `.json` holds the
+            settings, versions, and measures at each checkpoint; `.checkpoint-<number>.safetensors` holds the
+            state from which training continues.
         report: called with the measures at each checkpoint.
 
+    Returns:
+        The trained policy.
+
     Raises:
-        RunError: if there is a policy of other settings at `path`, or a damaged one.
+        RunError: if the files at `path` are of a training with other settings, or damaged.
     """
     record = _claim(settings, path)
     agent = make_agent(settings, task)
-    if settings.overwrite:  # not before the settings have turned out to make sense
+    if settings.overwrite:  # only now, when the settings have proved valid
         _suffixed(path, ".json").unlink(missing_ok=True)
     done = len(record["measures"])
-    _discard_checkpoints(path, but=done)  # what a kill left
+    _discard_checkpoints(path, but=done)  # files that an interruption may have left
     if done:
         _restore(agent, _checkpoint(path, done))
     envs, theta = make_problem(settings, task)
@@ -145,7 +120,7 @@ def train(
         record["measures"].append({name: value for name, value in row.items() if np.isscalar(value)})
         save_arrays(_suffixed(path, ".safetensors"), policy_arrays(agent.policy()))
         save_arrays(_checkpoint(path, number + 1), agent.state())
-        # The checkpoint counts from the moment that the record speaks of it.
+        # The checkpoint becomes valid when the record mentions it, so the record is written last.
         write_file(_suffixed(path, ".json"), json.dumps(record, indent=1).encode())
         _discard_checkpoints(path, but=number + 1)
         report(record["measures"][-1])
@@ -154,42 +129,66 @@ def train(
 
 
 def policy_arrays(policy: Any) -> dict[str, NDArray[Any]]:
-    """A policy's `state()`, and under `prior.` that of the policy that it customises."""
+    """Return the arrays of a policy and, with the prefix `prior.`, those of the policy that it customises."""
     prior = getattr(policy, "prior", None)
     of_prior = policy_arrays(prior) if hasattr(prior, "state") else {}
     return {**policy.state(), **{f"prior.{name}": array for name, array in of_prior.items()}}
 
 
-def make_problem(settings: Pretrain, task: Trainable) -> tuple[VectorEnv[Any, Any, Any], Array]:
-    """Environments, and theta for their features: the residual reward on a prior, else the reward itself."""
+def make_problem(settings: Pretrain, task: GymTask) -> tuple[VectorEnv[Any, Any, Any], Array]:
+    """Return environments, and theta for the features that they report.
+
+    On a prior, these are the task's features and theta*. Without one, the reward is the only feature.
+    """
+    envs = task.make_vector_env(settings.num_envs)
     if settings.prior is not None:
-        envs = task.make_vector_env(settings.num_envs, task.prior_weights)
-        return envs, task.expert_weights - task.prior_weights
-    weights = task.prior_weights if settings.reward == "prior" else task.expert_weights
-    return RewardAlone(task.make_vector_env(settings.num_envs, weights)), np.ones(1)
+        return envs, find_wish(task)
+    added = find_wish(task) if settings.reward == "expert" else None
+    return RewardAlone(envs, added), np.ones(1)
+
+
+def find_wish(task: GymTask) -> Array:
+    """Return theta* (K,), the expert's residual reward.
+
+    Raises:
+        UsageError: if it is unknown.
+    """
+    theta = ADDED.get(task.name) if task.oracle is None else task.oracle.true_theta
+    if theta is None:
+        raise UsageError(f"{task.name} has no oracle: an expert's reward is not known")
+    return theta
 
 
 class RewardAlone(VectorWrapper[Any, Any, Any]):
-    """Hides the features of a step, so that the reward is learned from as a whole, constants and all."""
+    """Hides the features of a step, so that agents learn from the reward itself, including its constants.
+
+    Args:
+        envs: the environments.
+        added: (K,) theta of a residual reward that is added to the environments' own, None for none.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any], added: Array | None) -> None:
+        super().__init__(envs)
+        self.added = added
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take a step in each environment."""
-        *outcome, info = self.env.step(actions)
-        return *outcome, {name: info[name] for name in ("final_obs", "_final_obs") if name in info}
+        state, reward, terminated, truncated, info = self.env.step(actions)
+        if self.added is not None:
+            reward = reward + features_of(reward, info) @ self.added
+        kept: dict[str, Any] = {name: info[name] for name in ("final_obs", "_final_obs") if name in info}
+        return state, reward, terminated, truncated, kept
 
 
-def make_agent(settings: Pretrain, task: Trainable) -> ResidualDQN | ResidualSAC:
-    """The agent for a task's spaces.
+def make_agent(settings: Pretrain, task: GymTask) -> ResidualDQN | ResidualSAC:
+    """Return an untrained agent for a task.
 
     Raises:
-        UsageError: if the algorithm does not fit the task's actions, or a prior.
+        UsageError: if the algorithm does not suit the task's actions, or cannot customise a prior.
     """
     if settings.algo == "dqn" and settings.prior is not None:
-        raise UsageError("dqn is greedy, a policy on a prior cannot be; choose --algo soft-dqn or sac")
-    env = task.make_env()
-    n_inputs = int(np.prod(env.observation_space.shape or ()))
-    actions = env.action_space
-    env.close()
+        raise UsageError("dqn is greedy, which a customised prior cannot be: choose --algo soft-dqn or sac")
+    n_inputs, actions = task.n_inputs, task.action_space
     prior = None if settings.prior is None else load_policy(settings.prior, task)
     shared: dict[str, Any] = {
         "gamma": task.gamma,
@@ -198,19 +197,17 @@ def make_agent(settings: Pretrain, task: Trainable) -> ResidualDQN | ResidualSAC
         "scaled_prior_weight": 0.0 if prior is None else settings.temperature,
         "seed": settings.seed,
     }
-    n_features = 1 if prior is None else len(task.prior_weights)
+    n_features = 1 if prior is None else len(task.feature_names)
     if settings.algo == "sac":
         return ResidualSAC(n_inputs, actions, n_features, config=settings.sac, **shared)
-    if not isinstance(actions, gym.spaces.Discrete):
+    if not isinstance(actions, Discrete):
         raise UsageError(f"{settings.algo} needs a finite set of actions, got {actions}; choose --algo sac")
-    if actions.start != 0:
-        raise UsageError(f"{settings.algo} needs actions that count from 0, got {actions}")
-    scale = getattr(task, "input_scale", None)
+    scale = None if isinstance(task.input_scale, str) else task.input_scale  # no prior to derive it from
     return ResidualDQN(n_inputs, int(actions.n), n_features, input_scale=scale, config=settings.dqn, **shared)
 
 
 def anneal(agent: ResidualDQN | ResidualSAC, progress: float) -> None:
-    """Set the learning rate for the share of the training that is done."""
+    """Set the learning rate at a given progress in [0, 1] of the training."""
     for group in agent.optimiser.param_groups:
         group["lr"] = agent.config.learning_rate * (1.0 - 0.95 * progress)
 
@@ -223,7 +220,7 @@ def learn(
     settings: Pretrain,
     number: int,
 ) -> dict[str, float]:
-    """Learn from `n_steps` transitions, the part `number` of the training; returns the last metrics."""
+    """Learn from `n_steps` transitions after checkpoint `number`; return the metrics of the last update."""
     rng = np.random.default_rng([settings.seed, number])
     rounds = -(-n_steps // settings.num_envs)
     metrics: dict[str, float] = {}
@@ -241,13 +238,17 @@ def learn(
 
 
 class Exploring:
-    """The policy with which an agent explores at that moment."""
+    """The current exploration policy of an agent that is learning.
+
+    Args:
+        agent: the agent.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
 
     def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """Log-probability (N,) of actions (N, ...) in states (N, ...)."""
+        """Return the log-probability (N,) of actions (N, ...) in states (N, ...)."""
         return self.agent.explorer().log_prob(state, action)
 
     def sample(self, state: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -256,7 +257,7 @@ class Exploring:
 
 
 def _claim(settings: Pretrain, path: Path) -> dict[str, Any]:
-    """The record at `path`, if there is one to go on from, else a new one."""
+    """Return the record at `path` if its training can be continued, else a new record."""
     file = _suffixed(path, ".json")
     wanted = json.loads(json.dumps({**asdict(settings), "out": None, "overwrite": None}))
     if file.exists() and not settings.overwrite:
@@ -269,7 +270,8 @@ def _claim(settings: Pretrain, path: Path) -> dict[str, Any]:
         ]
         if differing:
             raise RunError(
-                f"{file} is of other settings ({'; '.join(differing)}): choose another --out, or --overwrite"
+                f"{file} is of other settings ({'; '.join(differing)}): choose another --out, or pass "
+                "--overwrite"
             )
         return record
     command = "mereq " + " ".join(sys.argv[1:])

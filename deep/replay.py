@@ -1,4 +1,4 @@
-"""Experience replay: a ring of transitions that stores features, so that rewards follow theta."""
+"""Experience replay: a ring buffer of transitions, which stores features so that any theta gives rewards."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import torch
 from numpy.typing import NDArray
 
 Batch = dict[str, torch.Tensor]
+"""Columns of transitions (N, ...) by name."""
 
 
 class Replay:
-    """The last `capacity` transitions as columns of tensors.
+    """Replay buffer that holds the last `capacity` transitions as columns of tensors.
 
-    Features are stored, not rewards: `batch["features"] @ theta` is the reward under whatever theta is now.
-    Columns take their shapes and types from the first transitions that are added.
+    It stores features instead of rewards: `batch["features"] @ theta` is the reward under the current theta.
+    The first transitions added determine the shapes and types of the columns.
 
     Args:
-        capacity: transitions that are kept [transitions].
+        capacity: number of transitions that are kept [transitions].
+
+    Raises:
+        ValueError: if the capacity is less than 1.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -33,11 +37,11 @@ class Replay:
 
     @property
     def added(self) -> int:
-        """Transitions that were ever added, forgotten ones included [transitions]."""
+        """Number of transitions added so far, including those no longer held [transitions]."""
         return self._added
 
     def add(self, **columns: NDArray[Any]) -> None:
-        """Store N transitions, column by column, each (N, ...); the oldest make room.
+        """Store N transitions, given as columns (N, ...); they replace the oldest if the buffer is full.
 
         Raises:
             ValueError: if the columns are not those of the first call, differ in length, or are not finite.
@@ -64,22 +68,26 @@ class Replay:
         self._added += n
 
     def sample(self, n: int, rng: np.random.Generator) -> Batch:
-        """Draw n transitions, uniformly with replacement."""
+        """Draw n transitions, uniformly with replacement.
+
+        Raises:
+            ValueError: if the buffer is empty.
+        """
         if len(self) == 0:
             raise ValueError("the replay is empty: add transitions before sampling")
         rows = torch.as_tensor(rng.integers(len(self), size=n))
         return {name: column.index_select(0, rows) for name, column in self.columns.items()}
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What is stored, as named arrays."""
+        """Return the contents of the buffer, as named arrays."""
         filled = {name: column[: len(self)].numpy() for name, column in self.columns.items()}
         return {"added": np.array(self._added), **filled}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned.
+        """Restore what `state` returned.
 
         Raises:
-            ValueError: if the columns are damaged, or are fewer or more than were added.
+            ValueError: if the columns are damaged, or do not have the length that `added` implies.
         """
         filled = {name: array for name, array in state.items() if name != "added"}
         added = int(state.get("added", -1))
@@ -95,5 +103,5 @@ class Replay:
 
 
 def _dtype(column: NDArray[Any]) -> torch.dtype:
-    """Numbers are kept in single precision, actions and flags as they are."""
+    """Return the type in which a column is stored: float32 for floats, its own for integers and flags."""
     return torch.float32 if column.dtype.kind == "f" else torch.as_tensor(column[:0]).dtype

@@ -1,20 +1,20 @@
 """Residual soft DQN: customise a frozen prior by Q-learning on the residual reward alone.
 
-Li et al., "Residual Q-Learning" (NeurIPS 2023), with a critic that knows how its values depend on theta. The
-residual Q of the policy pi_hat splits into what theta multiplies and what it does not,
+The method is that of Li et al., "Residual Q-Learning" (NeurIPS 2023), with a critic that also learns how its
+values depend on theta. The residual Q-function of the policy pi_hat is linear in theta plus a remainder,
 
     Q_R(s, a) = psi(s, a) . theta + h(s, a),
 
-the successor features psi (Barreto et al. 2017) and the discounted value h of straying from the prior. Both
-obey a Bellman equation of one form, under pi_hat = softmax((Q_R + omega' log pi) / alpha_hat):
+where psi are the successor features (Barreto et al. 2017) and h is the discounted sum of later stray bonuses
+(`bellman.stray_bonus`). Under pi_hat = softmax((Q_R + omega' log pi) / alpha_hat) they obey
 
     psi(s, a) = f(s, a) + gamma E_s'[sum_a' pi_hat(a'|s') psi(s', a')]
     h(s, a)   =           gamma E_s'[sum_a' pi_hat(a'|s') (h + omega' log pi - alpha_hat log pi_hat)(a'|s')]
 
-so that one network of A x (K + 1) outputs learns both, and their sum has the target r_R + gamma V_R(s') of
-residual Q-learning. A new theta moves Q_R by psi . dtheta at once, which is right to first order (psi is the
-derivative of Q_R); what is left for gradient steps is the second order. Without a prior this is soft DQN, and
-at temperature 0 (H has no weight, pi_hat is greedy) it is DQN.
+One network of A x (K + 1) outputs learns both, and psi . theta + h has the target r_R + gamma V_R(s') of
+residual Q-learning. When theta changes, Q_R changes by psi . dtheta at once. This is right to first order,
+because psi is the derivative of Q_R in theta; gradient steps only have to learn the rest. Without a prior
+this is soft DQN; at temperature 0, where pi_hat is greedy and entropy has no weight, it is DQN.
 
 Book: eq-critic-split, eq-stray.
 """
@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from deep.bellman import Candidates, bounded_log_prior, critic_loss, critic_target, stray_bonus
 from deep.nets import (
     find_activation,
     load_arrays,
@@ -42,8 +43,8 @@ from deep.nets import (
     with_prefix,
     zero_last_layer,
 )
-from deep.policies import DiscretePolicy, EpsilonPolicy, all_log_probs
-from deep.replay import Batch, Replay
+from deep.policies import DiscretePolicy, EpsilonPolicy
+from deep.replay import Replay
 from mereq_min.interfaces import Policy
 from mereq_min.validation import Array, check_array, check_number
 
@@ -53,91 +54,69 @@ class DQNConfig:
     """Settings of residual soft DQN."""
 
     hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers [units]."""
+    """Widths of the hidden layers [units]."""
     learning_rate: float = 3e-3
     """Step size of Adam [1]."""
     batch_size: int = 256
-    """Transitions of a gradient update [transitions]."""
+    """Transitions in a gradient update [transitions]."""
     replay_capacity: int = 25_000
-    """Transitions that are kept [transitions]."""
+    """Transitions in the replay buffer [transitions]."""
     target_rate: float = 0.02
-    """Share of the network that the target network takes over at each update (Polyak averaging) [1]."""
+    """Step size of the target network's Polyak averaging, at each update [1]."""
     exploration_steps: int = 50_000
     """At temperature 0, transitions over which epsilon falls from 1 to `final_epsilon` [transitions]."""
     final_epsilon: float = 0.05
-    """At temperature 0, share of random actions that stays [1]."""
+    """At temperature 0, probability of a random action after `exploration_steps` [1]."""
 
     def __post_init__(self) -> None:
-        check_number("learning_rate", self.learning_rate, 0, above=True)
-        check_number("batch_size", self.batch_size, 1, whole=True)
-        check_number("replay_capacity", self.replay_capacity, 1, whole=True)
-        check_number("target_rate", self.target_rate, 0, 1, above=True)
-        check_number("exploration_steps", self.exploration_steps, 1, whole=True)
+        check_number("learning_rate", self.learning_rate, 0, exclusive=True)
+        check_number("batch_size", self.batch_size, 1, integer=True)
+        check_number("replay_capacity", self.replay_capacity, 1, integer=True)
+        check_number("target_rate", self.target_rate, 0, 1, exclusive=True)
+        check_number("exploration_steps", self.exploration_steps, 1, integer=True)
         check_number("final_epsilon", self.final_epsilon, 0, 1)
 
 
-def policy_of(q: torch.Tensor, next_bonus: torch.Tensor, temperature: float) -> torch.Tensor:
-    """pi_hat (N, A) = softmax((Q_R + omega' log pi) / alpha_hat); greedy at temperature 0.
+def soft_candidates(
+    q: torch.Tensor, log_prior: torch.Tensor, scaled_prior_weight: float, temperature: float
+) -> Candidates:
+    """Return all actions with probabilities pi_hat = softmax((Q_R + omega' log pi) / alpha_hat).
+
+    At temperature 0 the policy is greedy.
 
     Args:
         q: (N, A) Q_R.
-        next_bonus: (N, A) omega' log pi.
+        log_prior: (N, A) log pi.
+        scaled_prior_weight: omega' [reward].
         temperature: alpha_hat [reward].
     """
-    logits = q + next_bonus
+    values = q + scaled_prior_weight * log_prior
     if temperature == 0:
-        return nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).to(q.dtype)
-    return torch.softmax(logits / temperature, dim=1)
-
-
-def targets(
-    batch: Batch, policy: torch.Tensor, next_values: torch.Tensor, temperature: float, gamma: float
-) -> torch.Tensor:
-    """Bellman targets (N, K + 1) of psi and h for the transitions of a batch.
-
-    Where the episode terminated nothing comes after; where a time limit cut it, the values of the next state
-    stand for what would have come.
-
-    Book: eq-critic-targets.
-
-    Args:
-        batch: features (N, K), next_bonus (N, A) and terminated (N,) of the transitions.
-        policy: (N, A) pi_hat(. | s').
-        next_values: (N, A, K + 1) psi and h at s'.
-        temperature: alpha_hat [reward].
-        gamma: discount factor.
-    """
-    entropy = torch.special.entr(policy).sum(dim=1)
-    stray = (policy * batch["next_bonus"]).sum(dim=1) + temperature * entropy
-    onward = torch.einsum("na,nak->nk", policy, next_values)
-    onward[:, -1] += stray
-    now = nn.functional.pad(batch["features"], (0, 1))
-    return now + gamma * torch.where(batch["terminated"], 0.0, 1.0)[:, None] * onward
-
-
-def critic_loss(values: torch.Tensor, action: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch of |(psi, h)(s, a) - target|^2, for values (N, A, K + 1) and target (N, K + 1)."""
-    taken = values[torch.arange(len(action)), action]
-    return (taken - target).square().sum(dim=1).mean()
+        probability = nn.functional.one_hot(values.argmax(dim=1), values.shape[1]).to(q.dtype)
+        return Candidates(q[:, :0], probability, torch.zeros_like(q), log_prior)
+    log_policy = torch.log_softmax(values / temperature, dim=1)
+    return Candidates(q[:, :0], log_policy.exp(), log_policy, log_prior)
 
 
 class ResidualDQN:
-    """Residual soft DQN on a frozen prior; soft DQN without one, DQN at temperature 0.
+    """Learns by residual soft DQN on a frozen prior, without a prior by soft DQN (`learner.Agent`).
+
+    At temperature 0 it is DQN.
 
     Args:
         n_inputs: numbers in an observation.
-        n_actions: A.
-        n_features: K.
+        n_actions: A, the number of actions.
+        n_features: K, the number of features.
         gamma: discount factor.
-        temperature: alpha_hat of the policy [reward]; 0 only without a prior.
-        prior: the policy that is customised; None for plain control of theta . f.
+        temperature: alpha_hat of the policy [reward]; 0 is allowed without a prior only.
+        prior: the policy that is customised; None for plain control with the reward theta . f.
         scaled_prior_weight: omega' = omega * alpha [reward].
-        input_scale: (n_inputs,) what observations are multiplied by first, see `nets.mlp`.
+        input_scale: (n_inputs,) factors of an observation's entries, see `nets.mlp`; None for none.
         config: settings.
-        seed: of the initial weights and of the batches.
+        seed: seed of the initial weights and of the batches.
 
     Raises:
-        ValueError: on malformed numbers.
+        ValueError: if a number is out of range.
     """
 
     def __init__(
@@ -155,28 +134,29 @@ class ResidualDQN:
         seed: int = 0,
     ) -> None:
         check_number("gamma", gamma, 0, 1)
-        check_number("temperature", temperature, 0, above=prior is not None)
+        check_number("temperature", temperature, 0, exclusive=prior is not None)
         check_number("scaled_prior_weight", scaled_prior_weight, 0)
         self.n_inputs, self.n_actions, self.n_features = n_inputs, n_actions, n_features
         self.gamma, self.temperature = gamma, temperature
-        self.prior, self.scaled_prior_weight = prior, scaled_prior_weight
+        self.prior = prior
+        self.scaled_prior_weight = 0.0 if prior is None else scaled_prior_weight
         self.config, self.seed = config or DQNConfig(), seed
         sizes = [n_inputs, *self.config.hidden, n_actions * (n_features + 1)]
         self.net, self.target_net = (mlp(sizes, seed, input_scale) for _ in range(2))
         for net in (self.net, self.target_net):
-            zero_last_layer(net)  # Q_R = 0: with alpha_hat = omega' the first policy is the prior
+            zero_last_layer(net)  # Q_R is 0 at first: with alpha_hat = omega' the first policy is the prior
         self.optimiser = self._make_optimiser()
         self.replay = Replay(self.config.replay_capacity)
         self.theta: Array = np.zeros(n_features)
         self.updates_done = 0
 
     def start_from(self, policy: Policy) -> None:
-        """Begin with the hidden layers of another policy's network and with its logits as h: fine-tuning.
+        """Start fine-tuning from another policy: copy its hidden layers, and make its logits the initial h.
 
-        The policy is then that one whatever theta is, until gradient steps teach psi.
+        The initial psi is 0: until gradient steps change it, the policy is the given one for every theta.
 
         Raises:
-            ValueError: unless it is a softmax of a network alone, with this agent's inputs and actions.
+            ValueError: if it is not the softmax of one `nets.mlp` with this agent's inputs and actions.
         """
         if not isinstance(policy, DiscretePolicy) or policy.prior is not None or policy.temperature == 0:
             raise ValueError(
@@ -193,7 +173,7 @@ class ResidualDQN:
             )
         for name in list(arrays)[-2:]:  # weight and bias of the last layer
             heads = np.zeros((self.n_actions, self.n_features + 1, *arrays[name].shape[1:]), np.float32)
-            heads[:, -1] = arrays[name] * (self.temperature / policy.temperature)
+            heads[:, -1] = arrays[name] * (self.temperature / policy.divisor)
             arrays[name] = heads.reshape(-1, *arrays[name].shape[1:])
         self.net, self.target_net = mlp_from_arrays(arrays), mlp_from_arrays(arrays)
         self.optimiser = self._make_optimiser()
@@ -206,14 +186,14 @@ class ResidualDQN:
         next_state: NDArray[Any],
         terminated: NDArray[np.bool_],
     ) -> None:
-        """Store N transitions, together with what the prior says at their next states.
+        """Store N transitions, with the prior's log-probabilities at their next states.
 
         Args:
             state: (N, ...) observations.
             action: (N,) actions.
             features: (N, K) f(s, a).
-            next_state: (N, ...) observations that followed; after a cut, the one before the reset.
-            terminated: (N,) whether the episode ended there in the MDP; a time limit does not count.
+            next_state: (N, ...) observations after the step; if it was followed by a reset, those before it.
+            terminated: (N,) whether the MDP terminated at the step; a truncation does not count.
 
         Raises:
             ValueError: if the columns do not fit together, or are not finite.
@@ -224,38 +204,45 @@ class ResidualDQN:
             features=check_array("features", features, shape=(len(state), self.n_features)),
             next_state=np.asarray(next_state, dtype=np.float32),
             terminated=np.asarray(terminated, dtype=bool),
-            next_bonus=self._bonus(next_state),
+            next_log_prior=bounded_log_prior(self.prior, next_state, self.n_actions),
         )
 
     def update(self, theta: Array, n_updates: int) -> dict[str, float]:
-        """Take gradient steps on psi and h under the policy for theta (K,).
+        """Take gradient steps on psi and h, under the policy for theta (K,).
 
         Returns:
-            loss: mean over the updates of mean_batch |(psi, h)(s, a) - target|^2;
-            q_residual: mean_batch Q_R(s, a) in the last one [reward];
-            entropy: mean_batch H(pi_hat(. | s')) in the last one [nats].
+            loss: mean of `bellman.critic_loss` over the updates;
+            q_residual: mean target of Q_R(s, a) in the last batch [reward];
+            entropy: mean entropy of pi_hat(. | s') in the last batch [nats].
 
         Raises:
-            ValueError: if theta is malformed, or the replay is empty.
+            ValueError: if theta is malformed, or the replay buffer is empty.
         """
         self.theta = check_array("theta", theta, shape=(self.n_features,))
-        check_number("n_updates", n_updates, 1, whole=True)
+        check_number("n_updates", n_updates, 1, integer=True)
         weights = self._weights()
         rng = np.random.default_rng([self.seed, self.updates_done])
         parameters: list[torch.Tensor] = [*self.net.parameters()]
         target_parameters: list[torch.Tensor] = [*self.target_net.parameters()]
+        temperature = torch.tensor(self.temperature)
         total = torch.zeros(())
         for _ in range(n_updates):
             batch = self.replay.sample(self.config.batch_size, rng)
             with torch.no_grad():
                 next_values = self._heads(self.target_net, batch["next_state"])
-                # Double DQN (van Hasselt et al. 2016): a maximum picks what the target network overrates.
-                # A soft policy spreads over actions and gained nothing from a second network.
+                # Double DQN (van Hasselt et al. 2016): a maximum prefers actions that the target network
+                # overestimates, so that the online network chooses. A soft policy spreads over the actions
+                # and gained nothing from this.
                 judge = next_values if self.temperature > 0 else self._heads(self.net, batch["next_state"])
-                policy = policy_of(judge @ weights, batch["next_bonus"], self.temperature)
-                target = targets(batch, policy, next_values, self.temperature, self.gamma)
+                after = soft_candidates(
+                    judge @ weights, batch["next_log_prior"], self.scaled_prior_weight, self.temperature
+                )
+                stray = stray_bonus(after, self.scaled_prior_weight, temperature)
+                target = critic_target(
+                    batch["features"], batch["terminated"], next_values, after.probability, stray, self.gamma
+                )
             values = self._heads(self.net, batch["state"])
-            loss = critic_loss(values, batch["action"], target)
+            loss = critic_loss(values[torch.arange(len(target)), batch["action"]], target)
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
@@ -266,11 +253,11 @@ class ResidualDQN:
         return {
             "loss": float(total) / n_updates,
             "q_residual": float((target @ weights).mean()),
-            "entropy": float(torch.special.entr(policy).sum(dim=1).mean()),
+            "entropy": float(torch.special.entr(after.probability).sum(dim=1).mean()),
         }
 
     def policy(self) -> DiscretePolicy:
-        """The policy for the last theta, frozen: later updates do not change it."""
+        """Return the policy for the last theta, as a frozen copy that later updates do not change."""
         arrays = mlp_to_arrays(self.target_net)
         weights = self._weights().numpy()
         for name in list(arrays)[-2:]:  # weight and bias of the last layer
@@ -282,7 +269,7 @@ class ResidualDQN:
         return DiscretePolicy(mlp_from_arrays(arrays), self.temperature, self.prior, scale)
 
     def explorer(self) -> Policy:
-        """The policy to collect transitions with: a soft one as it is, a greedy one epsilon-greedily."""
+        """Return the policy that collects transitions: the policy itself, made epsilon-greedy if greedy."""
         if self.temperature > 0:
             return self.policy()
         progress = min(self.replay.added / self.config.exploration_steps, 1.0)
@@ -291,13 +278,15 @@ class ResidualDQN:
         )
 
     def successor_features(self, state: NDArray[Any]) -> Array:
-        """psi(s, a) (N, A, K) of the policy in states (N, ...)."""
+        """Return the successor features psi(s, a) (N, A, K) of the policy in states (N, ...)."""
         with torch.no_grad():
             values = self._heads(self.target_net, to_tensor(state))
         return values[..., :-1].numpy().astype(np.float64)
 
     def score(self, state: NDArray[Any], action: NDArray[np.int64]) -> Array:
-        """grad_theta log pi_hat(a | s) (N, K) = (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat.
+        """Return grad_theta log pi_hat(a | s) (N, K) of actions (N,) in states (N, ...).
+
+        It is (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat.
 
         Book: eq-neural-score.
         """
@@ -305,12 +294,15 @@ class ResidualDQN:
         return centred[np.arange(len(centred)), action] / self.temperature
 
     def information(self, state: NDArray[Any]) -> Array:
-        """Fisher information (N, K, K) of an action in each state: Cov_pi_hat[psi(s, .)] / alpha_hat^2."""
+        """Return the Fisher information (N, K, K) on theta of one action in each of the states (N, ...).
+
+        It is Cov_pi_hat[psi(s, .)] / alpha_hat^2.
+        """
         centred, probability = self._centred(state)
         return np.einsum("na,nak,nal->nkl", probability, centred, centred) / self.temperature**2
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that later updates depend on, as named arrays."""
+        """Return everything that later updates depend on, as named arrays."""
         replay = {"replay." + name: value for name, value in self.replay.state().items()}
         return {
             **to_arrays(self.net, "net."),
@@ -322,14 +314,14 @@ class ResidualDQN:
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned.
+        """Restore what `state` returned.
 
         Raises:
-            ValueError: if arrays are missing, of another shape or not finite.
+            ValueError: if an array is missing, has another shape or is not finite.
         """
         missing = {"agent_theta", "updates_done"} - set(state)
         if missing:
-            raise ValueError(f"no state of an agent: {sorted(missing)} missing, got {sorted(state)}")
+            raise ValueError(f"not a state of residual DQN: {', '.join(sorted(missing))} missing")
         self.theta = check_array("agent_theta", state["agent_theta"], shape=(self.n_features,))
         self.updates_done = int(state["updates_done"])
         load_arrays(self.net, state, "net.")
@@ -341,21 +333,15 @@ class ResidualDQN:
         return torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate, fused=True)
 
     def _heads(self, net: nn.Module, state: torch.Tensor) -> torch.Tensor:
-        """psi and h (N, A, K + 1)."""
+        """Return psi and h (N, A, K + 1) of a network in states (N, ...)."""
         return net(state).view(len(state), self.n_actions, self.n_features + 1)
 
     def _weights(self) -> torch.Tensor:
-        """What makes Q_R of psi and h: (theta, 1)."""
+        """Return (theta, 1) (K + 1,), whose product with (psi, h) is Q_R."""
         return to_tensor(np.append(self.theta, 1.0))
 
-    def _bonus(self, state: NDArray[Any]) -> Array:
-        """omega' log pi (N, A), with a large finite number for -inf, so that 0 times it is 0."""
-        if self.prior is None or self.scaled_prior_weight == 0:
-            return np.zeros((len(state), self.n_actions))
-        return np.maximum(self.scaled_prior_weight * all_log_probs(self.prior, state, self.n_actions), -1e6)
-
     def _centred(self, state: NDArray[Any]) -> tuple[Array, Array]:
-        """psi less its mean under the policy (N, A, K), and the policy's probabilities (N, A)."""
+        """Return psi minus its mean under the policy (N, A, K), and the policy's probabilities (N, A)."""
         probability = np.exp(self.policy().log_probs(state))
         psi = self.successor_features(state)
         return psi - np.einsum("na,nak->nk", probability, psi)[:, None, :], probability

@@ -1,18 +1,20 @@
 """Residual soft actor-critic: customise a frozen prior over discrete or continuous actions.
 
-Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018), on the residual reward of Li et al.,
-"Residual Q-Learning" (NeurIPS 2023). An actor pi_hat maximises, and twin critics estimate,
+This is soft actor-critic (Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018) on the
+residual reward of Li et al., "Residual Q-Learning" (NeurIPS 2023). The actor pi_hat maximises V_R, and twin
+critics estimate Q_R:
 
     V_R(s)    = E_{a ~ pi_hat}[ Q_R(s, a) + omega' log pi(a | s) - alpha_hat log pi_hat(a | s) ]
     Q_R(s, a) = theta . f(s, a) + gamma E_s'[ V_R(s') ],
 
-of which the smaller one counts. As in `residual_dqn`, a critic knows how its values depend on theta: it
-learns the successor features psi of pi_hat and the discounted cost h of straying from the prior,
-Q_R = psi . theta + h. Without a prior (omega' = 0) this is soft actor-critic.
+The smaller of the twins' values is used. As in `residual_dqn`, a critic also learns how its values depend on
+theta: Q_R = psi . theta + h, with the successor features psi of pi_hat and the discounted sum h of later
+stray bonuses. Without a prior (omega' = 0) this is soft actor-critic.
 
-The expectation over actions is exact where they are discrete (Christodoulou 2019) and one reparametrised draw
-where they fill a Box. Both are M candidate actions with probabilities, so that one set of losses serves both.
-Densities over a Box are those of the unit action, the action rescaled to [-1, 1]^D.
+The expectation over actions is exact if actions are discrete (Christodoulou 2019), and estimated from one
+reparametrised draw if they form a Box. In both cases it runs over M candidate actions with probabilities, so
+that the same losses serve both. Densities over a Box are those of the unit action, which is the action
+rescaled to [-1, 1]^D.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deep.bellman import critic_target, smaller_twin, stray_bonus
+from deep.bellman import critic_loss, critic_target, smaller_twin, stray_bonus
 from deep.gaussian import SquashedGaussianPolicy
 from deep.heads import TwinMLP, make_actor
 from deep.nets import (
@@ -51,47 +53,42 @@ class SACConfig:
     """Settings of residual soft actor-critic."""
 
     hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers, of actor and critics alike [units]."""
+    """Widths of the hidden layers of actor and critics [units]."""
     learning_rate: float = 1e-3
     """Step size of Adam [1]."""
     batch_size: int = 256
-    """Transitions of a gradient update [transitions]."""
+    """Transitions in a gradient update [transitions]."""
     replay_capacity: int = 100_000
-    """Transitions that are kept [transitions]."""
+    """Transitions in the replay buffer [transitions]."""
     target_rate: float = 0.005
-    """Share of the critics that the target critics take over at each update (Polyak averaging) [1]."""
+    """Step size of the target critics' Polyak averaging, at each update [1]."""
     target_entropy: float | None = None
-    """Mean entropy that the temperature is tuned for [nats]; None leaves the temperature as given."""
+    """Mean entropy to which the temperature is tuned [nats]; None keeps the temperature fixed."""
 
     def __post_init__(self) -> None:
-        check_number("learning_rate", self.learning_rate, 0, above=True)
-        check_number("batch_size", self.batch_size, 1, whole=True)
-        check_number("replay_capacity", self.replay_capacity, 1, whole=True)
-        check_number("target_rate", self.target_rate, 0, 1, above=True)
+        check_number("learning_rate", self.learning_rate, 0, exclusive=True)
+        check_number("batch_size", self.batch_size, 1, integer=True)
+        check_number("replay_capacity", self.replay_capacity, 1, integer=True)
+        check_number("target_rate", self.target_rate, 0, 1, exclusive=True)
         if self.target_entropy is not None:
             check_number("target_entropy", self.target_entropy, -np.inf)
 
 
-def critic_loss(values: Tensor, target: Tensor) -> Tensor:
-    """Half the squared error of (psi, h), mean over the batch, summed over heads and twins.
-
-    Args:
-        values: (2, N, K + 1) at the actions taken.
-        target: (N, K + 1).
-    """
-    return 0.5 / len(target) * (values - target).square().sum()
-
-
-def actor_loss(q: Tensor, bonus: Tensor, probability: Tensor) -> Tensor:
-    """-mean_batch V_R(s) of candidates (N, M), with the smaller of the twins' q (2, N, M).
+def actor_loss(q: Tensor, stray: Tensor, probability: Tensor) -> Tensor:
+    """Return minus the batch mean of V_R(s), computed with the smaller of the twin critics' Q_R.
 
     Book: eq-residual-actor.
+
+    Args:
+        q: (2, N, M) Q_R of the candidates by both critics [reward].
+        stray: (N,) their `stray_bonus` [reward].
+        probability: (N, M) weights of the candidates.
     """
-    return -(probability * (q.amin(0) + bonus)).sum(1).mean()
+    return -((probability * q.amin(0)).sum(1) + stray).mean()
 
 
 def temperature_loss(log_temperature: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
-    """log alpha_hat * (entropy - target): falls where the policy is more random than it should be."""
+    """Return log alpha_hat * (entropy - target); a step on it lowers alpha_hat if entropy is above target."""
     return log_temperature * (entropy - target_entropy)
 
 
@@ -99,23 +96,27 @@ def temperature_loss(log_temperature: Tensor, entropy: Tensor, target_entropy: f
 
 
 class ResidualSAC:
-    """Residual soft actor-critic on a frozen prior; soft actor-critic without one (`learner.Agent`).
+    """Learns by residual soft actor-critic on a frozen prior, without one by soft actor-critic.
 
-    The first policy is the prior, over discrete actions to the power of omega' / alpha_hat.
+    It is a `learner.Agent`. Over a Box the first policy is the prior. Over discrete actions it is the prior
+    to the power of omega' / alpha_hat, normalised.
 
     Args:
         n_inputs: numbers in an observation.
-        space: of the actions, Discrete(A) or a Box of shape (D,).
-        n_features: K.
+        space: space of the actions, Discrete(A) or a Box of shape (D,).
+        n_features: K, the number of features.
         gamma: discount factor.
-        temperature: alpha_hat [reward]; where the config has a target entropy, only the first.
-        prior: the policy that is customised; over a Box a `SquashedGaussianPolicy`. None for none.
+        temperature: alpha_hat [reward]; if the config has a target entropy, its initial value.
+        prior: the policy that is customised, over a Box a `SquashedGaussianPolicy`; None for none.
         scaled_prior_weight: omega' = omega * alpha [reward].
+        input_scale: (n_inputs,) factors of an observation's entries, None for none. An actor that starts as
+            a copy of the prior keeps the prior's factors.
         config: settings.
-        seed: of the initial weights, the batches and the draws.
+        seed: seed of the initial weights, the batches and the draws.
 
     Raises:
-        ValueError: on malformed numbers, other spaces or a prior that cannot be differentiated.
+        ValueError: if a number is out of range, the space is another one, or the prior's log-density cannot
+            be differentiated.
     """
 
     def __init__(
@@ -128,27 +129,37 @@ class ResidualSAC:
         temperature: float,
         prior: Policy | None = None,
         scaled_prior_weight: float = 0.0,
+        input_scale: NDArray[Any] | None = None,
         config: SACConfig | None = None,
         seed: int = 0,
     ) -> None:
         check_number("gamma", gamma, 0, 1)
-        check_number("temperature", temperature, 0, above=True)
+        check_number("temperature", temperature, 0, exclusive=True)
         check_number("scaled_prior_weight", scaled_prior_weight, 0)
         self.n_inputs, self.n_features, self.gamma, self.seed = n_inputs, n_features, gamma, seed
         self.scaled_prior_weight = scaled_prior_weight if prior is not None else 0.0
         self.config = config or SACConfig()
         self.actor = make_actor(
-            n_inputs, space, self.config.hidden, prior, self.scaled_prior_weight / temperature, seed
+            n_inputs,
+            space,
+            self.config.hidden,
+            prior,
+            self.scaled_prior_weight / temperature,
+            seed,
+            input_scale,
         )
         inputs, outputs = self.actor.critic_sizes
-        self.critics = TwinMLP([inputs, *self.config.hidden, outputs * (n_features + 1)], seed + 1)
-        zero_last_layer(self.critics)  # Q_R = 0
+        # A critic's inputs after the observation are unit actions, which need no scaling.
+        scale = None if input_scale is None else np.append(input_scale, np.ones(inputs - n_inputs))
+        sizes = [inputs, *self.config.hidden, outputs * (n_features + 1)]
+        self.critics = TwinMLP(sizes, seed + 1, scale)
+        zero_last_layer(self.critics)  # Q_R is 0 at first
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self._slow = [parameter.detach() for parameter in self.target_critics.parameters()]
         self._fast = [parameter.detach() for parameter in self.critics.parameters()]
         self.log_temperature = torch.tensor(math.log(temperature), requires_grad=True)
         rate = self.config.learning_rate
-        # One optimiser for three losses, since Adam treats each number on its own.
+        # One optimiser serves all three losses, because Adam treats each parameter separately.
         parameters = [*self.critics.parameters(), *self.actor.net.parameters(), self.log_temperature]
         self.optimiser = torch.optim.Adam(parameters, lr=rate, fused=True)
         self.replay = Replay(self.config.replay_capacity)
@@ -172,10 +183,10 @@ class ResidualSAC:
 
         Args:
             state: (N, ...) observations.
-            action: (N,) discrete actions, or (N, D) of the Box.
+            action: (N,) discrete actions, or (N, D) actions of the Box.
             features: (N, K) f(s, a).
-            next_state: (N, ...) observations that followed; after a cut, the one before the reset.
-            terminated: (N,) whether the episode ended there in the MDP; a time limit does not count.
+            next_state: (N, ...) observations after the step; if it was followed by a reset, those before it.
+            terminated: (N,) whether the MDP terminated at the step; a truncation does not count.
 
         Raises:
             ValueError: if the columns do not fit together, or are not finite.
@@ -195,19 +206,21 @@ class ResidualSAC:
         )
 
     def update(self, theta: Array, n_updates: int) -> dict[str, float]:
-        """Take gradient steps for the reward theta . f on critics, actor and, where it is tuned, temperature.
+        """Take gradient steps on critics, actor and, if it is tuned, temperature, for the reward theta . f.
 
         Returns:
-            Of the last step, critic_loss and actor_loss: as the functions of these names;
-            q_residual: mean_batch r_R + gamma V_R(s'), the target of Q_R(s, a) [reward];
-            entropy: mean_batch E_pi_hat[-log pi_hat(a | s)] [nats];
+            Metrics of the last step:
+            critic_loss: see `bellman.critic_loss`;
+            actor_loss: see `actor_loss` [reward];
+            q_residual: batch mean of r_R + gamma V_R(s'), the target of Q_R(s, a) [reward];
+            entropy: batch mean of E_pi_hat[-log pi_hat(a | s)] [nats];
             temperature: alpha_hat [reward].
 
         Raises:
-            ValueError: if theta is malformed, or the replay is empty.
+            ValueError: if theta is malformed, or the replay buffer is empty.
         """
         self.theta = check_array("theta", theta, shape=(self.n_features,))
-        check_number("n_updates", n_updates, 1, whole=True)
+        check_number("n_updates", n_updates, 1, integer=True)
         rng = np.random.default_rng([self.seed, self.updates_done])
         for _ in range(n_updates):
             metrics = self._update_once(rng)
@@ -218,16 +231,16 @@ class ResidualSAC:
         batch = self.replay.sample(self.config.batch_size, rng)
         state, next_state = batch["state"], batch["next_state"]
         weights, temperature = self._weights(), self.log_temperature.detach().exp()
-        nothing = state[:, :0]  # stands for a prior's log-probabilities that the replay does not hold
+        nothing = state[:, :0]  # stands in for log-probabilities of the prior that the replay does not hold
 
         with torch.no_grad():
             after = self.actor.propose(next_state, batch.get("next_log_prior", nothing), rng)
             next_values = smaller_twin(
                 self.actor.values(self.target_critics, next_state, after.action), weights
             )
-            bonus = stray_bonus(after, self.scaled_prior_weight, temperature)
+            stray = stray_bonus(after, self.scaled_prior_weight, temperature)
             target = critic_target(
-                batch["features"], batch["terminated"], next_values, after.probability, bonus, self.gamma
+                batch["features"], batch["terminated"], next_values, after.probability, stray, self.gamma
             )
         of_critics = critic_loss(self.actor.values_taken(self.critics, state, batch["action"]), target)
 
@@ -236,7 +249,7 @@ class ResidualSAC:
         of_actor = actor_loss(q, stray_bonus(now, self.scaled_prior_weight, temperature), now.probability)
         entropy = -(now.probability * now.log_policy).detach().sum(1).mean()
 
-        # The actor's loss reaches through the critics, but gives them no gradient.
+        # The actor's loss is differentiated through the critics, but must not change them.
         critics, actor = list(self.critics.parameters()), list(self.actor.net.parameters())
         gradients = torch.autograd.grad(of_critics, critics) + torch.autograd.grad(of_actor, actor)
         for parameter, gradient in zip(critics + actor, gradients, strict=True):
@@ -255,15 +268,21 @@ class ResidualSAC:
         }
 
     def policy(self) -> DiscretePolicy | SquashedGaussianPolicy:
-        """The policy, frozen: later updates do not change it."""
-        return self.actor.policy()
+        """A frozen copy of the policy: later updates do not change it."""
+        policy = self.actor.policy()
+        if isinstance(policy, SquashedGaussianPolicy):
+            policy.temperature = self.temperature
+        return policy
 
     def explorer(self) -> Policy:
-        """The policy to collect transitions with: the policy itself."""
+        """Return the policy that collects transitions: the policy itself."""
         return self.policy()
 
     def successor_features(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """psi(s, a) (N, K) of the policy for actions (N, ...) in states (N, ...); mean of the two critics."""
+        """Return the successor features psi(s, a) (N, K) of actions (N, ...) in states (N, ...).
+
+        They are the mean of the two target critics.
+        """
         inputs = to_tensor(np.reshape(state, (len(state), -1)))
         with torch.no_grad():
             values = self.actor.values_taken(
@@ -272,7 +291,9 @@ class ResidualSAC:
         return values.mean(0)[:, :-1].numpy().astype(np.float64)
 
     def score(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """grad_theta log pi_hat(a | s) (N, K) = (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat.
+        """Return grad_theta log pi_hat(a | s) (N, K) of actions (N, ...) in states (N, ...).
+
+        It is (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat.
 
         Book: eq-neural-score.
         """
@@ -280,13 +301,16 @@ class ResidualSAC:
         return (self.successor_features(state, action) - mean) / self.temperature
 
     def information(self, state: NDArray[Any]) -> Array:
-        """Fisher information on theta (N, K, K) of an action in each state, Cov_pi_hat[psi] / alpha_hat^2."""
+        """Return the Fisher information (N, K, K) on theta of one action in each of the states (N, ...).
+
+        It is Cov_pi_hat[psi(s, .)] / alpha_hat^2.
+        """
         mean, psi, probability = self._psi_of_draws(state)
         centred = psi - mean[:, None, :]
         return np.einsum("nm,nmk,nml->nkl", probability, centred, centred) / self.temperature**2
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that later updates depend on, as named arrays."""
+        """Return everything that later updates depend on, as named arrays."""
         return {
             **to_arrays(self.actor.net, "actor."),
             **to_arrays(self.critics, "critics."),
@@ -299,14 +323,14 @@ class ResidualSAC:
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take back what `state` returned.
+        """Restore what `state` returned.
 
         Raises:
-            ValueError: if arrays are missing, of another shape or not finite.
+            ValueError: if an array is missing, has another shape or is not finite.
         """
         missing = {"log_temperature", "agent_theta", "updates_done", "replay.added"} - set(state)
         if missing:
-            raise ValueError(f"no state of residual SAC: {', '.join(sorted(missing))} missing")
+            raise ValueError(f"not a state of residual SAC: {', '.join(sorted(missing))} missing")
         load_arrays(self.actor.net, state, "actor.")
         load_arrays(self.critics, state, "critics.")
         load_arrays(self.target_critics, state, "target_critics.")
@@ -319,11 +343,11 @@ class ResidualSAC:
         self.updates_done = int(state["updates_done"])
 
     def _weights(self) -> Tensor:
-        """What makes Q_R of psi and h: (theta, 1)."""
+        """Return (theta, 1) (K + 1,), whose product with (psi, h) is Q_R."""
         return torch.as_tensor(np.append(self.theta, 1.0), dtype=torch.float32)
 
     def _psi_of_draws(self, state: NDArray[Any]) -> tuple[Array, Array, Array]:
-        """E_pi_hat[psi(s, .)] (N, K), and the psi (N, M, K) and weights (N, M) that it is the mean of."""
+        """Return E_pi_hat[psi(s, .)] (N, K), and the psi (N, M, K) and weights (N, M) that it averages."""
         rng = np.random.default_rng([self.seed, self.updates_done])
         action, probability = self.actor.draw(state, rng)
         n, m = probability.shape

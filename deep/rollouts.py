@@ -1,4 +1,4 @@
-"""Rolling a policy out in vector environments."""
+"""Rollouts of a policy in vector environments."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Policy
-from mereq_min.validation import Array
-
-Mask = NDArray[np.bool_]
+from mereq_min.validation import Array, Mask
 
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """Transitions of E environments over T steps, environments side by side.
+    """Transitions of E parallel environments over T steps.
 
     Attributes:
         state: (T, E, ...) observations.
         action: (T, E, ...) actions.
         features: (T, E, K) f(s, a).
-        next_state: (T, E, ...) observations that followed; those before a reset, where there was one.
-        terminated: (T, E) the step ended the episode in the MDP.
-        t: (T, E) time within the episode [steps].
+        next_state: (T, E, ...) observations after the step; if it was followed by a reset, those before it.
+        terminated: (T, E) whether the MDP terminated at the step; a truncation does not count.
+        t: (T, E) time within the episode, from 0 [steps].
+        reward: (T, E) the environments' own rewards.
     """
 
     state: NDArray[Any]
@@ -36,15 +35,17 @@ class Rollout:
     next_state: NDArray[Any]
     terminated: Mask
     t: NDArray[np.int64]
+    reward: Array
 
     def transitions(self) -> dict[str, NDArray[Any]]:
-        """The columns that `Agent.add` takes, flattened to (T * E, ...)."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "t"}
+        """Return the columns that `Agent.add` takes, flattened to (T * E, ...)."""
+        names = [field.name for field in fields(self) if field.name not in ("t", "reward")]
+        columns = {name: getattr(self, name) for name in names}
         return {name: column.reshape(-1, *column.shape[2:]) for name, column in columns.items()}
 
     @property
     def in_first_episode(self) -> Mask:
-        """(T, E) steps of the episode that an environment began with: of the others, the last one is cut."""
+        """(T, E) whether a step belongs to its environment's first episode; later ones may be cut short."""
         return self.t == np.arange(len(self.t))[:, None]
 
 
@@ -53,19 +54,20 @@ def collect(
 ) -> Rollout:
     """Reset all environments and take `n_steps` steps in each.
 
-    Every call begins fresh episodes, so that what follows depends on its arguments alone and nothing of the
-    environments has to be saved.
+    Every call starts new episodes, so that the result depends on the arguments alone and the state of the
+    environments need not be saved.
 
     Args:
-        envs: resets an environment in the step that ends its episode (AutoresetMode.SAME_STEP). Features come
-            from info["features"] or, where there are none, the reward is the single feature.
-        policy: draws the actions.
-        n_steps: steps of each environment, T.
-        rng: draws the policy's actions.
-        seed: of the environments.
+        envs: a vector environment that resets an environment in the step that ends its episode
+            (AutoresetMode.SAME_STEP). Features are those in info["features"]; if there are none, the reward
+            is the only feature.
+        policy: chooses the actions.
+        n_steps: T, the number of steps in each environment.
+        rng: source of the policy's randomness.
+        seed: seed of the environments.
 
     Raises:
-        ValueError: if the environments reset themselves at another time.
+        ValueError: if the environments are reset at another time.
     """
     return Rollout(
         *(np.stack(column) for column in zip(*interact(envs, policy, n_steps, rng, seed), strict=True))
@@ -75,10 +77,13 @@ def collect(
 def interact(
     envs: VectorEnv[Any, Any, Any], policy: Policy, n_steps: int, rng: np.random.Generator, seed: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Do what `collect` does step by step, so that an agent can learn meanwhile; the arguments are the same.
+    """Yield the steps of `collect` one by one, so that an agent can learn in between; same arguments.
 
     Yields:
         One step of all E environments: a row (E, ...) of each column of `Rollout`.
+
+    Raises:
+        ValueError: if the environments are reset at another time.
     """
     if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
         raise ValueError(
@@ -91,20 +96,20 @@ def interact(
         action = policy.sample(state, rng)
         after_reset, reward, terminated, truncated, info = envs.step(action)
         next_state = _before_reset(after_reset, info)
-        yield state.copy(), action, _features(reward, info), next_state, terminated.copy(), t
+        yield state.copy(), action, features_of(reward, info), next_state, terminated.copy(), t, reward.copy()
         state, t = after_reset, np.where(terminated | truncated, 0, t + 1)
 
 
 def _before_reset(state: NDArray[Any], info: dict[str, Any]) -> NDArray[Any]:
-    """The observations (E, ...) that a step led to, where some environments have been reset since."""
+    """Return the observations (E, ...) that a step led to, before some environments were reset."""
     state = state.copy()
     for i in np.flatnonzero(info.get("_final_obs", ())):
         state[i] = info["final_obs"][i]
     return state
 
 
-def _features(reward: Array, info: dict[str, Any]) -> Array:
-    """Features (E, K) of a step; gymnasium keeps those of an episode's last step apart, in final_info."""
+def features_of(reward: Array, info: dict[str, Any]) -> Array:
+    """Return the features (E, K) of a step; gymnasium keeps those of an episode's last step in final_info."""
     final = info.get("final_info", {})
     if "features" not in info and "features" not in final:
         return np.array(reward, dtype=np.float64)[:, None]
@@ -116,14 +121,14 @@ def _features(reward: Array, info: dict[str, Any]) -> Array:
 
 
 def make_generators(seed: int | Sequence[int] | None, count: int) -> list[np.random.Generator]:
-    """One generator for each of `count` environments: seed s gives environment i the seed s + i.
+    """Return a random generator for each of N environments; seed s gives environment i the seed s + i.
 
     Args:
         seed: one integer, or one for each environment; None draws them.
         count: N [environments].
 
     Raises:
-        ValueError: on a list of seeds whose length is not N.
+        ValueError: if there is a list of seeds whose length is not N.
     """
     seeds: Any = np.random.SeedSequence().generate_state(count) if seed is None else seed
     if np.ndim(seeds) == 0:

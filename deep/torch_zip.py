@@ -1,4 +1,4 @@
-"""Reading the tensors that `torch.save` wrote, without unpickling anything."""
+"""Reads the tensors that `torch.save` wrote, without unpickling anything."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BYTES = 2**28
-"""Largest part of a file that is read, and most bytes of all tensors together."""
+"""Limit on the size of a member of the zip, and of all tensors together [bytes]."""
 MAX_PICKLE_BYTES = 2**20
-"""Longest description of tensors that is read."""
+"""Limit on the size of the pickle that describes the tensors [bytes]."""
 
 _DTYPES = {"torch HalfStorage": "f2", "torch FloatStorage": "f4", "torch DoubleStorage": "f8"}
 _ORDERED_DICT, _REBUILD = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
 
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError)
-"""What zipfile raises on a damaged file."""
+"""Exceptions that zipfile raises on a damaged file."""
 
 
 def read_tensors(data: bytes) -> dict[str, NDArray[Any]]:
-    """Read the tensors by name that `torch.save` wrote, executing nothing.
+    """Read the named tensors that `torch.save` wrote, without executing anything.
 
     Args:
-        data: contents of the file: a zip of a pickle that names storages, and of the storages.
+        data: contents of the file, which is a zip of the storages and of a pickle that refers to them.
+
+    Returns:
+        Arrays by name.
 
     Raises:
-        ValueError: naming what the file asks for beside tensors, or what does not fit.
+        ValueError: naming what the file asks for besides tensors, or what is damaged.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -42,7 +45,7 @@ def read_tensors(data: bytes) -> dict[str, NDArray[Any]]:
             if len(folders) != 1:
                 raise ValueError(f"the weights must hold one data.pkl, found {len(folders)}")
             folder = folders[0]
-            order = b"little"  # what torch before 2.1 means by saying nothing
+            order = b"little"  # torch before 2.1 wrote no byteorder
             if f"{folder}byteorder" in names:
                 order = read_member(archive, f"{folder}byteorder", 16)
             if order not in (b"little", b"big"):
@@ -52,17 +55,17 @@ def read_tensors(data: bytes) -> dict[str, NDArray[Any]]:
                 "<" if order == b"little" else ">",
             ).run(read_member(archive, f"{folder}data.pkl", MAX_PICKLE_BYTES))
     except ZIP_ERRORS as error:
-        raise ValueError(f"the weights are no zip as torch >= 1.6 writes it ({error})") from error
+        raise ValueError(f"the weights are not a zip as torch >= 1.6 writes it ({error})") from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int = MAX_BYTES) -> bytes:
-    """Contents of a member; stored ones only, so that a small file cannot swell."""
+    """Return the contents of a member; it must be stored uncompressed, so that a small file stays small."""
     try:
         info = archive.getinfo(name)
     except KeyError:
         raise ValueError(f"it holds no {name}") from None
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise ValueError(f"{name} must be stored as it is, neither compressed nor encrypted")
+        raise ValueError(f"{name} must be stored neither compressed nor encrypted")
     if info.file_size > limit:
         raise ValueError(f"{name} must have at most {limit} bytes, it has {info.file_size}")
     try:
@@ -73,14 +76,14 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int = MAX_BYTES) -> 
 
 @dataclass(frozen=True)
 class _Global:
-    """The name of something that unpickling would import."""
+    """Something that unpickling would import."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """The name of numbers that lie beside the pickle."""
+    """A reference to numbers in another member of the zip."""
 
     dtype: str
     key: str
@@ -88,10 +91,10 @@ class _Storage:
 
 
 class _Opcodes:
-    """Follows the few opcodes that describe an ordered dict of tensors; refuses all others by name.
+    """Interprets the few opcodes that describe an ordered dict of tensors; refuses all others by name.
 
     Args:
-        read_storage: contents of the storage of that name, if it has at most that many bytes.
+        read_storage: takes the name of a storage and a limit in bytes, and returns its contents.
         byteorder: "<" or ">".
     """
 
@@ -103,10 +106,10 @@ class _Opcodes:
         self.bytes_left = MAX_BYTES
 
     def run(self, pickled: bytes) -> dict[str, NDArray[Any]]:
-        """Follow a pickle to its end."""
+        """Interpret a whole pickle, and return the arrays by name."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd escapes, in strings that are refused
+                warnings.simplefilter("ignore")  # about invalid escapes in strings, which are refused anyway
                 for opcode, argument, _ in pickletools.genops(pickled):
                     self._step(opcode.name, argument)
         except (IndexError, KeyError) as error:
@@ -115,7 +118,7 @@ class _Opcodes:
         if not isinstance(result, dict) or not all(
             isinstance(value, np.ndarray) for value in result.values()
         ):
-            raise ValueError("the weights must be tensors by name, and nothing else")
+            raise ValueError("the weights must be named tensors and nothing else")
         return result
 
     def _step(self, opcode: str, argument: Any) -> None:
@@ -154,14 +157,14 @@ class _Opcodes:
                 self.stack.append(self._name_storage(self._pop(1)[0]))
             case "REDUCE":
                 self.stack.append(self._call(*self._pop(2)))
-            case "BUILD":  # the modules' versions, which a state dict carries along
+            case "BUILD":  # a state dict's versions of its modules, which are not needed
                 self._pop(1)
             case _:
                 raise ValueError(f"refused: its pickle has the opcode {opcode}, which weights do not need")
 
     def _pop(self, n: int) -> tuple[Any, ...]:
         if len(self.stack) < n:
-            raise IndexError("its stack runs empty")
+            raise IndexError("its stack is empty")
         popped = tuple(self.stack[-n:])
         del self.stack[-n:]
         return popped
@@ -172,14 +175,14 @@ class _Opcodes:
 
     def _set_items(self, items: Sequence[Any]) -> None:
         if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str) for key in items[::2]):
-            raise ValueError("refused: its pickle sets items that are not those of a dict with names")
+            raise ValueError("refused: its pickle sets items of something other than a dict with string keys")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _name_storage(self, name: Any) -> _Storage:
         match name:
             case ("storage", _Global(kind), str(key), str(), int(size)) if kind in _DTYPES and size >= 0:
                 return _Storage(self.byteorder + _DTYPES[kind], key, size)
-        raise ValueError(f"refused: its pickle refers to {shorten(name)}, which is no storage of floats")
+        raise ValueError(f"refused: its pickle refers to {shorten(name)}, which is not a storage of floats")
 
     def _call(self, function: Any, arguments: Any) -> Any:
         match function, arguments:
@@ -200,11 +203,11 @@ class _Opcodes:
         if offset + math.prod(shape) > storage.size:
             raise ValueError(f"a tensor {shape} from {offset} does not fit into {storage.size} numbers")
         if strides != tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))):
-            raise ValueError(f"a tensor {shape} must lie row by row, got strides {shorten(strides)}")
+            raise ValueError(f"a tensor {shape} must be stored row by row, got strides {shorten(strides)}")
         n_bytes = storage.size * np.dtype(storage.dtype).itemsize
         self.bytes_left -= n_bytes
         if self.bytes_left < 0:
-            raise ValueError(f"the tensors must have at most {MAX_BYTES} bytes together")
+            raise ValueError(f"the tensors must have at most {MAX_BYTES} bytes in total")
         data = self.read_storage(storage.key, n_bytes)
         if len(data) != n_bytes:
             raise ValueError(f"data/{storage.key} must have {n_bytes} bytes, it has {len(data)}")
@@ -212,5 +215,5 @@ class _Opcodes:
 
 
 def shorten(value: Any) -> str:
-    """The first characters of a value, for an error message."""
+    """Return the first characters of a value, for an error message."""
     return repr(value)[:120]

@@ -3,5 +3,5 @@
 import os
 import sys
 
-if sys.platform == "linux":  # MuJoCo reads this when it is imported; its default there needs a display
+if sys.platform == "linux":  # MuJoCo reads this on import; its default on Linux needs a display
     os.environ.setdefault("MUJOCO_GL", "egl")

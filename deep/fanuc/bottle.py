@@ -1,4 +1,4 @@
-"""Cells in which a bottle is pushed to a goal."""
+"""Robot cells in which a bottle is pushed to a goal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from mereq_min.validation import Array
 
 
 class BottleCells(Cells):
-    """Bottle-Pushing-Sim: push a wine bottle over the table to a goal, at whatever height.
+    """Bottle-Pushing-Sim: push a wine bottle over the table to a goal; the tip may touch it at any height.
 
-    Features: `tip2bottle` distance of the tip from the bottle's surface in the plane / 0.3 m, `bottle2goal`
-    distance / 0.3 m, `control` mean square of the action, `table_dist` height of the tip / 0.2 m; cut at 1.
+    Features, each clipped to [0, 1]: `tip2bottle`, the horizontal distance from the tip to the bottle's
+    surface / 0.3 m; `bottle2goal`, the distance from the bottle to the goal / 0.3 m; `control`, the mean
+    square of the action; `table_dist`, the height of the tip above the table / 0.2 m.
 
-    Observations: from the bottle to the tip in the plane (2), height of the tip (1), lead of the commanded
-    point (3), from the bottle to the goal (2), where the bottle is (2), its velocity / `SPEED` (2).
+    Observations: the horizontal vector from the bottle to the tip (2), height of the tip (1), lead of the
+    commanded point (3), vector from the bottle to the goal (2), position of the bottle (2), its velocity /
+    `SPEED` (2).
     """
 
     scene, tool, tool_length, tool_pitch = "bottle", "stick", 0.20, np.pi / 4
@@ -28,9 +30,9 @@ class BottleCells(Cells):
     n_observations = 12
 
     RADIUS = 0.0495
-    """Of bottle and tip together [m]."""
+    """Sum of the radii of bottle and tip [m]."""
     GOAL_RADIUS = 0.03
-    """[m]."""
+    """Distance of the bottle from the goal up to which the task counts as done [m]."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -38,7 +40,8 @@ class BottleCells(Cells):
         self._x = self.model.joint("scene/bottle x").qposadr[0]
         self._v = self.model.joint("scene/bottle x").dofadr[0]
 
-    def _draw(self, n: int, rng: np.random.Generator) -> Array:
+    def sample_initial_state(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw bottle and goal of cell n; return the tip's initial position (3,) behind the bottle [m]."""
         bottle = rng.uniform((0.58, -0.12), (0.68, 0.12))
         distance, angle = rng.uniform((0.12, -np.pi / 4), (0.24, np.pi / 4))
         heading = np.array([np.cos(angle), np.sin(angle)])
@@ -51,7 +54,7 @@ class BottleCells(Cells):
         self.velocity[n] = data.qvel[self._v : self._v + 2]
 
     def observe(self) -> Array:
-        """Observations (N, n_observations); lengths in dm."""
+        """Return observations (N, n_observations); lengths are in dm."""
         tip, bottle = self.tip, self.bottle
         return np.hstack(
             (
@@ -73,10 +76,14 @@ class BottleCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The tip touches the bottle more than `limit` above the table [of 0.2 m], or has left it alone.
+        """Return whether the tip touches the bottle too high up, or is far from a bottle not yet at its goal.
 
-        It touches from 1 cm on. It has left the bottle alone if it is farther away than it ever begins, and
-        the bottle is not where it should be.
+        A tip less than 1 cm away counts as touching. A tip is far if it is farther from the bottle than in
+        any initial state.
+
+        Args:
+            observation: (n,) what the expert sees.
+            limit: height of the tip above the table that is too high, as a fraction of 0.2 m.
         """
         distance = np.linalg.norm(observation[:2]) * UNIT
         is_high = observation[2] * UNIT > 0.2 * limit
@@ -85,28 +92,30 @@ class BottleCells(Cells):
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        """Return (N,) whether the task is done, judged by observations (N, n)."""
         return np.linalg.norm(observation[:, 6:8], axis=1) * UNIT <= BottleCells.GOAL_RADIUS
 
     def draw_marks(self, scene: mujoco.MjvScene) -> None:
-        """Add what is no geometry to the picture of the first cell."""
+        """Draw what is not part of the model into the picture of the first cell: the goal."""
         draw_disc(scene, (*self.goal[0], 0.0005), 0.05, (0.15, 0.55, 0.30, 1))
         draw_disc(scene, (*self.goal[0], 0.0010), 0.04, (0.92, 0.95, 0.90, 1))
 
 
 class TopplingBottleCells(BottleCells):
-    """The same with a bottle that falls over where it is pushed too high, at 12.5 cm with a friction of 0.3.
+    """`BottleCells` with a bottle that falls over if it is pushed too high up.
 
-    Once it lies, `bottle2goal` is 1 and the task has failed.
+    With a friction coefficient of 0.3 it does so from 12.5 cm on. Once it has fallen, `bottle2goal` is 1 and
+    the task has failed.
 
-    Observations: those of the bottle, and the plane's part of its axis (2), 0 where it stands upright.
+    Observations: those of `BottleCells`, and the horizontal components of the bottle's axis (2), which are 0
+    while it stands upright.
     """
 
     scene = "toppling_bottle"
     n_observations = 14
 
     UPRIGHT = 0.8
-    """Least cosine of its tilt."""
+    """Cosine of the tilt below which the bottle counts as fallen."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -118,7 +127,7 @@ class TopplingBottleCells(BottleCells):
         self.axis[n] = data.xmat[self._bottle].reshape(3, 3)[:, 2]
 
     def observe(self) -> Array:
-        """Observations (N, n_observations); lengths in dm."""
+        """Return observations (N, n_observations); lengths are in dm."""
         return np.hstack((super().observe(), self.axis[:, :2]))
 
     def _measure(self, action: Array) -> Array:
@@ -128,6 +137,6 @@ class TopplingBottleCells(BottleCells):
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        """Return (N,) whether the task is done, judged by observations (N, n)."""
         tilt = np.linalg.norm(observation[:, 12:], axis=1)
         return BottleCells.succeeded(observation) & (tilt < np.sqrt(1 - TopplingBottleCells.UPRIGHT**2))

@@ -1,8 +1,9 @@
-"""Robot cells: the arm with a tool before a table, simulated by MuJoCo, many of one kind side by side.
+"""Robot cells: an arm with a tool at a table, simulated by MuJoCo, many cells of one kind side by side.
 
-An action is the Cartesian velocity of the tool's tip (and, for the gripper, how fast it closes), in [-1, 1].
-It moves a commanded point, which is kept near the tip so that it does not run away where the tip is stopped;
-inverse kinematics makes joint angles of it, and position actuators follow them. Only the tool collides.
+An action, in [-1, 1], is the Cartesian velocity of the tool's tip and, for the gripper, the speed at which it
+closes. It moves a commanded point, which is kept near the tip so that it does not run away while an obstacle
+stops the tip. Inverse kinematics turns the commanded point into joint angles, and position actuators follow
+them. Of the arm, only the tool collides with objects.
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ from deep.fanuc.kinematics import inverse_kinematics
 from mereq_min.validation import Array
 
 ASSETS = Path(__file__).parent / "assets"
+"""Folder of the MuJoCo models."""
 HORIZON = 100
 """Time limit of an episode [steps]."""
 SUB_STEPS = 10
-"""Steps of the simulator in one of the environment, 20 Hz in all [steps]."""
+"""Simulator steps in a step of the environment, which takes 1/20 s [steps]."""
 SPEED = 0.3
-"""Of the tip, at an action of 1 [m/s]."""
+"""Speed of the tip along an axis at an action of 1 [m/s]."""
 LEASH = 0.03
-"""How far the commanded point may run ahead of the tip, along each axis [m]."""
+"""Largest distance of the commanded point from the tip along each axis [m]."""
 UNIT = 0.1
-"""Lengths in observations are in decimetres [m]."""
+"""Unit of length in observations, 1 dm [m]."""
 
 
 @cache
 def build_model(scene: str, tool: str) -> mujoco.MjModel:
-    """Compose table, arm, tool and scene of `assets/`; their names begin with arm/, arm/tool/ and scene/."""
+    """Build the model of a cell from the table, arm, tool and scene in `assets/`.
+
+    Names of the arm's, the tool's and the scene's elements begin with arm/, arm/tool/ and scene/.
+    """
     parts = {
         name: mujoco.MjSpec.from_file(str(ASSETS / f"{name}.xml")) for name in ("table", "arm", tool, scene)
     }
@@ -45,24 +50,28 @@ def build_model(scene: str, tool: str) -> mujoco.MjModel:
 
 
 class Cells(ABC):
-    """N cells of one kind; row n of every array is cell n, and no cell depends on another.
+    """N independent cells of one kind; row n of every array belongs to cell n.
 
     Args:
         count: N [cells].
     """
 
     scene: ClassVar[str]
+    """Name of the scene's file in `assets/`, without suffix."""
     tool: ClassVar[str]
+    """Name of the tool's file in `assets/`, without suffix."""
     tool_length: ClassVar[float]
-    """From the flange to the tip [m]."""
+    """Distance from the flange to the tip [m]."""
     tool_pitch: ClassVar[float]
-    """Of the tool below the horizontal [rad]."""
+    """Angle of the tool below the horizontal [rad]."""
     workspace: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
-    """Lowest and highest corner of the box for the commanded point [m]."""
+    """Lower and upper corner of the box that the commanded point stays in [m]."""
     features: ClassVar[tuple[str, ...]]
     """Names (K,) of the features, all in [0, 1]."""
     n_observations: ClassVar[int]
+    """Numbers in an observation."""
     n_actions: ClassVar[int] = 3
+    """Numbers in an action: D."""
 
     def __init__(self, count: int) -> None:
         self.model = build_model(self.scene, self.tool)
@@ -71,16 +80,16 @@ class Cells(ABC):
         self._tip = self.model.site("arm/tool/tip").id
 
     def reset(self, n: int, rng: np.random.Generator) -> None:
-        """Draw the first state of a cell."""
+        """Draw an initial state for cell n."""
         data = self.data[n]
         mujoco.mj_resetData(self.model, data)
-        self.command[n] = self._draw(n, rng)
+        self.command[n] = self.sample_initial_state(n, rng)
         angles = self._angles()[n]
         data.qpos[:6] = data.ctrl[:6] = angles
         self._look(n)
 
     def step(self, action: Array) -> Array:
-        """Take a step with actions (N, D) in [-1, 1]; returns its features (N, K)."""
+        """Take a step with actions (N, D) in [-1, 1], and return its features (N, K)."""
         dt = SUB_STEPS * self.model.opt.timestep
         command = self.command + SPEED * dt * action[:, :3]
         command = np.clip(command, self.tip - LEASH, self.tip + LEASH)
@@ -97,63 +106,81 @@ class Cells(ABC):
         return inverse_kinematics(self.command, self.tool_pitch, self.tool_length)
 
     def _look(self, n: int) -> None:
-        """Take over where a cell's tip and objects are; the integrator has moved the joints alone."""
+        """Update the recorded positions of a cell's tip and objects.
+
+        mj_step integrates the joints last, and so leaves the positions of the sub-step before.
+        """
         data = self.data[n]
         mujoco.mj_kinematics(self.model, data)
         self.tip[n] = data.site_xpos[self._tip]
         self._read(n, data)
 
     def _lead(self) -> Array:
-        """(N, 3) how far the commanded point is ahead, from -1 to 1: it tells speed and resistance."""
+        """Return the lead (N, 3) of the commanded point over the tip, in [-1, 1].
+
+        It shows how fast the tip moves and what resists it.
+        """
         return (self.command - self.tip) / LEASH
 
     def copy(self, n: int, other: Cells, m: int) -> None:
-        """Make cell n what cell m of others of its kind is."""
+        """Copy the state of cell m of `other`, cells of the same kind, into cell n."""
         mujoco.mj_copyData(self.data[n], self.model, other.data[m])
         for name, rows in vars(self).items():
-            if isinstance(rows, np.ndarray):  # each has a row for a cell
+            if isinstance(rows, np.ndarray):  # all arrays have one row for each cell
                 rows[n] = getattr(other, name)[m]
 
-    def _steer(self, action: Array) -> None:  # noqa: B027 (not every kind has more to steer)
-        """Turn what an action holds beside the tip's velocity into controls."""
+    def _steer(self, action: Array) -> None:  # noqa: B027 (optional: not every kind has further controls)
+        """Set the controls that an action (N, D) gives besides the tip's velocity."""
 
-    def _advance(self) -> None:  # noqa: B027 (nor to count)
-        """Keep count of what is no mechanics, after a step."""
+    def _advance(self) -> None:  # noqa: B027 (optional: not every kind has such state)
+        """Update state that MuJoCo does not simulate, after a step."""
 
     @abstractmethod
-    def _draw(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw the objects of cell n; returns where its tip begins (3,) [m]."""
+    def sample_initial_state(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw the objects' initial state in cell n, and return the tip's initial position (3,) [m]."""
 
     @abstractmethod
     def _read(self, n: int, data: mujoco.MjData) -> None:
-        """Take over the objects of cell n from the simulator."""
+        """Read the state of the objects of cell n from the simulator."""
 
     @abstractmethod
     def observe(self) -> Array:
-        """Observations (N, n_observations); lengths in dm."""
+        """Return observations (N, n_observations); lengths are in dm."""
 
     @abstractmethod
     def _measure(self, action: Array) -> Array:
-        """Features (N, K) of the step that was just taken."""
+        """Return the features (N, K) of the step just taken with actions (N, D)."""
 
     @staticmethod
     @abstractmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """Whether the expert objects to what it sees in an observation (n,): its state rule."""
+        """Return whether the expert objects in a state, given its observation (n,).
+
+        Args:
+            observation: (n,) what the expert sees.
+            limit: threshold of the rule, in the unit that each kind of cell states.
+        """
 
     @staticmethod
     @abstractmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        """Return (N,) whether the task is done, judged by observations (N, n)."""
 
-    def draw_marks(self, scene: mujoco.MjvScene) -> None:  # noqa: B027 (nor to draw)
-        """Add what is no geometry to the picture of the first cell."""
+    def draw_marks(self, scene: mujoco.MjvScene) -> None:  # noqa: B027 (optional: not every kind has marks)
+        """Draw what is not part of the model, such as a goal, into the picture of the first cell."""
 
 
 def draw_disc(
     scene: mujoco.MjvScene, centre: tuple[float, ...], radius: float, rgba: tuple[float, ...]
 ) -> None:
-    """Add a flat disc to a picture."""
+    """Add a flat horizontal disc to a picture.
+
+    Args:
+        scene: the picture.
+        centre: (3,) centre of the disc [m].
+        radius: radius of the disc [m].
+        rgba: (4,) colour, in [0, 1].
+    """
     size, turn = np.array([radius, 0.0005, 0.0]), np.eye(3).ravel()
     geom = scene.geoms[scene.ngeom]
     mujoco.mjv_initGeom(

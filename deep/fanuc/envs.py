@@ -1,4 +1,4 @@
-"""Gymnasium environments of the robot cells, single and side by side; both step the same `Cells`."""
+"""Gymnasium environments of the robot cells: one cell, or many stepped together; both use `Cells`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mereq_min.validation import Array, check_array, check_number
 
 
 class _Episodes:
-    """The clock, the random generators and the spaces of N cells."""
+    """Spaces, rewards and clocks of N cells, which both environments share."""
 
     def __init__(self, kind: type[Cells], count: int, weights: ArrayLike) -> None:
         self.cells = kind(count)
@@ -38,37 +38,37 @@ class _Episodes:
         return self.cells.observe().astype(np.float32)
 
     def step(self, action: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
-        """Features (N, K), rewards (N,) and whether the time is over (N,)."""
+        """Take a step; return features (N, K), rewards (N,) and whether the time limit is reached (N,)."""
         if (self.t < 0).any():
             raise ResetNeeded("step needs a state: call reset first")
         N, D = len(self.t), self.cells.n_actions
         features = self.cells.step(np.clip(check_array("action", action, shape=(N, D)), -1, 1))
         self.t += 1
-        # A matrix product rounds differently for another N.
+        # This is no matrix product, because its rounding would depend on N.
         return features, (features * self.weights).sum(axis=1), self.t >= HORIZON
 
 
 class FanucVectorEnv(VectorEnv[Any, Any, Any]):
-    """N cells stepped together; one whose episode ends is reset in the same step.
+    """N cells stepped together; a cell whose episode ends is reset in the same step.
 
     Observations are (N, n) float32, actions (N, D) in [-1, 1]; `info["features"]` (N, K), `info["success"]`
     (N,) and `info["final_obs"]` (N, n) are always those of the step just taken, before any reset, and
-    `info["_final_obs"]` (N,) says which cells were reset. Seed s gives cell i the seed s + i; nothing depends
-    on N.
+    `info["_final_obs"]` (N,) says which cells were reset. Seed s gives cell i the seed s + i, and no
+    cell's course depends on N.
 
     Args:
-        kind: of the cells.
+        kind: kind of the cells.
         num_envs: N [cells].
-        weights: (K,) of the reward, weights . f.
+        weights: (K,) weights of the reward weights . f.
 
     Raises:
-        ValueError: on a bad argument.
+        ValueError: if an argument is malformed.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (gymnasium's own)
 
     def __init__(self, kind: type[Cells], num_envs: int, weights: ArrayLike) -> None:
-        check_number("num_envs", num_envs, 1, whole=True)
+        check_number("num_envs", num_envs, 1, integer=True)
         self.num_envs, self._episodes = num_envs, _Episodes(kind, num_envs, weights)
         self.single_observation_space = self._episodes.observation_space
         self.single_action_space = self._episodes.action_space
@@ -79,10 +79,10 @@ class FanucVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw a first state for every cell; without a seed the generators go on.
+        """Draw an initial state for every cell; without a seed, the random generators continue.
 
         Raises:
-            ValueError: on a list of seeds whose length is not N.
+            ValueError: if there is a list of seeds whose length is not N.
         """
         if seed is not None or not self._generators:
             self._generators = make_generators(seed, self.num_envs)
@@ -93,10 +93,10 @@ class FanucVectorEnv(VectorEnv[Any, Any, Any]):
     def step(
         self, actions: ArrayLike
     ) -> tuple[NDArray[np.float32], Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Take one step in every cell; what is outside [-1, 1] is cut off.
+        """Take one step in every cell; actions are clipped to [-1, 1].
 
         Raises:
-            ValueError: on actions that are not (N, D) finite numbers.
+            ValueError: if the actions are not (N, D) finite numbers.
             ResetNeeded: before the first `reset`.
         """
         features, rewards, over = self._episodes.step(actions)
@@ -110,18 +110,18 @@ class FanucVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 class FanucEnv(gym.Env[Any, Any]):
-    """One cell; observations are (n,) float32, actions (D,) in [-1, 1].
+    """One cell.
 
-    `info["features"]` (K,) and `info["success"]` are those of the step. An episode is over after
-    `cells.HORIZON` steps.
+    Observations are (n,) float32, actions (D,) in [-1, 1]; `info["features"]` (K,) and `info["success"]` are
+    those of the step. An episode is truncated after `cells.HORIZON` steps.
 
     Args:
-        kind: of the cell.
-        weights: (K,) of the reward, weights . f.
+        kind: kind of the cell.
+        weights: (K,) weights of the reward weights . f.
         render_mode: "rgb_array" or None.
 
     Raises:
-        ValueError: on a bad argument.
+        ValueError: if an argument is malformed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's own)
@@ -137,16 +137,16 @@ class FanucEnv(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw the first state; without a seed the generator goes on."""
+        """Draw an initial state; without a seed, the random generator continues."""
         super().reset(seed=seed)
         self._episodes.reset(0, self.np_random)
         return self._episodes.observe()[0], {}
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Take a step; what is outside [-1, 1] is cut off.
+        """Take a step; the action is clipped to [-1, 1].
 
         Raises:
-            ValueError: on an action that is not (D,) finite numbers.
+            ValueError: if the action is not (D,) finite numbers.
             ResetNeeded: before the first `reset`.
         """
         features, rewards, over = self._episodes.step(np.asarray(action)[None])
@@ -155,37 +155,39 @@ class FanucEnv(gym.Env[Any, Any]):
         return observations[0], float(rewards[0]), False, bool(over[0]), info
 
     def render(self) -> NDArray[np.uint8]:
-        """Return a picture (480, 640, 3) of the cell.
+        """Return an RGB image (480, 640, 3) of the cell.
 
         Raises:
-            RuntimeError: if there is no OpenGL to draw with.
+            RuntimeError: if OpenGL is not available.
         """
         cells = self._episodes.cells
         if self._renderer is None:
             self._renderer = make_renderer(cells.model)
-        mujoco.mj_camlight(cells.model, cells.data[0])  # after a reset nothing has placed the camera
+        mujoco.mj_camlight(cells.model, cells.data[0])  # a reset does not place the camera
         self._renderer.update_scene(cells.data[0], camera="view")
         cells.draw_marks(self._renderer.scene)
         return self._renderer.render()
 
     def close(self) -> None:
-        """Free what drawing took."""
+        """Free the renderer."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
 
 
 def make_renderer(model: mujoco.MjModel) -> mujoco.Renderer:
-    """Return an offscreen renderer, through EGL where nothing else is asked for.
+    """Return an offscreen renderer of 640 x 480 pixels.
+
+    On Linux it uses EGL, unless the environment variable MUJOCO_GL names another backend.
 
     Raises:
-        RuntimeError: if there is no OpenGL to draw with.
+        RuntimeError: if OpenGL is not available.
     """
     try:
         return mujoco.Renderer(model, 480, 640)
     except Exception as error:  # each backend raises its own
         raise RuntimeError(
             f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} ({error}). Install EGL "
-            "(Debian: apt-get install libegl1 libgl1-mesa-dri), or set MUJOCO_GL to osmesa or glfw; all else "
-            "works without"
+            "(Debian: apt-get install libegl1 libgl1-mesa-dri), or set MUJOCO_GL to osmesa or glfw. "
+            "Everything but rendering works without OpenGL"
         ) from error

@@ -1,4 +1,4 @@
-"""Cells in which ink is wiped off a board."""
+"""Robot cells in which ink is wiped off a whiteboard."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from mereq_min.validation import Array
 class EraserCells(Cells):
     """Erasing-Sim: wipe a stroke of 16 ink dots off a whiteboard with a pad on a spring.
 
-    A dot is gone after `CONTACTS` steps in which the pad covers it and touches the board, however lightly.
+    A dot is erased after `CONTACTS` steps in which the pad covers it and touches the board, however lightly.
 
-    Features: `ink_dist` distance of the pad from the nearest dot left / 0.3 m, 0 once there is none;
-    `ink_left` share of the dots; `control` mean square of the action and twice the squared force over 30 N, a
-    third of the sum; `force_deficit` 1 - force / 30 N while ink is left; each cut to [0, 1].
+    Features, each clipped to [0, 1]: `ink_dist`, the horizontal distance from the pad to the nearest
+    remaining dot / 0.3 m, 0 once there is none; `ink_left`, the share of dots that remain; `control`,
+    (mean square of the action + 2 (force / 30 N)^2) / 3; `force_deficit`, 1 - force / 30 N, 0 once there is
+    no ink.
 
-    Observations: from the pad, in the plane, to the nearest dot left, the first and the last one (6, 0 once
-    there is none), lead of the commanded point (3), height of the pad (1), force / 30 N (1), share of the
-    dots left (1), where the pad is (2). How often a dot has been touched does not show.
+    Observations: horizontal vectors from the pad to the nearest, the first and the last remaining dot (6, 0
+    once there is none), lead of the commanded point (3), height of the pad (1), force / 30 N (1), share of
+    dots that remain (1), position of the pad (2). They do not show how often a dot has been wiped.
     """
 
     scene, tool, tool_length, tool_pitch = "eraser", "pad", 0.15, np.pi / 2
@@ -32,19 +33,21 @@ class EraserCells(Cells):
     n_observations = 14
 
     DOTS = 16
+    """Number of dots."""
     STROKE = 0.20
     """Length of the stroke [m]."""
     CONTACTS = 5
+    """Steps under the touching pad after which a dot is erased [steps]."""
     COVER = 0.02
-    """Radius within which the pad wipes [m]."""
+    """Radius of the area that the pad covers [m]."""
     BOARD = 0.02
     """Height of the board's surface [m]."""
     STIFFNESS = 1500.0
-    """Of the pad's spring [N/m]."""
+    """Stiffness of the pad's spring [N/m]."""
     TOUCH = 1.0
-    """Least force that is a contact [N]."""
+    """Least force that counts as contact [N]."""
     FIRM = 30.0
-    """Force at which `force_deficit` ends and effort counts in full [N]."""
+    """Force of a firm press, which the features are scaled by [N]."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -53,7 +56,8 @@ class EraserCells(Cells):
         self.contacts = np.zeros((count, self.DOTS), dtype=np.int64)
         self._spring = self.model.joint("arm/tool/spring").qposadr[0]
 
-    def _draw(self, n: int, rng: np.random.Generator) -> Array:
+    def sample_initial_state(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw the stroke of cell n, and return the tip's initial position (3,) above the board [m]."""
         centre = rng.uniform((0.56, -0.10), (0.64, 0.10))
         angle = rng.uniform(0, np.pi)
         along = np.linspace(-0.5, 0.5, self.DOTS)[:, None] * self.STROKE
@@ -69,20 +73,20 @@ class EraserCells(Cells):
         self.contacts += covered & (self.force >= self.TOUCH)[:, None]
 
     def _left(self) -> NDArray[np.bool_]:
-        """(N, DOTS) which dots are left."""
+        """Return (N, DOTS) which dots remain."""
         return np.asarray(self.contacts < self.CONTACTS)
 
     def _distances(self) -> Array:
-        """(N, DOTS) distances of the pad from the dots in the plane [m]."""
+        """Return the horizontal distances (N, DOTS) from the pad to the dots [m]."""
         return np.linalg.norm(self.ink - self.tip[:, None, :2], axis=2)
 
     def observe(self) -> Array:
-        """Observations (N, n_observations); lengths in dm."""
+        """Return observations (N, n_observations); lengths are in dm."""
         left, rows = self._left(), np.arange(len(self.tip))
         any_left = np.asarray(left.any(axis=1))
         ahead = self.ink - self.tip[:, None, :2]
         nearest = np.where(left, self._distances(), np.inf).argmin(axis=1)
-        # The ends of what is left, from the pad: where to go on.
+        # The ends of the remaining stroke show where to wipe next.
         first, last = left.argmax(axis=1), self.DOTS - 1 - left[:, ::-1].argmax(axis=1)
         targets = [ahead[rows, chosen] / UNIT * any_left[:, None] for chosen in (nearest, first, last)]
         board = np.column_stack((self.tip[:, 2] / UNIT, self.force / self.FIRM, left.mean(axis=1)))
@@ -99,9 +103,14 @@ class EraserCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """While ink is left, the pad presses with less than `limit` of a firm press, or goes astray.
+        """Return whether ink remains and the pad presses too lightly, or has gone too high up.
 
-        It touches from 1 cm on; it is astray where it is higher up than it ever begins.
+        A pad less than 1 cm above the board should press. A pad is too high if it is higher than in any
+        initial state.
+
+        Args:
+            observation: (n,) what the expert sees.
+            limit: force that is too light, as a fraction of `FIRM`.
         """
         ink_left, force, height = observation[11], observation[10], observation[9] * UNIT
         is_light = height < EraserCells.BOARD + 0.01 and force < limit
@@ -109,10 +118,10 @@ class EraserCells(Cells):
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        """Return (N,) whether the task is done, judged by observations (N, n)."""
         return np.equal(observation[:, 11], 0)
 
     def draw_marks(self, scene: mujoco.MjvScene) -> None:
-        """Add what is no geometry to the picture of the first cell."""
+        """Draw what is not part of the model into the picture of the first cell: the dots that remain."""
         for x, y in self.ink[0][self._left()[0]]:
             draw_disc(scene, (x, y, self.BOARD + 0.0005), 0.009, (0.1, 0.15, 0.6, 1))

@@ -1,4 +1,4 @@
-"""Kinematics of the FANUC LR Mate 200iD/7L: its data sheet, and joint angles in closed form."""
+"""Kinematics of the FANUC LR Mate 200iD/7L: dimensions from its data sheet, and inverse kinematics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from mereq_min.validation import Array
 
 
 class Joint(NamedTuple):
-    """A hinge; its frame is parallel to the base's where all angles are 0."""
+    """A revolute joint; its frame is parallel to the base's when all joint angles are 0."""
 
     origin: tuple[float, float, float]
-    """In the frame of the joint before it [m]."""
+    """Position in the frame of the previous joint [m]."""
     axis: tuple[float, float, float]
+    """Unit vector along the axis of rotation."""
     limits: tuple[float, float]
-    """[deg]."""
+    """Smallest and largest angle [deg]."""
     speed: float
-    """Largest [deg/s]."""
+    """Largest angular speed [deg/s]."""
 
 
 JOINTS = (
@@ -29,38 +30,43 @@ JOINTS = (
     Joint((0.420, 0, 0), (0, -1, 0), (-125, 125), 545),
     Joint((0.080, 0, 0), (-1, 0, 0), (-360, 360), 1000),
 )
-"""Joints 1 to 6 of the data sheet; the flange is at the last one's origin and faces along x."""
+"""Joints 1 to 6 of the data sheet; the flange is at the origin of joint 6 and faces along x."""
 
-SHOULDER = JOINTS[1].origin[0], JOINTS[0].origin[2]  # in the arm's vertical plane: radius and height [m]
+SHOULDER = JOINTS[1].origin[0], JOINTS[0].origin[2]
+"""Radius and height of the shoulder in the arm's vertical plane [m]."""
 UPPER_ARM = JOINTS[2].origin[2]
+"""Length of the upper arm, from shoulder to elbow [m]."""
 FOREARM = float(np.hypot(JOINTS[4].origin[0], JOINTS[3].origin[2]))
-FOREARM_RISE = float(
-    np.arctan2(JOINTS[3].origin[2], JOINTS[4].origin[0])
-)  # of its line, where all angles are 0
+"""Distance from the elbow to the centre of the wrist [m]."""
+FOREARM_RISE = float(np.arctan2(JOINTS[3].origin[2], JOINTS[4].origin[0]))
+"""Angle above the horizontal of the line from elbow to wrist when all joint angles are 0 [rad]."""
 WRIST = JOINTS[5].origin[0]
+"""Distance from the centre of the wrist to the flange [m]."""
 
 
 def inverse_kinematics(tip: Array, pitch: float, tool_length: float) -> Array:
-    """Joint angles that bring the tool's tip to a point, elbow up and the tool in the arm's vertical plane.
+    """Return the joint angles that bring the tool's tip to a point, with the elbow up (inverse kinematics).
 
-    The base turns to the point; upper arm and forearm are a planar two-link arm to the wrist's centre; joint
-    5 keeps the tool's pitch. Joint 4 rests, joint 6 undoes the base's turn, which is the tool's yaw where it
-    points straight down.
+    The tool stays in the arm's vertical plane. Joint 1 turns the arm towards the point; joints 2 and 3 are
+    those of a planar two-link arm whose end is the centre of the wrist; joint 4 stays at 0; joint 5 keeps the
+    pitch of the tool. Joint 6 undoes the rotation of joint 1, so that a tool that points straight down keeps
+    its yaw.
 
     Args:
-        tip: (N, 3) points in the base's frame [m]; those out of reach are approached as far as the arm goes.
-        pitch: of the tool below the horizontal [rad].
-        tool_length: from the flange to the tip [m].
+        tip: (N, 3) points in the base's frame [m]; towards a point out of reach, the arm stretches as far as
+            it can.
+        pitch: angle of the tool below the horizontal [rad].
+        tool_length: distance from the flange to the tip [m].
 
     Returns:
-        (N, 6) angles [rad]; not clipped to the joints' limits.
+        (N, 6) angles [rad]; they are not clipped to the joints' limits.
     """
     x, y, z = tip.T
     reach = WRIST + tool_length
     radius = np.hypot(x, y) - reach * np.cos(pitch) - SHOULDER[0]
     height = z + reach * np.sin(pitch) - SHOULDER[1]
     distance = np.clip(np.hypot(radius, height), abs(UPPER_ARM - FOREARM) + 1e-6, UPPER_ARM + FOREARM - 1e-6)
-    # The triangle of shoulder, elbow and wrist by the law of cosines.
+    # The law of cosines gives the angles of the triangle of shoulder, elbow and wrist.
     squares = UPPER_ARM**2 - FOREARM**2
     at_shoulder = np.arccos((distance**2 + squares) / (2 * UPPER_ARM * distance))
     at_wrist = np.arccos((distance**2 - squares) / (2 * FOREARM * distance))

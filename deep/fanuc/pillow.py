@@ -1,4 +1,4 @@
-"""Cells in which a pillow is grasped and lifted."""
+"""Robot cells in which a pillow is grasped and lifted."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from mereq_min.validation import Array
 
 
 class PillowCells(Cells):
-    """Pillow-Grasping-Sim: grasp a pillow between two fingers, by friction, and lift it.
+    """Pillow-Grasping-Sim: grasp a pillow between two fingers, which hold it by friction, and lift it.
 
-    Features: `hand2pillow` distance of the point between the fingers from the pillow's long axis / 0.3 m,
-    `lift_left` 1 - height above the table / 0.15 m, `control` mean square of the action, `offset` of that
-    point from the pillow's centre along the axis / 0.15 m; each cut to [0, 1].
+    The hand is the point between the fingers. Features, each clipped to [0, 1]: `hand2pillow`, the distance
+    from the hand to the pillow's long axis / 0.3 m; `lift_left`, 1 - height of the lift / 0.15 m; `control`,
+    the mean square of the action; `offset`, the distance of the hand from the pillow's centre along the axis
+    / 0.15 m.
 
-    Observations: from the pillow's axis to the hand (3), along it from its centre (1), how far the fingers
-    are told to close and have closed (2), lead of the commanded point (3), height of the pillow (1), x and z
-    of its axis (2), where the hand is (2).
+    Observations: vector from the pillow's axis to the hand (3), position of the hand along the axis, from the
+    centre (1), commanded and actual closing of the fingers (2), lead of the commanded point (3), height of
+    the pillow (1), x and z of its axis (2), position of the hand (2).
     """
 
     scene, tool, tool_length, tool_pitch = "pillow", "gripper", 0.17, np.pi / 2
@@ -31,13 +32,13 @@ class PillowCells(Cells):
     n_actions = 4
 
     HALF_LENGTH = 0.15
-    """Of the pillow [m]."""
+    """Half the length of the pillow [m]."""
     REST = 0.03
-    """Height of its centre on the table [m]."""
+    """Height of the pillow's centre while it lies on the table [m]."""
     LIFT = 0.15
-    """[m]."""
+    """Lift at which `lift_left` becomes 0 [m]."""
     STROKE = 0.05
-    """Way of a finger [m]."""
+    """Travel of a finger from open to closed [m]."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -47,7 +48,8 @@ class PillowCells(Cells):
         self._pose = self.model.joint("scene/pillow").qposadr[0]
         self._fingers = [self.model.joint(f"arm/tool/{side} finger").qposadr[0] for side in ("left", "right")]
 
-    def _draw(self, n: int, rng: np.random.Generator) -> Array:
+    def sample_initial_state(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw the pillow's pose in cell n, and return the hand's initial position (3,) beside it [m]."""
         x, y, yaw = rng.uniform((0.54, -0.10, -0.15), (0.66, 0.10, 0.15))
         turn = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
         self.data[n].qpos[self._pose : self._pose + 7] = x, y, self.REST, *turn
@@ -66,16 +68,16 @@ class PillowCells(Cells):
         self.grip[n] = data.qpos[self._fingers].mean() / self.STROKE
 
     def _along(self) -> Array:
-        """(N,) where the hand is along the pillow's axis, from its centre [m]."""
+        """Return the position (N,) of the hand along the pillow's axis, from its centre [m]."""
         return ((self.tip - self.pillow) * self.axis).sum(axis=1)
 
     def _apart(self) -> Array:
-        """(N, 3) from the pillow's axis to the hand [m]."""
+        """Return the vectors (N, 3) from the closest point of the pillow's axis to the hand [m]."""
         along = np.clip(self._along(), -self.HALF_LENGTH, self.HALF_LENGTH)
         return self.tip - self.pillow - along[:, None] * self.axis
 
     def observe(self) -> Array:
-        """Observations (N, n_observations); lengths in dm."""
+        """Return observations (N, n_observations); lengths are in dm."""
         hand = np.column_stack((self._along() / UNIT, self.closed, self.grip))
         pillow = np.column_stack((self.pillow[:, 2] / UNIT, self.axis[:, [0, 2]]))
         return np.hstack(
@@ -96,11 +98,15 @@ class PillowCells(Cells):
 
     @staticmethod
     def violates(observation: NDArray[Any], limit: float) -> bool:
-        """The hand is within 0.1 m of the pillow's axis outside of a funnel over its middle, or astray.
+        """Return whether the hand approaches the pillow too far from its middle, or is far from it.
 
-        The funnel is `limit` of the half length wide where the fingers close, up to 3 cm from the axis, and
-        widens by as much as the hand is farther away. It is astray where it is farther away than it ever
-        begins.
+        Within 0.1 m of the pillow's axis the hand has to stay in a funnel over the middle. Up to 3 cm from
+        the axis, where the fingers close, the funnel has a constant half-width; beyond that, the half-width
+        grows by as much as the distance. The hand is far if it is farther away than in any initial state.
+
+        Args:
+            observation: (n,) what the expert sees.
+            limit: half-width of the funnel up to 3 cm from the axis, as a fraction of `HALF_LENGTH`.
         """
         distance = float(np.linalg.norm(observation[:3])) * UNIT
         width = PillowCells.HALF_LENGTH * limit + max(distance - 0.03, 0.0)
@@ -108,5 +114,5 @@ class PillowCells(Cells):
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
-        """(N,) whether the task proper is done, as observations (N, n) show it."""
+        """Return (N,) whether the task is done, judged by observations (N, n)."""
         return observation[:, 9] * UNIT - PillowCells.REST >= 0.8 * PillowCells.LIFT

@@ -1,4 +1,4 @@
-"""Highway driving: highway-env 1.12.1 compiled for many roads at once, and the real one beside it."""
+"""Highway driving: highway-env 1.12.1 compiled for many roads at once, and highway-env itself beside it."""
 
 from deep.highway.envs import HighwayEnv, HighwayVectorEnv
 from deep.highway.reference import ReferenceEnv

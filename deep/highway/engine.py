@@ -1,12 +1,14 @@
-"""The rules of highway-env 1.12.1 compiled with numba: many straight roads at once.
+"""The rules of highway-env 1.12.1, compiled with numba for many straight roads at once.
 
-A road is a row of `cars` (N, V + 1), the ego first, and an entry of `roads` (N,), its clock and generator.
-Every rule keeps the order of highway-env's floating-point operations. Cars follow each other by the IDM
-(Treiber et al., Phys. Rev. E 62, 2000), change lanes by MOBIL (Kesting et al., Transp. Res. Rec. 1999, 2007),
-move as kinematic bicycles (Polack et al., IV 2017) and collide where no axis separates them.
+A road consists of a row of `cars` (N, V + 1), with the ego first, and an entry of `roads` (N,), which holds
+its clock and its random generator. Every rule performs its floating-point operations in highway-env's order.
+Cars follow each other by the IDM (Treiber et al., Phys. Rev. E 62, 2000), change lanes by MOBIL (Kesting et
+al., Transp. Res. Rec. 1999, 2007) and move as kinematic bicycles (Polack et al., IV 2017); the separating
+axis theorem tells which of them collide.
 
-Only the entry points, `reset_roads` to `step_roads`, are cached; they carry the rest with them. numba looks
-up `sin` to `dot` when it compiles an entry point, so that a copy of this module can run on other maths.
+Only the entry points (`reset_roads`, `observe_roads` and `step_roads`) are cached; the compiled code of an
+entry point includes everything it calls. numba looks up `sin`, `power`, `dot` and so on when it compiles an
+entry point, so that a copy of this module can run with other mathematical functions.
 """
 
 from __future__ import annotations
@@ -21,44 +23,46 @@ from numpy.typing import NDArray
 CAR = np.dtype(
     [
         ("x", "f8"),  # along the road [m]
-        ("y", "f8"),  # to the right of the left-most lane's centre [m]
+        ("y", "f8"),  # distance to the right of the left-most lane's centre [m]
         ("heading", "f8"),  # [rad], positive to the right
         ("speed", "f8"),  # [m/s]
         ("target_speed", "f8"),  # [m/s]
-        ("exponent", "f8"),  # of the IDM's velocity term; not used by the ego
-        ("timer", "f8"),  # since the last thought of a lane change [s]; not used by the ego
-        ("impact_x", "f8"),  # shift that a collision will cause at the next sub-step [m]
+        ("exponent", "f8"),  # exponent of the IDM's velocity term; the ego does not use it
+        ("timer", "f8"),  # time since the car last considered a lane change [s]; the ego does not use it
+        ("impact_x", "f8"),  # displacement by a collision at the next sub-step [m]
         ("impact_y", "f8"),
-        ("lane", "i8"),  # closest lane, 0 is the left-most
+        ("lane", "i8"),  # closest lane, counted from 0 for the left-most
         ("target_lane", "i8"),
         ("has_impact", "?"),
         ("crashed", "?"),
-        # Worked out anew from the above at every sub-step:
-        ("cos", "f8"),  # of the heading
-        ("sin", "f8"),
+        # The following are computed from the above at every sub-step.
+        ("cos", "f8"),  # cosine of the heading
+        ("sin", "f8"),  # sine of the heading
         ("steering", "f8"),  # angle of the front wheel [rad]
         ("acceleration", "f8"),  # [m/s^2]
-        ("rank", "i8"),  # place in the order of x
+        ("rank", "i8"),  # position among the road's cars in ascending x
     ],
     align=True,
 )
+"""State of a car."""
 
 ROAD = np.dtype(
     [
-        ("time", "f8"),  # since the reset [s]
-        ("state_high", "u8"),  # numpy's PCG64: 128 bits of state
+        ("time", "f8"),  # time since the reset [s]
+        ("state_high", "u8"),  # 128 bits of state of numpy's PCG64, and 128 bits of its increment
         ("state_low", "u8"),
         ("increment_high", "u8"),
         ("increment_low", "u8"),
-        ("half", "u8"),  # the 32 bits that a bounded integer left over
+        ("half", "u8"),  # 32 random bits that the last bounded integer left unused
         ("has_half", "?"),
     ],
     align=True,
 )
+"""State of a road apart from its cars: its clock and its random generator."""
 
 
 class Scene(NamedTuple):
-    """The numbers of a scene that the compiled code needs."""
+    """Parameters of a scene, as the compiled code needs them."""
 
     lanes: int
     """Number of lanes."""
@@ -67,42 +71,58 @@ class Scene(NamedTuple):
     dt: float
     """Length of a sub-step [s]."""
     policy_dt: float
-    """What a policy step adds to the clock [s]."""
+    """Time that a policy step adds to the clock [s]."""
     duration: float
     """Time limit of an episode [s]."""
     ego_lane: int
-    """The ego's first lane, or -1 to draw it."""
+    """The lane in which the ego starts, or -1 to draw it."""
     ego_spacing: float
-    """Where the ego starts, in multiples of the default gap."""
+    """Distance of the ego's start from the beginning of the road, in multiples of the default gap."""
     spacing: float
-    """The others' gaps in multiples of the default."""
+    """Gaps between the other cars, in multiples of the default gap."""
     only_ego_collides: bool
     """Whether only pairs with the ego are checked for collisions."""
 
 
 LEFT, RIGHT, FASTER, SLOWER = 0, 2, 3, 4
+"""The ego's actions, as in `roads.ACTIONS`; action 1 changes nothing."""
 OBSERVED = 5
-"""Rows of an observation: the ego and the four cars that are closest along the road."""
+"""Rows of an observation: the ego and the four cars that are closest to it along the road."""
 
 LANE_WIDTH, ROAD_LENGTH = 4.0, 10_000.0
+"""Width of a lane, and length of the road [m]."""
 LENGTH, WIDTH = 5.0, 2.0
 DIAGONAL = sqrt(LENGTH**2 + WIDTH**2)
+"""Length, width and diagonal of a car [m]."""
 MAX_SPEED, SPEED_LIMIT = 40.0, 30.0
+"""Speed that no car exceeds, and speed limit that the IDM observes [m/s]."""
 LOWEST_TARGET, TARGET_STEP, TARGETS = 20.0, 5.0, 3
+"""The ego's target speeds: the lowest one, the step between them [m/s], and their number."""
 PERCEPTION = 5.0 * MAX_SPEED
+"""Distance up to which the ego observes other cars [m]."""
 
 KP_A, KP_HEADING, KP_LATERAL = 1 / 0.6, 1 / 0.2, 1 / 0.6
-TAU_PURSUIT = 0.1
+"""Gains of the proportional controllers of speed, heading and lateral position [1/s]."""
 MAX_STEERING = np.pi / 3
+"""Largest angle of the front wheel [rad]."""
 
 ACC_MAX, COMFORT_ACC, COMFORT_BRAKING = 6.0, 3.0, 5.0
+"""Bound of a car's acceleration, and the IDM's comfortable acceleration and deceleration [m/s^2]."""
 GAP_WANTED, TIME_WANTED = 10.0, 1.5
+"""The IDM's gap at standstill [m] and its time headway [s]."""
 GAP_SCALE = 2 * sqrt(COMFORT_ACC * COMFORT_BRAKING)
-MIN_GAIN, MAX_BRAKING_IMPOSED, CHANGE_DELAY = 0.2, 2.0, 1.0
+"""Denominator of the approach term in the IDM's desired gap [m/s^2]."""
+MIN_GAIN, MAX_BRAKING_IMPOSED = 0.2, 2.0
+"""MOBIL: the least gain in acceleration for which a car changes lane, and the hardest braking that it may
+impose on its new follower [m/s^2]."""
+CHANGE_DELAY = 1.0
+"""Time between two considerations of a lane change [s]."""
 
 
 inner = njit(error_model="numpy")
+"""Compiles a function that other compiled functions call."""
 entry_point = njit(error_model="numpy", cache=True, nogil=True)
+"""Compiles a function that Python calls; it is cached on disk and runs without the interpreter lock."""
 
 
 @inner
@@ -113,7 +133,7 @@ def power(base: float, exponent: float) -> float:
 
 @inner
 def dot(ax: float, ay: float, bx: float, by: float) -> float:
-    """Scalar product of two vectors in the plane."""
+    """Return the scalar product of two vectors in the plane."""
     return ax * bx + ay * by
 
 
@@ -125,7 +145,7 @@ def clip(value: float, low: float, high: float) -> float:
 
 @inner
 def not_zero(value: float) -> float:
-    """Keep a divisor at least 0.01 away from zero."""
+    """Return a divisor, moved to a distance of 0.01 from zero if it is closer."""
     if abs(value) > 0.01:
         return value
     return 0.01 if value >= 0 else -0.01
@@ -139,25 +159,28 @@ def wrap_angle(angle: float) -> float:
 
 @inner
 def lateral(car: Any, lane: int) -> float:
-    """Signed distance from a lane's centre [m]."""
+    """Return the signed distance of a car from a lane's centre [m], positive to the right."""
     return car.y - LANE_WIDTH * lane
 
 
 @inner
 def is_on_lane(car: Any, lane: int, margin: float) -> bool:
-    """Whether the car is on a lane that is widened by a margin on both sides [m]."""
+    """Return whether a car is on a lane, if the lane is widened by `margin` on both sides [m]."""
     return abs(lateral(car, lane)) <= LANE_WIDTH / 2 + margin and -LENGTH <= car.x < ROAD_LENGTH + LENGTH
 
 
 @inner
 def is_reachable(car: Any, lane: int) -> bool:
-    """Whether the car is close enough to a lane to change to it."""
+    """Return whether a car is close enough to a lane to change to it."""
     return abs(lateral(car, lane)) <= 2 * LANE_WIDTH and 0 <= car.x < ROAD_LENGTH + LENGTH
 
 
 @inner
 def closest_lane(car: Any, lanes: int) -> int:
-    """The first of the closest; the terms that all lanes share stay, since they round."""
+    """Return the lane closest to a car; of equally close ones, the left-most.
+
+    As in highway-env, the distance includes terms that are the same for all lanes: they affect its rounding.
+    """
     angle = abs(wrap_angle(car.heading)) if car.heading != 0 else 0.0
     before, after = max(0.0 - car.x, 0.0), max(car.x - ROAD_LENGTH, 0.0)
     best, least = 0, np.inf
@@ -170,7 +193,10 @@ def closest_lane(car: Any, lanes: int) -> int:
 
 @inner
 def sort_along_road(cars: Any, order: NDArray[np.int64]) -> None:
-    """Sort by (x, index); insertion, because the order hardly changes from one sub-step to the next."""
+    """Sort the indices of the cars by (x, index), and set each car's rank.
+
+    It is an insertion sort, because the order hardly changes from one sub-step to the next.
+    """
     for p in range(1, len(order)):
         i = order[p]
         x = cars[i].x
@@ -185,7 +211,7 @@ def sort_along_road(cars: Any, order: NDArray[np.int64]) -> None:
 
 @inner
 def turn(car: Any) -> None:
-    """Update the heading's cosine and sine."""
+    """Update the cosine and sine of a car's heading."""
     if car.heading == 0:
         car.cos, car.sin = 1.0, 0.0
     else:
@@ -194,7 +220,10 @@ def turn(car: Any) -> None:
 
 @inner
 def find_front(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
-    """The nearest car on the lane beside or ahead of car i, of several the last; -1 if there is none."""
+    """Return the nearest car on a lane level with or ahead of car i, or -1 if there is none.
+
+    Of several at the same x, it is the last in the list.
+    """
     x = cars[i].x
     p = cars[i].rank
     while p > 0 and cars[order[p - 1]].x == x:
@@ -211,7 +240,10 @@ def find_front(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
 
 @inner
 def find_rear(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
-    """The nearest car on the lane behind car i, of several the first; -1 if there is none."""
+    """Return the nearest car on a lane behind car i, or -1 if there is none.
+
+    Of several at the same x, it is the first in the list.
+    """
     x = cars[i].x
     found = -1
     for q in range(cars[i].rank - 1, -1, -1):
@@ -225,14 +257,14 @@ def find_rear(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
 
 @inner
 def free_acceleration(car: Any, exponent: float) -> float:
-    """The IDM on an empty road."""
+    """Return the IDM's acceleration on an empty road [m/s^2]."""
     target = clip(car.target_speed, 0.0, SPEED_LIMIT)
     return COMFORT_ACC * (1.0 - power(max(car.speed, 0.0) / abs(not_zero(target)), exponent))
 
 
 @inner
 def desired_gap(car: Any, front: Any) -> float:
-    """The IDM's gap to the car in front [m]."""
+    """Return the gap to the car in front that the IDM aims for [m]."""
     closing = dot(
         car.speed * car.cos - front.speed * front.cos,
         car.speed * car.sin - front.speed * front.sin,
@@ -244,7 +276,14 @@ def desired_gap(car: Any, front: Any) -> float:
 
 @inner
 def follow(free: float, cars: Any, i: int, front: int) -> float:
-    """The IDM's acceleration of car i behind a car, or behind none (-1), from that on an empty road."""
+    """Return the IDM's acceleration of car i behind the car `front` [m/s^2].
+
+    Args:
+        free: acceleration of car i on an empty road [m/s^2].
+        cars: (V + 1,) the cars of the road.
+        i: index of the following car.
+        front: index of the leading car, -1 for none.
+    """
     if front < 0:
         return free
     ratio = desired_gap(cars[i], cars[front]) / not_zero(cars[front].x - cars[i].x)
@@ -253,7 +292,10 @@ def follow(free: float, cars: Any, i: int, front: int) -> float:
 
 @inner
 def steer(car: Any) -> float:
-    """Steering angle towards the target lane: two proportional controllers, of position and heading."""
+    """Return the steering angle [rad] towards the target lane.
+
+    A proportional controller of the lateral position sets the heading that one of the heading follows.
+    """
     offset = lateral(car, car.target_lane)
     if offset == 0 and car.heading == 0:
         return 0.0
@@ -266,7 +308,10 @@ def steer(car: Any) -> float:
 
 @inner
 def command_ego(ego: Any, lanes: int, action: int) -> None:
-    """Set the ego's targets: a lane counts from its target lane, a speed from the speed it drives."""
+    """Set the ego's target lane or target speed.
+
+    A lane change starts from the current target lane, but a change of speed from the actual speed.
+    """
     if action in (LEFT, RIGHT):
         lane = min(max(ego.target_lane + action - 1, 0), lanes - 1)
         if is_reachable(ego, lane):
@@ -279,21 +324,21 @@ def command_ego(ego: Any, lanes: int, action: int) -> None:
 
 @inner
 def nearest_target(speed: float) -> int:
-    """Index of the target speed closest to a speed, halves to the even one."""
+    """Return the index of the target speed closest to a speed; ties go to the even index."""
     scaled = (speed - LOWEST_TARGET) / (TARGET_STEP * (TARGETS - 1))
     return min(max(round(scaled * (TARGETS - 1)), 0), TARGETS - 1)
 
 
 @inner
 def drive_ego(ego: Any) -> None:
-    """Choose the ego's steering and acceleration by proportional controllers."""
+    """Set the ego's steering and acceleration by proportional controllers."""
     ego.steering = steer(ego)
     ego.acceleration = KP_A * (ego.target_speed - ego.speed)
 
 
 @inner
 def drive_other(cars: Any, order: NDArray[np.int64], i: int, lanes: int) -> None:
-    """Choose lane, steering and acceleration of a car that follows IDM and MOBIL."""
+    """Set target lane, steering and acceleration of a car that drives by the IDM and MOBIL."""
     car = cars[i]
     free = free_acceleration(car, car.exponent)
     acceleration = follow(free, cars, i, find_front(cars, order, i, car.lane))
@@ -302,7 +347,7 @@ def drive_other(cars: Any, order: NDArray[np.int64], i: int, lanes: int) -> None
             car.target_lane = car.lane
     elif car.timer > CHANGE_DELAY:
         car.timer = 0.0
-        # Both sides are tried, and the right one overrides.
+        # If a change to either side is worth it, the right one wins, because it is considered last.
         for lane in (car.lane - 1, car.lane + 1):
             if 0 <= lane < lanes and is_worth_changing(cars, order, i, lane, free, acceleration):
                 car.target_lane = lane
@@ -315,7 +360,10 @@ def drive_other(cars: Any, order: NDArray[np.int64], i: int, lanes: int) -> None
 
 @inner
 def is_contested(cars: Any, i: int) -> bool:
-    """Whether a car not far ahead is changing into the same lane; it may have decided so in this sub-step."""
+    """Return whether another car, closer ahead than the desired gap, is changing to car i's target lane.
+
+    That car may have decided so earlier in the same sub-step.
+    """
     car = cars[i]
     for j in range(len(cars)):
         other = cars[j]
@@ -329,7 +377,10 @@ def is_contested(cars: Any, i: int) -> bool:
 def is_worth_changing(
     cars: Any, order: NDArray[np.int64], i: int, lane: int, free: float, acceleration: float
 ) -> bool:
-    """MOBIL without politeness: car i gains, and does not make the follower on the new lane brake hard."""
+    """Return whether car i should change to a lane, by MOBIL with a politeness of 0.
+
+    It should if it gains acceleration, and if its follower on the new lane need not brake hard.
+    """
     car = cars[i]
     if abs(car.speed) < 1 or not is_reachable(car, lane):
         return False
@@ -338,13 +389,16 @@ def is_worth_changing(
     rear = find_rear(cars, order, i, lane)
     if rear < 0:
         return True
-    # With the exponent of the car that decides, not of the one that would have to brake.
+    # As in highway-env, the exponent is that of the deciding car, not of the one that would have to brake.
     return follow(free_acceleration(cars[rear], car.exponent), cars, rear, i) >= -MAX_BRAKING_IMPOSED
 
 
 @inner
 def move(car: Any, lanes: int, dt: float) -> None:
-    """Move one car by the kinematic bicycle; an impact of the sub-step before shifts it and wrecks it."""
+    """Move a car by the kinematic bicycle model.
+
+    An impact noted in the previous sub-step displaces the car, which then counts as crashed.
+    """
     if car.crashed:
         car.steering, car.acceleration = 0.0, -car.speed
     if car.speed > MAX_SPEED:
@@ -372,7 +426,10 @@ def move(car: Any, lanes: int, dt: float) -> None:
 def collide_all(
     cars: Any, order: NDArray[np.int64], close: NDArray[np.int64], dt: float, only_ego: bool
 ) -> None:
-    """Check the pairs in the order of the list: a later pair overwrites the impact of an earlier one."""
+    """Detect collisions of all pairs of cars, in the order of the list.
+
+    The order matters: the impact of a later pair overwrites that of an earlier one.
+    """
     for i in range(1 if only_ego else len(cars)):
         reach = DIAGONAL + cars[i].speed * dt
         for k in range(find_close(cars, order, i, reach, close)):
@@ -384,7 +441,10 @@ def collide_all(
 
 @inner
 def find_close(cars: Any, order: NDArray[np.int64], i: int, reach: float, close: NDArray[np.int64]) -> int:
-    """Write the cars j > i within `reach` of i along the road into `close`, ascending; return how many."""
+    """Write the cars j > i within `reach` of car i along the road into `close`; return their number.
+
+    They are in ascending order.
+    """
     count = 0
     for direction in (-1, 1):
         p = cars[i].rank + direction
@@ -402,7 +462,7 @@ def find_close(cars: Any, order: NDArray[np.int64], i: int, reach: float, close:
 
 @inner
 def corners(car: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """x and y of the corners: rear left, rear right, front right, front left."""
+    """Return x and y of a car's corners: rear left, rear right, front right, front left."""
     c, s, length, width = car.cos, car.sin, LENGTH / 2, WIDTH / 2
     return (
         (
@@ -422,7 +482,7 @@ def corners(car: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 @inner
 def project(xs: tuple[float, ...], ys: tuple[float, ...], nx: float, ny: float) -> tuple[float, float]:
-    """Interval that a polygon covers along an axis."""
+    """Return the interval that a car's outline covers along an axis, given x and y of its corners."""
     low = high = dot(xs[0], ys[0], nx, ny)
     for k in range(1, 4):
         projected = dot(xs[k], ys[k], nx, ny)
@@ -432,13 +492,16 @@ def project(xs: tuple[float, ...], ys: tuple[float, ...], nx: float, ny: float) 
 
 @inner
 def interval_distance(low_a: float, high_a: float, low_b: float, high_b: float) -> float:
-    """Distance of two intervals, negative where they overlap."""
+    """Return the distance between two intervals; it is negative if they overlap."""
     return low_b - high_a if low_a < low_b else low_a - high_b
 
 
 @inner
 def collide(a: Any, b: Any, dt: float) -> None:
-    """Separating axes: wreck two cars that touch, and note the impact on two that will within dt."""
+    """Detect a collision of two cars by the separating axis theorem.
+
+    Cars that touch count as crashed. For cars that will touch within dt [s], the impact is noted.
+    """
     a_x, a_y = corners(a)
     b_x, b_y = corners(b)
     shift_x = a.speed * a.cos * dt - b.speed * b.cos * dt
@@ -480,7 +543,11 @@ def collide(a: Any, b: Any, dt: float) -> None:
 
 @inner
 def drive(cars: Any, scene: Scene, action: int) -> None:
-    """One policy step of one road: all choose in the order of the list, then all move, then pairs collide."""
+    """Take one policy step on a road.
+
+    In each sub-step all cars choose their controls, in the order of the list; then all move; then collisions
+    are detected.
+    """
     order = np.arange(len(cars))
     close = np.empty(len(cars), np.int64)
     for i in range(len(cars)):
@@ -502,7 +569,7 @@ def drive(cars: Any, scene: Scene, action: int) -> None:
 
 @inner
 def measure(ego: Any, lanes: int, features: NDArray[np.float64]) -> None:
-    """Write collision, right_lane and high_speed of the ego into `features` (3,)."""
+    """Write the ego's features collision, right_lane and high_speed into `features` (3,)."""
     features[0] = 1.0 if ego.crashed else 0.0
     features[1] = ego.target_lane / max(lanes - 1, 1)
     features[2] = clip((ego.speed * cos(ego.heading) - 20.0) / 10.0, 0.0, 1.0)
@@ -510,13 +577,13 @@ def measure(ego: Any, lanes: int, features: NDArray[np.float64]) -> None:
 
 @inner
 def scale(value: float, extent: float) -> float:
-    """Map [-extent, extent] to [-1, 1], and clip."""
+    """Map a value from [-extent, extent] to [-1, 1], and clip it."""
     return clip(-1 + (value + extent) * 2 / (2 * extent), -1.0, 1.0)
 
 
 @inner
 def write_row(row: NDArray[np.float32], x: float, y: float, vx: float, vy: float, lanes: int) -> None:
-    """Write one car of an observation."""
+    """Write a car into its row (5,) of an observation."""
     row[0] = 1.0
     row[1] = scale(x, PERCEPTION)
     row[2] = scale(y, LANE_WIDTH * lanes)
@@ -526,7 +593,10 @@ def write_row(row: NDArray[np.float32], x: float, y: float, vx: float, vy: float
 
 @inner
 def observe(cars: Any, lanes: int, observation: NDArray[np.float32]) -> None:
-    """Write presence, x, y, vx, vy of the ego, and relative to it of the closest cars, into (5, 5)."""
+    """Write an observation (5, 5): presence, x, y, vx and vy of the ego and of the closest cars.
+
+    Those of the other cars are relative to the ego.
+    """
     ego = cars[0]
     ego_vx, ego_vy = ego.speed * cos(ego.heading), ego.speed * sin(ego.heading)
     write_row(observation[0], ego.x, ego.y, ego_vx, ego_vy, lanes)
@@ -535,7 +605,7 @@ def observe(cars: Any, lanes: int, observation: NDArray[np.float32]) -> None:
     for i in range(1, len(cars)):
         dx, dy = cars[i].x - ego.x, cars[i].y - ego.y
         if dx > -2 * LENGTH and sqrt(dot(dx, dy, dx, dy)) < PERCEPTION:
-            # Strictly closer, so that of two at one distance the first in the list stays first.
+            # The comparison is strict: of two cars at the same distance, the first in the list stays first.
             k = count
             while k > 0 and abs(dx) < abs(cars[seen[k - 1]].x - ego.x):
                 seen[k] = seen[k - 1]
@@ -552,13 +622,17 @@ def observe(cars: Any, lanes: int, observation: NDArray[np.float32]) -> None:
 
 
 LOW_HALF, HALF_BITS = np.uint64(0xFFFFFFFF), np.uint64(32)
+"""Mask of the lower half of 64 bits, and the number of bits in a half."""
 ONE_BIT, FRACTION_SHIFT, ROTATION_SHIFT, ALL_BITS = np.uint64(1), np.uint64(11), np.uint64(58), np.uint64(63)
+"""The number 1, the shifts that leave the 53 bits of a uniform draw and the 6 bits of PCG64's rotation, and
+the mask of a rotation."""
 MULTIPLIER_HIGH, MULTIPLIER_LOW = np.uint64(2549297995355413924), np.uint64(4865540595714422341)
+"""The halves of PCG64's 128-bit multiplier."""
 
 
 @inner
 def multiply_high(a: np.uint64, b: np.uint64) -> np.uint64:
-    """The upper 64 bits of the product of two 64-bit numbers."""
+    """Return the upper 64 bits of the product of two 64-bit numbers."""
     a_low, a_high = a & LOW_HALF, a >> HALF_BITS
     b_low, b_high = b & LOW_HALF, b >> HALF_BITS
     middle = a_high * b_low + ((a_low * b_low) >> HALF_BITS)
@@ -592,7 +666,7 @@ def draw_uniform(road: Any, low: float, high: float) -> float:
 
 @inner
 def draw_half(road: Any) -> np.uint64:
-    """Draw 32 bits: the rest of the last draw, if there is one."""
+    """Draw 32 bits: the unused half of an earlier draw, if there is one."""
     if road.has_half:
         road.has_half = False
         return road.half
@@ -603,7 +677,7 @@ def draw_half(road: Any) -> np.uint64:
 
 @inner
 def draw_integer(road: Any, n: int) -> np.int64:
-    """Draw from 0..n-1 as `Generator.integers` does, by multiplication (Lemire, TOMACS 2019)."""
+    """Draw from 0..n - 1 as `Generator.integers` does, by Lemire's multiplication method (TOMACS 2019)."""
     if n == 1:
         return np.int64(0)
     count = np.uint64(n)
@@ -617,7 +691,7 @@ def draw_integer(road: Any, n: int) -> np.int64:
 
 @inner
 def place_cars(cars: Any, road: Any, scene: Scene) -> None:
-    """Draw the first state of a road, number by number as highway-env does."""
+    """Draw the initial state of a road, with the same random draws in the same order as highway-env."""
     crowding = np.exp(-5 / 40 * scene.lanes)
     x = 0.0
     for i in range(len(cars)):
@@ -647,7 +721,15 @@ def place_cars(cars: Any, road: Any, scene: Scene) -> None:
 def reset_roads(
     cars: Any, roads: Any, scene: Scene, chosen: NDArray[np.bool_], observations: NDArray[np.float32]
 ) -> None:
-    """Draw a first state for the chosen (N,) roads, each from its own generator, and write (N, 5, 5)."""
+    """Draw initial states for the chosen roads, each from its own generator.
+
+    Args:
+        cars: (N, V + 1) of `CAR`.
+        roads: (N,) of `ROAD`.
+        scene: parameters of all roads.
+        chosen: (N,) which roads are reset.
+        observations: (N, 5, 5), written for these roads.
+    """
     for n in range(len(roads)):
         if chosen[n]:
             place_cars(cars[n], roads[n], scene)
@@ -676,21 +758,21 @@ def step_roads(
     terminated: NDArray[np.bool_],
     truncated: NDArray[np.bool_],
 ) -> None:
-    """Take one policy step on the roads start..stop - 1 and write what came of it.
+    """Take one policy step on the roads start..stop - 1, and write its results.
 
     Args:
-        start: first road.
-        stop: one past the last.
+        start: index of the first road.
+        stop: index after the last road.
         cars: (N, V + 1) of `CAR`.
         roads: (N,) of `ROAD`.
-        scene: of all roads.
-        weights: (3,) of the reward.
-        actions: (N,) in 0..4.
-        observations: (N, 5, 5) written.
-        features: (N, 3) written: collision, right_lane, high_speed.
-        rewards: (N,) written: weights . features + 1, and 0 off the road.
-        terminated: (N,) written: whether the ego crashed.
-        truncated: (N,) written: whether the time is up.
+        scene: parameters of all roads.
+        weights: (3,) weights of the reward.
+        actions: (N,) actions in 0..4.
+        observations: (N, 5, 5), written.
+        features: (N, 3), written: collision, right_lane, high_speed.
+        rewards: (N,), written: weights . features + 1 on the road, 0 off it.
+        terminated: (N,), written: whether the ego has crashed.
+        truncated: (N,), written: whether the time limit is reached.
     """
     for n in range(start, stop):
         ego = cars[n, 0]

@@ -1,7 +1,8 @@
-"""Gymnasium environments of a straight highway: compiled singly, compiled in batches, and highway-env itself.
+"""Gymnasium environments of a straight highway, compiled: one road, or many roads stepped together.
 
-All three have the same spaces, rewards and `info["features"]`. From the same seed they start in the same
-state, and the same actions then lead through the same observations (see `deep.highway.engine`).
+They and `reference.ReferenceEnv`, which is highway-env itself, have the same spaces, rewards and
+`info["features"]`. From the same seed all three start in the same state, and the same actions then lead to
+the same observations (see `deep.highway.engine`).
 """
 
 from __future__ import annotations
@@ -37,19 +38,21 @@ from mereq_min.validation import Array, check_number
 class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
     """N compiled roads stepped together; a road whose episode ends is reset in the same step.
 
-    Observations are (N, 5, 5) float32, actions (N,) integers of `ACTIONS`. `info["features"]` (N, 3) and
+    Observations are (N, 5, 5) float32, actions (N,) indices into `ACTIONS`. `info["features"]` (N, 3) and
     `info["final_obs"]` (N, 5, 5) are always those of the step just taken, before any reset, and
-    `info["_final_obs"]` (N,) says which roads were reset. Each road draws from a generator of its own: seed s
-    gives road i the seed s + i, as elsewhere in gymnasium, and nothing depends on `num_envs` or `threads`.
+    `info["_final_obs"]` (N,) says which roads were reset. Each road has its own random generator: seed s
+    gives road i the seed s + i, as elsewhere in gymnasium, and no road's course depends on `num_envs` or
+    `threads`.
 
     Args:
         num_envs: N [roads].
         config: the scene.
-        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it; default: the published prior's.
-        threads: among which the roads are divided.
+        weights: (3,) weights of the reward, which is weights . f + 1 on the road and 0 off it; default: those
+            of the published prior.
+        threads: number of threads among which the roads are divided.
 
     Raises:
-        ValueError: on a bad argument.
+        ValueError: if an argument is malformed.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (gymnasium's own)
@@ -61,8 +64,8 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
         weights: ArrayLike = PRIOR_WEIGHTS,
         threads: int = 1,
     ) -> None:
-        check_number("num_envs", num_envs, 1, whole=True)
-        check_number("threads", threads, 1, whole=True)
+        check_number("num_envs", num_envs, 1, integer=True)
+        check_number("threads", threads, 1, integer=True)
         self.num_envs, self.config, self.threads = num_envs, config, threads
         self.single_observation_space, self.single_action_space = make_spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -75,10 +78,10 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw a first state for every road; without a seed the generators go on.
+        """Draw an initial state for every road; without a seed, the random generators continue.
 
         Raises:
-            ValueError: on a list of seeds whose length is not N.
+            ValueError: if there is a list of seeds whose length is not N.
         """
         if seed is not None or not self._roads.is_set:
             for n, generator in enumerate(make_generators(seed, self.num_envs)):
@@ -91,7 +94,7 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
         """Take one policy step on every road.
 
         Raises:
-            ValueError: on actions (N,) that are not integers in 0..4.
+            ValueError: if the actions are not N integers in 0..4.
             ResetNeeded: before the first `reset`.
         """
         self._roads.require("step")
@@ -115,15 +118,15 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
         return self._roads.get()
 
     def set_state(self, state: RoadState) -> NDArray[np.float32]:
-        """Go on from a state that `get_state` returned, and return its observations (N, 5, 5).
+        """Continue from a state that `get_state` returned, and return its observations (N, 5, 5).
 
         Raises:
-            ValueError: on other shapes or types, values that are not finite, or lanes that do not exist.
+            ValueError: if shapes or types differ, a value is not finite, or a lane does not exist.
         """
         return self._roads.set(state)
 
     def _run(self, *arguments: Any) -> None:
-        """Step each thread's share of the roads; the compiled code holds no lock."""
+        """Step each thread's share of the roads; the compiled code releases the interpreter lock."""
         others = [
             self._pool.submit(engine.step_roads, *share, *arguments)
             for share in self._shares[1:]
@@ -134,20 +137,24 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
             other.result()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the threads."""
+        """Shut the threads down."""
         if self._pool is not None:
             self._pool.shutdown()
 
 
 class HighwayEnv(gym.Env[Any, Any]):
-    """One compiled road; observations are (5, 5) float32, `info["features"]` (3,) is that of the step.
+    """One compiled road.
+
+    Observations are (5, 5) float32, actions indices into `ACTIONS`; `info["features"]` (3,) are the features
+    of the step.
 
     Args:
         config: the scene.
-        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it; default: the published prior's.
+        weights: (3,) weights of the reward, which is weights . f + 1 on the road and 0 off it; default: those
+            of the published prior.
 
     Raises:
-        ValueError: on a bad argument.
+        ValueError: if an argument is malformed.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
@@ -160,14 +167,14 @@ class HighwayEnv(gym.Env[Any, Any]):
         self.config = config
         self.observation_space, self.action_space = make_spaces()
         self._roads = Roads(1, config, weights)
-        # Written again at every step, and only their items handed out.
+        # These arrays are overwritten at every step; callers only get their items.
         self._action = np.zeros(1, np.int64)
         self._results: tuple[Any, ...] = (np.zeros(1), np.zeros(1, np.bool_), np.zeros(1, np.bool_))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw the first state as highway-env does from the same seed; without one the generator goes on."""
+        """Draw the initial state that highway-env draws from the seed; without one, the generator goes on."""
         super().reset(seed=seed)
         if seed is not None or not self._roads.is_set:
             self._roads.seed(0, self.np_random)
@@ -177,7 +184,7 @@ class HighwayEnv(gym.Env[Any, Any]):
         """Take one policy step.
 
         Raises:
-            ValueError: on an action outside 0..4.
+            ValueError: if the action is not an integer in 0..4.
             ResetNeeded: before the first `reset`.
         """
         self._roads.require("step")
@@ -189,7 +196,7 @@ class HighwayEnv(gym.Env[Any, Any]):
         return observation[0], reward, terminated, truncated, {"features": features[0]}
 
     def get_state(self) -> RoadState:
-        """Return a copy of the road's state, of one row.
+        """Return a copy of the road's state, as one row.
 
         Raises:
             ResetNeeded: before the first `reset`.
@@ -197,9 +204,9 @@ class HighwayEnv(gym.Env[Any, Any]):
         return self._roads.get()
 
     def set_state(self, state: RoadState) -> NDArray[np.float32]:
-        """Go on from a state that `get_state` returned, and return its observation (5, 5).
+        """Continue from a state that `get_state` returned, and return its observation (5, 5).
 
         Raises:
-            ValueError: on other shapes or types, values that are not finite, or lanes that do not exist.
+            ValueError: if shapes or types differ, a value is not finite, or a lane does not exist.
         """
         return self._roads.set(state)[0]

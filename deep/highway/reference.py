@@ -1,4 +1,4 @@
-"""The real highway-env with the interface of the compiled roads."""
+"""Highway-env itself, with the interface of the compiled roads."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from mereq_min.validation import check_array
 
 
 class ReferenceEnv(gym.Env[Any, Any]):
-    """The real highway-env with the interface of `HighwayEnv`, a thousand times slower; it can be drawn.
+    """Highway-env itself with the interface of `HighwayEnv`: a thousand times slower, but it can be rendered.
 
     Args:
         config: the scene.
-        weights: (3,) of the reward, weights . f + 1 on the road and 0 off it; default: the published prior's.
+        weights: (3,) weights of the reward, which is weights . f + 1 on the road and 0 off it; default: those
+            of the published prior.
         render_mode: "human", "rgb_array" or None.
 
     Attributes:
-        simulator: highway-env's environment, whose `vehicle` is the ego and `road.vehicles` are all cars.
+        simulator: highway-env's environment; its `vehicle` is the ego, its `road.vehicles` are all cars.
 
     Raises:
-        ValueError: on a bad argument.
+        ValueError: if an argument is malformed.
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's own)
@@ -49,13 +50,13 @@ class ReferenceEnv(gym.Env[Any, Any]):
         weights: ArrayLike = PRIOR_WEIGHTS,
         render_mode: str | None = None,
     ) -> None:
-        # Slow to import, and needed by nobody who trains.
+        # It is slow to import, and training does not need it.
         from highway_env.envs import highway_env  # type: ignore[import-untyped]
 
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'human', 'rgb_array' or None, got {render_mode!r}")
-        # An image needs no display, and SDL complains where there is none. SDL reads this once: a process
-        # that has drawn images opens no window later.
+        # An image needs no display, but SDL fails without one unless it is told so. SDL reads this variable
+        # only once: a process that has rendered images cannot open a window later.
         if render_mode == "rgb_array":
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         self.config, self.render_mode = config, render_mode
@@ -68,7 +69,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Draw the first state; without a seed the generator goes on."""
+        """Draw an initial state; without a seed, the random generator continues."""
         super().reset(seed=seed)
         self.simulator.np_random = self.np_random
         self._is_set = True
@@ -78,7 +79,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
         """Take one policy step.
 
         Raises:
-            ValueError: on an action outside 0..4.
+            ValueError: if the action is not an integer in 0..4.
             ResetNeeded: before the first `reset`.
         """
         if not self._is_set:
@@ -91,7 +92,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
         return observation, reward, bool(terminated), bool(truncated), {"features": np.array(f)}
 
     def get_state(self) -> RoadState:
-        """Return the road's state, of one row, as the compiled environments understand it.
+        """Return the road's state as one row, in the form that the compiled environments use.
 
         Raises:
             ResetNeeded: before the first `reset`.
@@ -107,10 +108,10 @@ class ReferenceEnv(gym.Env[Any, Any]):
         return state
 
     def set_state(self, state: RoadState) -> NDArray[np.float32]:
-        """Go on from a state that any `get_state` returned, and return its observation (5, 5).
+        """Continue from a state that any `get_state` returned, and return its observation (5, 5).
 
         Raises:
-            ValueError: on other shapes or types, values that are not finite, or lanes that do not exist.
+            ValueError: if shapes or types differ, a value is not finite, or a lane does not exist.
         """
         vehicles = self.simulator.road.vehicles
         cars, roads = check_state(state, (1, len(vehicles)), self.config.lanes_count)
@@ -123,7 +124,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
         return self.simulator.observation_type.observe()
 
     def render(self) -> Any:
-        """Draw the road: an RGB image (height, width, 3), or None where a window shows it.
+        """Render the road; return an RGB image (height, width, 3), or None if a window shows it.
 
         Raises:
             ResetNeeded: before the first `reset`.
@@ -133,7 +134,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
         if self.render_mode is None:
             return None
         image = self.simulator.render()
-        # Where SDL_VIDEODRIVER is "dummy", highway-env starts its viewer switched off: the image is black.
+        # If SDL_VIDEODRIVER is "dummy", highway-env's viewer starts disabled and the image is black.
         if not self.simulator.viewer.enabled:
             self.simulator.viewer.enabled = True
             image = self.simulator.render()
@@ -144,7 +145,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
         self.simulator.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Its surfaces cannot be pickled; the next `render` makes new ones.
+        # The viewer's surfaces cannot be pickled; the next `render` makes new ones.
         self.simulator.viewer = None
         return self.__dict__
 

@@ -105,7 +105,7 @@ def test_malformed_weights_are_refused(weights):
 
 @pytest.mark.parametrize("action", [np.array([0, 3]), np.array([-1, 0]), np.array([0.0, 1.0])])
 def test_actions_that_do_not_exist_are_refused(action):
-    with pytest.raises(ValueError, match="action must hold whole numbers from 0 to 2"):
+    with pytest.raises(ValueError, match="action must hold integers from 0 to 2"):
         NeuralCloner(make_prior(), SPACE).clone(steps_of([0, 1], action), np.ones(2))
 
 

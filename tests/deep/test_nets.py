@@ -56,10 +56,10 @@ def test_arrays_do_not_follow_the_network():
     ("damage", "message"),
     [
         (lambda arrays: arrays.clear(), "no network"),
-        (lambda arrays: arrays.pop("3.bias"), "does not fit together"),
-        (lambda arrays: arrays.update({"3.weight": np.zeros((2, 9))}), "does not fit together"),
+        (lambda arrays: arrays.pop("3.bias"), "the network does not fit the arrays"),
+        (lambda arrays: arrays.update({"3.weight": np.zeros((2, 9))}), "the network does not fit the arrays"),
         (lambda arrays: arrays["1.weight"].fill(np.nan), "not finite"),
-        (lambda arrays: arrays.update({"9.weight": np.zeros((2, 2))}), "does not fit together"),
+        (lambda arrays: arrays.update({"9.weight": np.zeros((2, 2))}), "the network does not fit the arrays"),
     ],
     ids=["none", "missing", "wrong shape", "NaN", "too many"],
 )
@@ -98,13 +98,13 @@ def test_a_restored_optimiser_goes_on_bit_for_bit():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("0.exp_avg", np.zeros((2, 2)), "is no moment"),
-        ("17.exp_avg", np.zeros(2), "is no moment"),
+        ("0.exp_avg", np.zeros((2, 2)), "is not a moment"),
+        ("17.exp_avg", np.zeros(2), "is not a moment"),
         ("0.exp_avg", np.full((4, 3), np.inf), "not finite"),
-        ("0", np.zeros(()), "is no moment"),
-        ("0.exp_avg", np.zeros(()), "is no moment"),
-        ("0.momentum", np.zeros((4, 3)), "is no moment"),
-        ("first.exp_avg", np.zeros((4, 3)), "is no moment"),
+        ("0", np.zeros(()), "is not a moment"),
+        ("0.exp_avg", np.zeros(()), "is not a moment"),
+        ("0.momentum", np.zeros((4, 3)), "is not a moment"),
+        ("first.exp_avg", np.zeros((4, 3)), "is not a moment"),
         ("0.exp_avg", None, "must have step, exp_avg, exp_avg_sq, got step, exp_avg_sq"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from deep import pretrain
-from deep.classic import TASKS, ClassicTask
+from deep.classic import ADDED, TASKS, make_plain
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.pretrain import Pretrain, make_problem, train
@@ -25,17 +25,9 @@ CARTPOLE, CAR = "CartPole-v1", "MountainCarContinuous-v0"
 ALGORITHMS = [(CARTPOLE, "soft-dqn"), (CARTPOLE, "dqn"), (CARTPOLE, "sac"), (CAR, "sac")]
 
 
-class ShortTask(ClassicTask):
-    """Measures policies by their first steps alone."""
-
-    horizon = 10
-
-    def evaluate(self, policy, *, episodes=2, reference=False):
-        return super().evaluate(policy, episodes=episodes)
-
-
-def make_task(name, **changes):
-    return ShortTask(**{**vars(TASKS[name]()), **changes})
+def make_task(name):
+    """Short episodes, of which few are measured."""
+    return dataclasses.replace(TASKS[name](), horizon=10, episodes=2)
 
 
 def make_settings(task=CARTPOLE, algo="soft-dqn", **changes):
@@ -188,13 +180,20 @@ def test_dqn_over_a_box_of_actions_is_refused(tmp_path, algo):
 
 
 def test_a_greedy_policy_on_a_prior_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="dqn is greedy, a policy on a prior cannot be; choose --algo soft"):
+    with pytest.raises(UsageError, match="dqn is greedy, which a customised prior cannot be: choose --algo"):
         run(make_settings(algo="dqn", prior="prior.safetensors"), tmp_path / "it")
 
 
-def test_a_task_without_environments_side_by_side_is_refused(capsys):
+def test_a_task_in_a_table_is_refused(capsys):
     assert main(["pretrain", "carpet"]) == 2
-    assert "carpet has no make_vector_env" in capsys.readouterr().err
+    assert "carpet is not a GymTask: tabular tasks are solved without training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changes", [{"reward": "expert"}, {"prior": "prior.safetensors"}])
+def test_without_an_oracle_there_is_no_reward_of_the_experts(tmp_path, changes):
+    task = TASKS["LunarLander-v3"]()
+    with pytest.raises(UsageError, match="LunarLander-v3 has no oracle: an expert's reward is not known"):
+        make_problem(make_settings("LunarLander-v3", **changes), task)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,7 @@ def test_a_saved_policy_acts_as_the_one_that_was_trained(tmp_path, name, algo):
     task = make_task(name)
     trained = run(make_settings(name, algo), tmp_path / "it")
     loaded = task.load_policy(load_file(tmp_path / "it.safetensors"))
-    envs = task.make_vector_env(4, task.prior_weights)
+    envs = task.make_vector_env(4)
     walks = [collect(envs, policy, 50, np.random.default_rng(0), seed=0) for policy in (trained, loaded)]
     envs.close()
     for column in dataclasses.fields(walks[0]):
@@ -233,14 +232,16 @@ STATES = np.random.default_rng(0).standard_normal((30, 4))
 
 
 @pytest.mark.parametrize("algo", ["soft-dqn", "sac"])
-def test_where_nothing_is_added_to_the_reward_the_policy_stays_its_prior(tmp_path, prior, algo):
+def test_where_nothing_is_added_to_the_reward_the_policy_stays_its_prior(tmp_path, prior, algo, monkeypatch):
     policy, file = prior
     settings = make_settings(
         algo=algo, prior=file, temperature=0.3, steps=400, steps_per_checkpoint=400,
         dqn=DQNConfig(hidden=(8,), batch_size=64), sac=SACConfig(hidden=(8,), batch_size=64),
     )  # fmt: skip
-    same = make_task(CARTPOLE, expert_weights=TASKS[CARTPOLE]().prior_weights)
-    learned = [run(settings, tmp_path / "same/it", same), run(settings, tmp_path / "other/it")]
+    learned = []
+    for name, added in (("same", np.zeros(3)), ("other", ADDED[CARTPOLE])):
+        monkeypatch.setitem(ADDED, CARTPOLE, added)
+        learned.append(run(settings, tmp_path / name / "it"))
     drift, change = (np.abs(each.log_probs(STATES) - policy.log_probs(STATES)).max() for each in learned)
     assert drift < 0.005  # rounding, which Adam magnifies
     assert change > 0.02
@@ -291,8 +292,7 @@ def test_annealing_falls_in_a_straight_line_to_a_twentieth(tmp_path, monkeypatch
     np.testing.assert_allclose(rates, line)
 
 
-def test_the_command_names_a_policy_by_what_it_is_for(tmp_path, prior, capsys, monkeypatch):
-    monkeypatch.setattr(ClassicTask, "horizon", 10)
+def test_the_command_names_a_policy_by_what_it_is_for(tmp_path, prior, capsys):
     command = ["pretrain", CARTPOLE, "--steps", "8", "--num-envs", "4", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert main([*command, "--reward", "expert"]) == 0
@@ -314,11 +314,10 @@ def test_soft_dqn_solves_cartpole(tmp_path):
 
 @pytest.mark.slow
 def test_sac_swings_a_pendulum_up(tmp_path):
-    own = {"reward": lambda state, action, reward: reward}
-    task = ClassicTask("Pendulum-v1", 0.98, own, np.ones(1), np.ones(1))
+    task = dataclasses.replace(make_plain("Pendulum-v1"), gamma=0.98)
     settings = Pretrain(
         "Pendulum-v1", "sac", temperature=0.2, steps=12_000, num_envs=4, steps_per_update=2.0,
         steps_per_checkpoint=4_000, sac=SACConfig(target_entropy=-1.0),
     )  # fmt: skip
     measures = task.evaluate(train(settings, task, tmp_path / "it", report=print), episodes=50)
-    assert measures["prior_return"] > -200.0  # hanging still costs some -1500
+    assert measures["task_return"] > -200.0  # hanging still costs some -1500

@@ -5,9 +5,10 @@ import pytest
 import torch
 from vector import OneHotPolicy, TabularVectorEnv
 
+from deep.bellman import LEAST_LOG_PRIOR, bounded_log_prior, critic_loss, critic_target, stray_bonus
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
-from deep.residual_dqn import DQNConfig, ResidualDQN, critic_loss, policy_of, targets
+from deep.residual_dqn import DQNConfig, ResidualDQN, soft_candidates
 from deep.rollouts import collect
 from gridworlds import TASKS
 from mereq_min.exact import visitation
@@ -17,13 +18,13 @@ N, A, K, GAMMA, TEMPERATURE = 16, 4, 2, 0.9, 0.3
 THETA = torch.tensor([0.7, -0.4])
 
 
-def make_batch(seed=0, scaled_prior_weight=0.2):
+def make_batch(seed=0):
     rng = np.random.default_rng(seed)
     log_prior = np.log(rng.dirichlet(np.ones(A), size=N))
     return {
         "features": torch.as_tensor(rng.normal(size=(N, K)), dtype=torch.float32),
         "terminated": torch.as_tensor(rng.random(N) < 0.3),
-        "next_bonus": torch.as_tensor(scaled_prior_weight * log_prior, dtype=torch.float32),
+        "next_log_prior": torch.as_tensor(log_prior, dtype=torch.float32),
     }
 
 
@@ -33,10 +34,17 @@ def make_values(seed=1):
     return values, values[..., :-1] @ THETA + values[..., -1]
 
 
-def q_target(batch, values, q, temperature=TEMPERATURE):
+def make_target(batch, values, q, omega=0.2, temperature=TEMPERATURE):
+    """Targets of psi and h (N, K + 1), and the probabilities (N, A) at the next states."""
+    after = soft_candidates(q, batch["next_log_prior"], omega, temperature)
+    stray = stray_bonus(after, omega, torch.tensor(temperature))
+    target = critic_target(batch["features"], batch["terminated"], values, after.probability, stray, GAMMA)
+    return target, after.probability
+
+
+def q_target(batch, values, q, omega=0.2, temperature=TEMPERATURE):
     """Target of Q_R = psi . theta + h that the targets of psi and h add up to."""
-    policy = policy_of(q, batch["next_bonus"], temperature)
-    target = targets(batch, policy, values, temperature, GAMMA)
+    target, _ = make_target(batch, values, q, omega, temperature)
     return target[:, :-1] @ THETA + target[:, -1]
 
 
@@ -47,29 +55,30 @@ def soft_value(logits, temperature=TEMPERATURE):
 def test_targets_add_up_to_those_of_residual_q_learning():
     batch = make_batch()
     values, q = make_values()
-    expected = batch["features"] @ THETA + GAMMA * ~batch["terminated"] * soft_value(q + batch["next_bonus"])
+    expected = batch["features"] @ THETA + GAMMA * ~batch["terminated"] * soft_value(
+        q + 0.2 * batch["next_log_prior"]
+    )
     torch.testing.assert_close(q_target(batch, values, q), expected)
 
 
 def test_without_weight_on_the_prior_they_are_those_of_soft_dqn():
-    batch = make_batch(scaled_prior_weight=0.0)
+    batch = make_batch()
     values, q = make_values()
     expected = batch["features"] @ THETA + GAMMA * ~batch["terminated"] * soft_value(q)
-    torch.testing.assert_close(q_target(batch, values, q), expected)
+    torch.testing.assert_close(q_target(batch, values, q, omega=0.0), expected)
 
 
 def test_at_temperature_zero_they_are_those_of_dqn():
-    batch = make_batch(scaled_prior_weight=0.0)
+    batch = make_batch()
     values, q = make_values()
     expected = batch["features"] @ THETA + GAMMA * ~batch["terminated"] * q.max(dim=1).values
-    torch.testing.assert_close(q_target(batch, values, q, temperature=0.0), expected)
+    torch.testing.assert_close(q_target(batch, values, q, omega=0.0, temperature=0.0), expected)
 
 
 def test_nothing_follows_a_termination_and_a_value_follows_a_time_limit():
     batch = make_batch()
     values, q = make_values()
-    policy = policy_of(q, batch["next_bonus"], TEMPERATURE)
-    target = targets(batch, policy, values, TEMPERATURE, GAMMA)
+    target, policy = make_target(batch, values, q)
     ended = batch["terminated"]
     torch.testing.assert_close(target[ended, :-1], batch["features"][ended])
     torch.testing.assert_close(target[ended, -1], torch.zeros(int(ended.sum())))
@@ -78,12 +87,15 @@ def test_nothing_follows_a_termination_and_a_value_follows_a_time_limit():
 
 
 def test_an_action_that_the_prior_never_takes_has_no_part_in_the_targets():
-    agent = make_agent(OneHotPolicy(np.log([[0.5, 0.5, 1e-300, 1e-300]])), n_inputs=1)
-    agent.prior.log_prob = lambda state, action: np.where(action < 2, np.log(0.5), -np.inf)
-    bonus = torch.as_tensor(np.tile(agent._bonus(np.ones((1, 1))), (N, 1)), dtype=torch.float32)
-    batch = make_batch() | {"next_bonus": bonus}
+    prior = OneHotPolicy(np.log([[0.5, 0.5, 1e-300, 1e-300]]))
+    prior.log_prob = lambda state, action: np.where(action < 2, np.log(0.5), -np.inf)
+    bounded = bounded_log_prior(prior, np.ones((N, 1)), A)
+    assert bounded.min() == LEAST_LOG_PRIOR
+    log_prior = torch.as_tensor(bounded, dtype=torch.float32)
+    batch = make_batch() | {"next_log_prior": log_prior}
     values, q = make_values()
-    expected = batch["features"] @ THETA + GAMMA * ~batch["terminated"] * soft_value((q + bonus)[:, :2])
+    allowed = soft_value((q + 0.2 * log_prior)[:, :2])
+    expected = batch["features"] @ THETA + GAMMA * ~batch["terminated"] * allowed
     torch.testing.assert_close(q_target(batch, values, q), expected)
 
 
@@ -92,9 +104,9 @@ def test_the_loss_asks_only_for_the_action_taken():
     action = torch.as_tensor(np.random.default_rng(0).integers(A, size=N))
     values.requires_grad_()
     target = torch.ones(N, K + 1)
-    (gradient,) = torch.autograd.grad(critic_loss(values, action, target), values)
+    (gradient,) = torch.autograd.grad(critic_loss(values[torch.arange(N), action], target), values)
     taken = torch.nn.functional.one_hot(action, A)[..., None]
-    torch.testing.assert_close(gradient, taken * 2 * (values.detach() - 1) / N)
+    torch.testing.assert_close(gradient, taken * (values.detach() - 1) / N)
 
 
 def make_agent(prior=None, *, n_inputs=3, temperature=TEMPERATURE, **settings):
@@ -131,13 +143,12 @@ STATES = np.random.default_rng(5).normal(size=(9, 3))
 
 def test_without_residual_reward_q_stays_zero():
     """alpha_hat = omega', theta = 0: where Q_R = h = 0 the loss has no gradient in h, whatever psi is."""
-    batch = make_batch(scaled_prior_weight=TEMPERATURE)
+    batch = make_batch()
     values = make_values()[0]
     values[..., -1] = 0.0
-    policy = policy_of(values[..., -1], batch["next_bonus"], TEMPERATURE)
-    target = targets(batch, policy, values, TEMPERATURE, GAMMA)
+    target, _ = make_target(batch, values, values[..., -1], omega=TEMPERATURE)
     values.requires_grad_()
-    loss = critic_loss(values, torch.zeros(N, dtype=torch.int64), target)
+    loss = critic_loss(values[:, 0], target)
     (gradient,) = torch.autograd.grad(loss, values)
     assert gradient[..., -1].abs().max() < 1e-7
     assert gradient[..., :-1].abs().max() > 1e-2

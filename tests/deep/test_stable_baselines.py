@@ -1,4 +1,4 @@
-"""Stable-Baselines3's files give its own numbers; hostile ones are refused and execute nothing.
+"""Policies read from Stable-Baselines3's files give its own numbers; hostile files are refused unexecuted.
 
 `tests/data/make_stable_baselines.py` made the files and recorded what Stable-Baselines3 2.9.0 computes.
 """
@@ -11,14 +11,16 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from scipy.special import log_softmax
+from scipy.stats import norm
 
-from deep.stable_baselines import load_zip
+from deep.stable_baselines import load_for_task, load_zip
 from deep.torch_zip import read_tensors
 from mereq_min.lab.conformance.policy import check_policy
 
@@ -64,6 +66,7 @@ def test_sac_gives_the_recorded_log_density_in_units_of_the_action_space():
         ("ppo_cartpole", Discrete(2), None),
         ("ppo_pendulum", Box(-np.inf, np.inf, (1,)), None),
         ("sac_pendulum", Box(-2, 2, (1,)), None),
+        ("sac_gsde_expln", Box(np.float32([-2, 0]), np.float32([2, 0.5])), None),
     ],
 )
 def test_what_is_loaded_keeps_the_contract_of_a_policy(name, space, temperature):
@@ -72,6 +75,91 @@ def test_what_is_loaded_keeps_the_contract_of_a_policy(name, space, temperature)
     states = recorded(name)["observations"]
     states = states if states.ndim == 1 else 0.2 * states.astype(np.float32)
     assert check_policy(policy, states, space, np.random.default_rng(0)) == []
+
+
+# The bounds of `Still`, the environment of the gSDE models, whose unit actions are recorded.
+CENTRE, HALF_WIDTH = np.array([0.0, 0.25]), np.array([2.0, 0.25])
+GSDE = ["sac_gsde", "sac_gsde_expln"]
+
+
+@pytest.mark.parametrize("name", GSDE)
+def test_gsde_gives_the_recorded_log_density_marginal_over_the_exploration_matrix(name):
+    expected = recorded(name)
+    actions = CENTRE + HALF_WIDTH * expected["actions"]
+    log_prob = load_zip(DATA / f"{name}.zip").log_prob(expected["observations"], actions)
+    volume = np.log(HALF_WIDTH).sum()
+    np.testing.assert_allclose(log_prob, expected["log_prob"] - volume, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", GSDE)
+def test_gsde_has_the_distribution_of_actions_each_sampled_with_its_own_exploration_matrix(name):
+    expected, policy = recorded(name), load_zip(DATA / f"{name}.zip")
+    levels = np.array([0.05, 0.25, 0.5, 0.75, 0.95])[:, None]
+    for observation, quantiles in zip(expected["observations"], expected["quantiles"], strict=True):
+        actions = CENTRE + HALF_WIDTH * quantiles
+        z = policy.standardise(np.tile(observation, (len(levels), 1)), actions)
+        drawn = policy.sample(np.tile(observation, (20_000, 1)), np.random.default_rng(0))
+        share = (drawn[:, None] <= actions).mean(axis=0)
+        usable = np.abs(quantiles) < 0.9999  # where float32 resolves tanh
+        assert usable.sum() >= 5
+        sigma = np.sqrt(levels * (1 - levels))
+        assert (np.abs(norm.cdf(z) - levels) < 5 * sigma / np.sqrt(100_000))[usable].all()
+        assert (np.abs(share - levels) < 5 * sigma * np.sqrt(1 / 100_000 + 1 / 20_000))[usable].all()
+
+
+@pytest.mark.parametrize(
+    ("clip_mean", "bound"), [({"clip_mean": 1.4}, 1.4), ({"clip_mean": 0.5}, 0.5), ({}, 2.0)]
+)
+def test_gsde_clips_the_mean_where_the_file_says_so(tmp_path, clip_mean, bound):
+    states = torch.tensor(3 * recorded("sac_gsde")["observations"], dtype=torch.float32)
+    net = load_zip(changed_zip(tmp_path, "sac_gsde", policy_kwargs={"net_arch": [3], **clip_mean})).net
+    mean, unclipped = net(states).detach()[:, :2], net.net(states).detach()
+    assert (unclipped.abs() > bound).any()
+    assert torch.equal(mean, unclipped.clip(-bound, bound))
+
+
+def log_entropy_coefficient(value):
+    return save_tensors({"log_ent_coef": torch.tensor([value])})
+
+
+def test_only_sac_knows_the_temperature_of_its_reward(tmp_path):
+    assert load_zip(DATA / "sac_gsde_expln.zip").temperature == 0.2  # fixed
+    assert load_zip(DATA / "sac_pendulum.zip").temperature == 1.0  # where tuning begins
+    assert load_zip(DATA / "ppo_cartpole.zip").temperature is None
+    assert not hasattr(load_zip(DATA / "ppo_pendulum.zip"), "temperature")
+    assert load_zip(DATA / "dqn_cartpole.zip", temperature=0.3).temperature == 0.3
+
+    tuned = changed_zip(tmp_path, "sac_pendulum")
+    untuned = tuned.read_bytes()
+    tuned.write_bytes(altered(untuned, "pytorch_variables.pth", log_entropy_coefficient(-2.0)))
+    assert load_zip(tuned).temperature == pytest.approx(np.exp(-2.0))
+    members = read_members(untuned)
+    del members["pytorch_variables.pth"]
+    tuned.write_bytes(write_members(members))
+    assert load_zip(tuned).temperature is None
+    assert load_zip(changed_zip(tmp_path, "sac_pendulum", ent_coef=0.0)).temperature is None
+
+
+def test_a_hostile_entropy_coefficient_is_refused(tmp_path):
+    path = changed_zip(tmp_path, "sac_pendulum")
+    hostile = save_tensors({"log_ent_coef": Hostile(Path.touch, tmp_path / "executed")})
+    path.write_bytes(altered(path.read_bytes(), "pytorch_variables.pth", hostile))
+    with pytest.raises(ValueError, match=r"its pickle asks for __builtin__.getattr"):
+        load_zip(path)
+    path = changed_zip(tmp_path, "sac_pendulum", ent_coef=-1.0)
+    with pytest.raises(ValueError, match="temperature must be a finite number above 0, got -1"):
+        load_zip(path)
+
+
+def test_a_task_follows_a_dqn_at_its_own_temperature_and_leaves_others_alone():
+    task = SimpleNamespace(temperature=0.7)
+    states = recorded("dqn_cartpole")["observations"]
+    np.testing.assert_array_equal(
+        load_for_task(DATA / "dqn_cartpole.zip", task).log_probs(states),
+        load_zip(DATA / "dqn_cartpole.zip", temperature=0.7).log_probs(states),
+    )
+    assert load_for_task(DATA / "sac_gsde_expln.zip", task).temperature == 0.2
+    assert load_for_task(DATA / "ppo_cartpole.zip", task).temperature is None
 
 
 def test_a_squashed_density_is_zero_out_of_bounds():
@@ -180,7 +268,7 @@ def test_the_hand_written_pickle_is_read_as_torch_reads_it():
         (tensor_pickle(offset=b"J\xff\xff\xff\xff"), "must have positive sizes, got .* from -1"),
         (tensor_pickle(shape=b"J\xff\xff\xff\xff\x85"), "must have positive sizes"),
         (tensor_pickle(shape=b"J\xff\xff\xff\x7f\x85", strides=b"K\x00\x85"), "does not fit"),
-        (tensor_pickle(strides=b"K\x00\x85"), "must lie row by row"),
+        (tensor_pickle(strides=b"K\x00\x85"), "must be stored row by row"),
         (tensor_pickle(shape=b"X\x01\x00\x00\x00a\x85"), "must have positive sizes"),
         (
             tensor_pickle(STORAGE.replace(b"K\x04", b"K\x05"), shape=b"K\x05\x85"),
@@ -191,19 +279,19 @@ def test_the_hand_written_pickle_is_read_as_torch_reads_it():
             "at most 12 bytes, it has 16",
         ),
         (tensor_pickle(STORAGE.replace(b"0X", b"1X")), "it holds no a/data/1"),
-        (tensor_pickle(STORAGE.replace(b"storage", b"weights")), "refers to .* no storage"),
+        (tensor_pickle(STORAGE.replace(b"storage", b"weights")), "refers to .* not a storage"),
         (tensor_pickle(STORAGE.replace(b"FloatStorage", b"LongStorage")), "asks for torch.LongStorage"),
         (
             tensor_pickle(STORAGE.replace(b"K\x04", b"J\xff\xff\xff\x7f")),
-            "must have at most .* bytes together",
+            "must have at most .* bytes in total",
         ),
         (b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.", "calls .*OrderedDict.* with"),
         (b"\x80\x02cbuiltins\neval\nX\x01\x00\x00\x001\x85R.", "asks for builtins.eval"),
         (b"\x80\x02" + TORCH_GLOBAL + b")R.", "calls .*_rebuild_tensor_v2.* with"),
-        (b"\x80\x02K\x01.", "tensors by name, and nothing else"),
-        (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "tensors by name, and nothing else"),
-        (b"\x80\x02}K\x01K\x01s.", "sets items"),
-        (b"\x80\x02K\x01K\x01K\x01s.", "sets items"),
+        (b"\x80\x02K\x01.", "named tensors and nothing else"),
+        (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "named tensors and nothing else"),
+        (b"\x80\x02}K\x01K\x01s.", "sets items of something other"),
+        (b"\x80\x02K\x01K\x01K\x01s.", "sets items of something other"),
         (b"\x80\x02t.", "is damaged"),
         (b"\x80\x02R.", "is damaged"),
         (b"\x80\x02h\x07.", "is damaged"),
@@ -222,15 +310,18 @@ def test_a_pickle_that_does_not_describe_tensors_is_refused(pickled, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no zip"),
-        (b"\x80\x02}.", "no zip"),
+        (b"", "not a zip"),
+        (b"\x80\x02}.", "not a zip"),
         (write_members({}), "one data.pkl, found 0"),
         (write_members({"a/data.pkl": b"", "b/data.pkl": b""}), "one data.pkl, found 2"),
         (
             write_members({"a/data.pkl": b"\x80\x02}.", "a/byteorder": b"middle"}),
             "byteorder must be little or big",
         ),
-        (write_members({"a/data.pkl": b"0" * 10**6}, zipfile.ZIP_DEFLATED), "must be stored as it is"),
+        (
+            write_members({"a/data.pkl": b"0" * 10**6}, zipfile.ZIP_DEFLATED),
+            "must be stored neither compressed",
+        ),
         (with_pickle(tensor_pickle()).replace(b"\x00\x00\x80\x3f", b"\x00\x00\x80\x40"), "is damaged"),
     ],
 )
@@ -283,19 +374,19 @@ OWN = {"__module__": "my.policies"}
         (
             "ppo_cartpole",
             {"policy_class": OWN},
-            "its own policies are built here, this one is from 'my.policies'",
+            "only policy classes of Stable-Baselines3 can be read, this one is from 'my.policies'",
         ),
         (
             "ppo_cartpole",
             {"policy_kwargs": {"features_extractor_class": "X"}},
-            "features_extractor_class are not",
+            "features_extractor_class are unknown",
         ),
         (
             "ppo_cartpole",
             {"policy_kwargs": {"activation_fn": "<class 'my.Sine'>"}},
             "activation_fn must be one of",
         ),
-        ("ppo_cartpole", {"observation_space": IMAGE}, "images and dicts are not read"),
+        ("ppo_cartpole", {"observation_space": IMAGE}, "images and dicts cannot be read"),
         ("ppo_cartpole", {"observation_space": None}, "must be a Box of floats or Discrete"),
         ("ppo_cartpole", {"observation_space": PENDULUM}, "expects 4 inputs where 1 come in"),
         (
@@ -309,22 +400,32 @@ OWN = {"__module__": "my.policies"}
             {"action_space": {":type:": "M.MultiDiscrete'>"}},
             "must be Discrete from 0, got Multi",
         ),
-        ("sac_pendulum", {"action_space": PENDULUM}, "does not tell its low and high"),
+        ("sac_pendulum", {"action_space": PENDULUM}, "low and high of the action space cannot be read"),
         (
             "sac_pendulum",
             {"action_space": {**PENDULUM, "low": "[-inf]", "high": "[1]"}},
             "low must be finite",
         ),
         ("ppo_cartpole", {"tensors": {"action_net.bias": None}}, "layer action_net.bias is missing"),
-        ("ppo_cartpole", {"tensors": {"action_net.bias": np.zeros(3)}}, "make no linear layer"),
+        ("ppo_cartpole", {"tensors": {"action_net.bias": np.zeros(3)}}, "do not make a linear layer"),
         (
             "ppo_cartpole",
             {"tensors": {"action_net.bias": np.full(2, np.nan)}},
             "not finite in action_net.bias",
         ),
         ("ppo_pendulum", {"tensors": {"log_std": np.zeros((8, 1))}}, "log_std must have shape"),
-        ("ppo_cartpole", {"tensors": {"features_extractor.cnn.0.weight": np.ones(2)}}, "images are not read"),
+        (
+            "ppo_cartpole",
+            {"tensors": {"features_extractor.cnn.0.weight": np.ones(2)}},
+            "policies over images are not read",
+        ),
         ("sac_pendulum", {"tensors": {"actor.log_std.weight": None}}, "actor.log_std.weight is missing"),
+        (
+            "sac_gsde",
+            {"tensors": {"actor.log_std": np.zeros((2, 3))}},
+            r"actor.log_std must have shape \(3, 2\)",
+        ),
+        ("sac_gsde", {"policy_kwargs": {"clip_mean": -1}}, "clip_mean must be a finite number above 0"),
     ],
 )
 def test_what_would_have_to_be_guessed_is_refused(tmp_path, name, changes, message):

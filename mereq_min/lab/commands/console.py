@@ -13,6 +13,7 @@ from rich.progress import (
 )
 
 console = Console()
+"""For results, on standard output."""
 if not console.is_terminal:
     console.width = 120  # a pipe or a file has no width to wrap at
 complaints = Console(stderr=True)

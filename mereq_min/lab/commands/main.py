@@ -20,6 +20,7 @@ class Command(NamedTuple):
 
 
 HERE = "mereq_min.lab.commands"
+"""Package of the modules that define the commands."""
 
 COMMANDS = {
     "tasks": Command(f"{HERE}.tasks:Tasks", "list the tasks, and how often their experts intervene"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 Subject = TypeVar("Subject")
+"""Type of the object that is checked."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Result:
     status: Literal["holds", "fails", "not checked", "no oracle"]
     """"not checked" follows a basic check that failed; "no oracle" means that the check does not apply."""
     findings: tuple[str, ...] = ()
+    """A sentence for each way in which the promise is broken; empty unless the check fails."""
 
 
 def run_checks(checks: Sequence[Check[Subject]], subject: Subject) -> Iterator[Result]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
+"""Arrays by name."""
 
 
 class RunError(RuntimeError):

@@ -71,6 +71,7 @@ class Record(Header):
     """A run: what was run, and what came of it."""
 
     iterations: list[Row]
+    """One row for each iteration that is finished."""
 
 
 def is_finished(rows: Sequence[Row], loop: LoopConfig) -> bool:

@@ -22,6 +22,7 @@ from mereq_min.lab.runs.records import Row, is_finished, read_rows, read_seconds
 from mereq_min.lab.runs.run import RunConfig, discard, load_config_task, run, run_folder
 
 Engine = Literal["local", "ray"]
+"""Where runs are executed: in processes of this machine, or on a Ray cluster."""
 
 
 class Progress(NamedTuple):

@@ -14,9 +14,12 @@ from mereq_min.interfaces import Policy, Task
 from mereq_min.rollout import rollout
 
 Frame = NDArray[np.uint8]
+"""RGB image (height, width, 3)."""
 
 POLICY_COLOUR, EXPERT_COLOUR = (0, 114, 178), (213, 94, 0)
-BORDER, TITLE = 6, 26  # [pixels]
+"""Colours (red, green, blue) of the border while the policy or the expert is in control."""
+BORDER, TITLE = 6, 26
+"""Width of the border, and height of the title above the picture [pixels]."""
 
 LONGEST_FILM = 100
 """Most frames of a film, to bound its memory and its time [frames]."""

@@ -66,7 +66,6 @@ def _draw_theta(ax: Axes, names: Sequence[str], rows: Sequence[Row], truth: Arra
 Runs = dict[str, list[list[Row]]]
 """Rows of every run by method."""
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; ours is the dark one.
 METHOD_COLOURS = {
     "MEReQ": "#D55E00",
     "MEReQ-NP": "#E69F00",
@@ -76,7 +75,9 @@ METHOD_COLOURS = {
     "IWR-FT": "#CC79A7",
     "MEReQ-L": "#0072B2",
 }
+"""Colour of each method, from the palette of Okabe and Ito, which colour-blind readers can tell apart."""
 COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS}
+"""Colours of the methods, the prior and the expert."""
 
 GREY = "#777777"
 """Colour of lines and marks that are not a policy's data; visible on white and on black."""

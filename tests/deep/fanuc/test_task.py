@@ -1,6 +1,7 @@
 """The arm's tasks: shipped policies, the experts' rules, measures, and training on the spot."""
 
 from dataclasses import replace
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -9,19 +10,18 @@ import pytest
 from deep import TASKS
 from deep.fanuc.bottle import BottleCells, TopplingBottleCells
 from deep.fanuc.cells import HORIZON, UNIT
-from deep.fanuc.envs import FanucEnv
+from deep.fanuc.envs import FanucEnv, FanucVectorEnv
 from deep.fanuc.eraser import EraserCells
 from deep.fanuc.pillow import PillowCells
-from deep.fanuc.task import FanucTask, make_bottle
+from deep.fanuc.task import CELLS, PRIOR_WEIGHTS, TEMPERATURE, WISHES, make_bottle
 from deep.gaussian import SquashedGaussianPolicy
 from deep.nets import mlp
 from deep.pretrain import Pretrain, train
 from deep.residual_sac import SACConfig
 from deep.rollouts import collect
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
-from mereq_min.metrics import feature_divergence, true_weights
-from mereq_min.policies import UniformPolicy
-from mereq_min.rollout import watched_rate
+from mereq_min.metrics import feature_divergence
+from mereq_min.rollout import watch
 
 PREFERENCE = 3
 """Which feature only the expert minds: all of them list it last."""
@@ -41,13 +41,13 @@ def _task(request):
 
 @pytest.fixture(scope="module", name="policies")
 def _policies(task):
-    return task.prior, task.expert_policy
+    return task.prior, task.oracle.expert_policy
 
 
 @pytest.fixture(scope="module", name="episodes")
 def _episodes(task, policies):
     """A hundred episodes of prior and expert, others than those of `evaluate`."""
-    envs = task.make_vector_env(100, task.prior_weights)
+    envs = task.make_vector_env(100)
     return [collect(envs, policy, HORIZON, np.random.default_rng(1), seed=1_000) for policy in policies]
 
 
@@ -56,7 +56,7 @@ def _episodes(task, policies):
 
 def test_prior_and_expert_are_skilled_as_they_sample(task, episodes):
     for steps in episodes:
-        assert task.cells.succeeded(steps.next_state[-1]).mean() >= 0.9
+        assert CELLS[task.name].succeeded(steps.next_state[-1]).mean() >= 0.9
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,9 @@ def test_prior_and_expert_are_skilled_as_they_sample(task, episodes):
 )
 def test_the_expert_objects_to_the_prior_and_hardly_to_itself(task, policies, n_steps, most):
     """README quotes the rates over 20,000 steps."""
-    prior, expert = (watched_rate(task, policy, n_steps, seed=0) for policy in policies)
+    prior, expert = (
+        watch(task, policy, task.oracle, n_steps, seed=0).intervention_rate for policy in policies
+    )
     assert 0.25 <= prior <= 0.5
     assert expert <= most
 
@@ -88,8 +90,9 @@ def test_prior_and_expert_differ_in_the_preference_as_readme_says(task, episodes
 
 
 def test_theta_star_is_the_preference_alone(task):
-    theta = true_weights(task, "residual")
-    np.testing.assert_array_equal(theta, task.expert_weights - task.prior_weights)
+    theta = task.oracle.true_weights("residual")
+    np.testing.assert_array_equal(theta, WISHES[task.name])
+    np.testing.assert_array_equal(task.oracle.true_weights("full"), PRIOR_WEIGHTS[task.name] + theta)
     np.testing.assert_array_equal(np.flatnonzero(theta), [PREFERENCE])
     assert theta[PREFERENCE] < 0
     names = {"bottle": "table_dist", "eraser": "force_deficit", "pillow": "offset"}
@@ -98,12 +101,12 @@ def test_theta_star_is_the_preference_alone(task):
 
 def test_by_theta_star_the_expert_is_worth_its_distance_from_the_prior(task, policies, episodes):
     """E2 with omega' = alpha_hat: the sum of gamma^t (theta* . f - alpha_hat log(pi / prior))."""
-    assert task.prior_weight * task.prior_temperature == task.temperature
+    assert task.scaled_prior_weight == task.temperature == TEMPERATURE
     value = []
     for policy, steps in zip(policies, episodes, strict=True):
         state, action = (x.reshape(-1, x.shape[-1]) for x in (steps.state, steps.action))
         log_ratio = policy.log_prob(state, action) - task.prior.log_prob(state, action)
-        reward = steps.features @ true_weights(task, "residual")
+        reward = steps.features @ task.oracle.true_theta
         reward -= task.temperature * log_ratio.reshape(reward.shape)
         value.append(task.gamma ** np.arange(HORIZON) @ reward.mean(axis=1))
     assert value[1] > 0.8 * value[0]  # both are below 0
@@ -178,23 +181,23 @@ RULE = {
 )
 def test_the_rule_begins_where_it_says(name, seen, objects):
     task = TASKS[name]()
-    assert task.cells.violates(seen, task.limit) is objects
+    assert task.oracle.violates(seen, np.zeros(task.action_space.shape)) is objects
 
 
 def test_the_expert_takes_over_after_its_patience_and_hands_back_after_its_release(task):
-    assert (task.patience, task.release) == {"bottle": (4, 20), "eraser": (4, 10), "pillow": (1, 5)}[
-        task.name
-    ]
+    patience, release = task.oracle.patience, task.oracle.release
+    assert (patience, release) == {"bottle": (4, 20), "eraser": (4, 10), "pillow": (1, 5)}[task.name]
     (bad, _), (calm, _) = RULE[task.name][0], next(case for case in RULE[task.name] if not case[1])
-    hold, seen = task.release - 1, []
-    seen += [bad] * (task.patience - 1) + [calm]  # not patience in a row
-    seen += [bad] * task.patience
+    hold, seen = release - 1, []
+    seen += [bad] * (patience - 1) + [calm]  # not patience in a row
+    seen += [bad] * patience
     controlled = [False] * len(seen)
     seen += [calm] * hold + [bad] + [calm] * (hold + 1)  # the second time they are enough
-    controlled += [True] * (2 * task.release)
+    controlled += [True] * (2 * release)
     seen, controlled = [*seen, calm], [*controlled, False]
-    expert = task.make_expert(np.random.default_rng(0))
-    actions = [expert.intervene(each, np.zeros(task.cells.n_actions)) for each in seen]
+    expert = task.oracle.make_expert()
+    expert.reset(np.random.default_rng(0))
+    actions = [expert.intervene(each, np.zeros(task.action_space.shape)) for each in seen]
     assert [action is not None for action in actions] == controlled
 
 
@@ -214,7 +217,7 @@ def test_the_expert_takes_over_after_its_patience_and_hands_back_after_its_relea
     ],
 )
 def test_gymnasium_makes_cells_with_the_reward_of_prior_or_expert(env_id, kind, name, whose):
-    weights = getattr(TASKS[name](), f"{whose}_weights")
+    weights = PRIOR_WEIGHTS[name] + (WISHES[name] if whose == "expert" else 0.0)
     made, wanted = gym.make(env_id), FanucEnv(kind, weights)
     np.testing.assert_array_equal(made.reset(seed=0)[0], wanted.reset(seed=0)[0])
     for action in np.random.default_rng(0).uniform(-1, 1, (5, kind.n_actions)).astype(np.float32):
@@ -228,53 +231,52 @@ def test_gymnasium_makes_cells_with_the_reward_of_prior_or_expert(env_id, kind, 
 
 @pytest.mark.parametrize("reward", ["residual", "full"])
 def test_reward_distance_ignores_scale_and_knows_the_opposite(task, reward):
-    truth = true_weights(task, reward)
-    assert task.reward_distance(3.0 * truth, reward) == pytest.approx(0.0, abs=1e-6)
-    assert task.reward_distance(-truth, reward) == pytest.approx(1.0)
-    assert 0.05 < task.reward_distance(task.prior_weights, reward) < 0.9
-    assert task.reward_distance(np.zeros(4), reward) == 0.5
+    oracle = task.oracle
+    truth = oracle.true_weights(reward)
+    assert oracle.reward_distance(3.0 * truth, reward) == pytest.approx(0.0, abs=1e-6)
+    assert oracle.reward_distance(-truth, reward) == pytest.approx(1.0)
+    assert 0.05 < oracle.reward_distance(PRIOR_WEIGHTS[task.name], reward) < 0.9
+    assert oracle.reward_distance(np.zeros(4), reward) == 0.5
 
 
-def test_a_prior_of_one_s_own_replaces_the_trained_one_but_not_the_expert(task, episodes):
-    own = replace(task, own_prior=UniformPolicy(task.make_env().action_space))
-    assert own.prior is own.own_prior
-    state, action = episodes[0].state[0], episodes[0].action[0]
-    np.testing.assert_array_equal(
-        own.expert_policy.log_prob(state, action), task.expert_policy.log_prob(state, action)
-    )
-    assert np.isnan(own.reward_distance(np.ones(4), "residual"))
+def test_on_a_prior_of_one_s_own_the_expert_is_made_anew_for_the_same_wish(task):
+    n, box = task.n_inputs, task.action_space
+    net = mlp([n, 2 * len(box.low)], seed=0)
+    own = replace(task, prior=SquashedGaussianPolicy(net, box.low, box.high, temperature=0.1))
+    assert own.scaled_prior_weight == 0.1
+    np.testing.assert_array_equal(own.oracle.true_weights("residual"), WISHES[task.name])
+    assert own.oracle.expert is None  # it is trained when it is first needed
+    assert own.oracle.true_weights("full") is None  # nobody knows this prior's reward
+    assert np.isnan(own.oracle.reward_distance(np.ones(4), "full"))
+    assert task.oracle.expert is not None
 
 
 def test_policies_of_another_shape_are_refused(task):
-    n, D = task.cells.n_observations, task.cells.n_actions
+    n, D = task.n_inputs, len(task.action_space.low)
 
     def state(n_inputs, n_actions):
         bound = np.ones(n_actions)
         return SquashedGaussianPolicy(mlp([n_inputs, 2 * n_actions], seed=0), -bound, bound).state()
 
-    with pytest.raises(ValueError, match=f"does not take the observations of {task.name}"):
+    with pytest.raises(ValueError, match=f"takes {n + 1} numbers, the task shows {n} numbers"):
         task.load_policy(state(n + 1, D))
-    with pytest.raises(ValueError, match=f"has {D - 1} actions, the task {D}"):
+    with pytest.raises(ValueError, match=f"has continuous actions of {D - 1} numbers, the task has"):
         task.load_policy(state(n, D - 1))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"limit": np.nan}, "limit must be a finite number at least 0"),
-        ({"gamma": 1.0}, "gamma must be above 0 and below 1"),
-        ({"prior_weight": -1.0}, "prior_weight must be"),
-        ({"temperature": 0.0}, "temperature must be a finite number above 0"),
         ({"patience": 0}, "patience must be"),
         ({"release": 0.5}, "release must be"),
-        ({"expert_weights": np.ones(3)}, "expert_weights must have shape"),
-        ({"prior_weights": np.array([1, 2, 3, np.nan])}, "prior_weights must"),
-        ({"own_prior": object()}, "own_prior must offer log_prob"),
+        ({"true_theta": np.ones(3)}, "true_theta must have shape"),
+        ({"full_weights": np.array([1, 2, 3, np.nan])}, "full_weights must"),
     ],
 )
-def test_malformed_settings_are_refused(change, message):
+def test_malformed_oracles_are_refused(change, message):
+    task = make_bottle()
     with pytest.raises(ValueError, match=message):
-        replace(make_bottle(), **change)
+        replace(task, oracle=replace(task.oracle, **change))
 
 
 # --- Training ---------------------------------------------------------------------------------------------
@@ -288,12 +290,12 @@ def test_malformed_settings_are_refused(change, message):
 def test_a_solve_for_theta_star_comes_as_near_the_expert_as_is_said(name, of_prior, of_solve, rate):
     """Chapter 9 quotes these KL; on another processor networks come out otherwise."""
     task = TASKS[name]()
-    policy = task.make_learner("residual", 1.0).solve(true_weights(task, "residual"))
+    policy = task.make_learner("residual", 1.0).solve(task.oracle.true_theta)
     measures = task.evaluate(policy)
     assert task.evaluate(task.prior)["kl_to_expert"] == pytest.approx(of_prior, rel=0.02)
     assert measures["kl_to_expert"] == pytest.approx(of_solve, rel=0.15)
     assert measures["success"] >= 0.9
-    assert watched_rate(task, policy, 2_000, seed=0) < rate
+    assert watch(task, policy, task.oracle, 2_000, seed=0).intervention_rate < rate
 
 
 @pytest.mark.slow
@@ -308,20 +310,24 @@ def test_segment_likelihood_aligns_the_prior():
     assert task.evaluate(first.policy)["success"] >= 0.9
 
 
-class TopplingTask(FanucTask):
+def measure_bottles(steps):
     """Counts the bottles that lie at the end."""
-
-    def evaluate(self, policy, *, episodes=None, reference=False):
-        last = self._roll_out(policy, episodes or 100).next_state[-1]
-        tilt = np.linalg.norm(last[:, 12:], axis=1)
-        fallen = tilt >= np.sqrt(1 - self.cells.UPRIGHT**2)
-        return {"success": float(self.cells.succeeded(last).mean()), "fallen": float(fallen.mean())}
+    last = steps.next_state[-1]
+    fallen = np.linalg.norm(last[:, 12:], axis=1) >= np.sqrt(1 - TopplingBottleCells.UPRIGHT**2)
+    return {"success": TopplingBottleCells.succeeded(last).mean(), "fallen": fallen.mean()}
 
 
 @pytest.mark.slow
 def test_a_prior_learns_not_to_topple_the_bottle(tmp_path):
-    weights = make_bottle().prior_weights
-    task = TopplingTask("bottle", TopplingBottleCells, 0.36, weights, weights, release=20)
+    kind, weights = TopplingBottleCells, PRIOR_WEIGHTS["bottle"]
+    task = replace(
+        make_bottle(),
+        env=partial(FanucEnv, kind, weights),
+        vector_env=partial(FanucVectorEnv, kind, weights=weights),
+        prior=None,
+        measure=measure_bottles,
+        oracle=None,
+    )
     settings = Pretrain(
         "toppling",
         algo="sac",

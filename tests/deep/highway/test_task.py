@@ -10,23 +10,21 @@ import torch
 from scipy.special import logsumexp
 
 from deep.highway.roads import ACTIONS
-from deep.highway.task import HighwayTask
+from deep.highway.task import MARGIN, PRIOR_WEIGHTS, TEMPERATURE, make_highway
 from deep.nets import mlp
 from deep.policies import DiscretePolicy, all_log_probs
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.lab.runs.records import read_rows
 from mereq_min.lab.runs.run import RunConfig, run
-from mereq_min.metrics import true_weights
-from mereq_min.policies import UniformPolicy
-from mereq_min.rollout import rollout, watched_rate
+from mereq_min.rollout import rollout, watch
 
 A = len(ACTIONS)
 
 
 @pytest.fixture(scope="module", name="task")
 def _task():
-    return HighwayTask()
+    return make_highway()
 
 
 @pytest.fixture(scope="module", name="states")
@@ -40,7 +38,7 @@ def test_the_prior_is_skilled_as_it_samples(task):
     measures = task.evaluate(task.prior)
     assert measures["success"] >= 0.95
     assert measures["mean_speed"] > 22.9
-    assert task.evaluate(task.expert_policy)["success"] >= 0.95
+    assert task.evaluate(task.oracle.expert_policy)["success"] >= 0.95
 
 
 @pytest.mark.slow
@@ -59,14 +57,14 @@ def test_two_episodes_are_measured_alike_on_both_engines(task):
 
 def test_the_rule_is_the_expert_s_advantage(task, states):
     """Q_E = Q_R + omega' log pi from the expert's network, V_E = alpha_hat log sum exp(Q_E / alpha_hat)."""
-    expert = task.expert_policy
+    expert = task.oracle.expert_policy
     with torch.no_grad():
         q_residual = expert.net(torch.as_tensor(states)).numpy().astype(float)
-    omega_alpha = task.prior_weight * task.prior_temperature
-    q = q_residual + omega_alpha * all_log_probs(task.prior, states, A)
+    assert task.scaled_prior_weight == TEMPERATURE
+    q = q_residual + TEMPERATURE * all_log_probs(task.prior, states, A)
     v = task.temperature * logsumexp(q / task.temperature, axis=1, keepdims=True)
-    wanted = q - v < -task.margin
-    objects = [[task.violates(state, np.int64(action)) for action in range(A)] for state in states]
+    wanted = q - v < -MARGIN
+    objects = [[task.oracle.violates(state, np.int64(action)) for action in range(A)] for state in states]
     np.testing.assert_array_equal(objects, wanted)
     assert 0.1 < wanted.mean() < 0.9  # the rule tells actions apart
     best = expert.log_probs(states).argmax(axis=1)
@@ -76,48 +74,52 @@ def test_the_rule_is_the_expert_s_advantage(task, states):
 def test_the_expert_objects_to_leaving_the_right_lane(task, states):
     in_right_lane = states[np.abs(states[:, 0, 2] - 2 / 3) < 0.05]
     left, idle = (
-        np.mean([task.violates(state, np.int64(ACTIONS.index(name))) for state in in_right_lane])
+        np.mean([task.oracle.violates(state, np.int64(ACTIONS.index(name))) for state in in_right_lane])
         for name in ("lane left", "idle")
     )
     assert left > 0.8 > 0.5 > idle
 
 
 def test_the_expert_wants_the_right_lane_and_nothing_else(task):
-    np.testing.assert_array_equal(true_weights(task, "residual"), [0, 0.5, 0])
+    np.testing.assert_array_equal(task.oracle.true_weights("residual"), [0, 0.5, 0])
     prior, expert = (
         rollout(task, policy, None, 1_000, np.random.default_rng(1)).features.mean(axis=0)
-        for policy in (task.prior, task.expert_policy)
+        for policy in (task.prior, task.oracle.expert_policy)
     )
     right = task.feature_names.index("right_lane")
     assert expert[right] > 0.85 > 0.7 > prior[right]
 
 
-def test_a_prior_of_one_s_own_replaces_the_trained_one_but_not_the_expert(task, states):
-    own = replace(task, own_prior=UniformPolicy(task.make_env().action_space))
-    assert own.prior is own.own_prior
-    np.testing.assert_array_equal(own.expert_policy.log_probs(states), task.expert_policy.log_probs(states))
-    assert np.isnan(own.reward_distance(np.ones(3), "residual"))
+def test_on_a_prior_of_one_s_own_the_expert_is_made_anew_for_the_same_wish(task):
+    own = replace(task, prior=DiscretePolicy(mlp([25, A], seed=0), temperature=0.1))
+    assert own.scaled_prior_weight == 0.1
+    np.testing.assert_array_equal(own.oracle.true_weights("residual"), [0, 0.5, 0])
+    assert own.oracle.expert is None  # it is trained when it is first needed
+    assert own.oracle.true_weights("full") is None  # nobody knows this prior's reward
+    assert np.isnan(own.oracle.reward_distance(np.ones(3), "full"))
+    assert task.oracle.expert is not None
 
 
 def test_gymnasium_makes_roads_with_the_prior_s_reward(task):
     env = gym.make("mereq/Highway-v0")
     env.reset(seed=0)
     _, reward, *_, info = env.step(3)
-    assert reward == pytest.approx(info["features"] @ task.prior_weights + 1)
+    assert reward == pytest.approx(info["features"] @ PRIOR_WEIGHTS + 1)
     envs = gym.make_vec("mereq/Highway-v0", num_envs=3)
     envs.reset(seed=0)
     _, rewards, *_, infos = envs.step(np.full(3, 3))
-    np.testing.assert_allclose(rewards, infos["features"] @ task.prior_weights + 1)
+    np.testing.assert_allclose(rewards, infos["features"] @ PRIOR_WEIGHTS + 1)
     assert rewards[0] == reward
 
 
 @pytest.mark.parametrize(("reward", "other"), [("residual", (0, 0.5, 1)), ("full", (0, 0.5, 0.4))])
 def test_reward_distance_ignores_scale_and_knows_the_opposite(task, reward, other):
-    truth = true_weights(task, reward)
-    assert task.reward_distance(3.0 * truth, reward) == pytest.approx(0.0, abs=1e-6)
-    assert task.reward_distance(-truth, reward) == pytest.approx(1.0)
-    assert 0.1 < task.reward_distance(np.array(other), reward) < 0.9
-    assert task.reward_distance(np.zeros(3), reward) == 0.5
+    oracle = task.oracle
+    truth = oracle.true_weights(reward)
+    assert oracle.reward_distance(3.0 * truth, reward) == pytest.approx(0.0, abs=1e-6)
+    assert oracle.reward_distance(-truth, reward) == pytest.approx(1.0)
+    assert 0.1 < oracle.reward_distance(np.array(other), reward) < 0.9
+    assert oracle.reward_distance(np.zeros(3), reward) == 0.5
 
 
 def test_without_a_residual_reward_the_learner_s_policy_stays_near_the_prior(task, states):
@@ -130,33 +132,32 @@ def test_without_a_residual_reward_the_learner_s_policy_stays_near_the_prior(tas
 
 def test_policies_of_another_shape_are_refused(task):
     linear = DiscretePolicy(mlp([7, A], seed=0)).state()
-    with pytest.raises(ValueError, match="does not take the task's observations"):
+    with pytest.raises(ValueError, match="highway: this policy takes 7 numbers, the task shows 25 numbers"):
         task.load_policy(linear)
-    with pytest.raises(ValueError, match="has 3 actions, the task 5"):
+    with pytest.raises(ValueError, match="has 3 actions, the task has 5 actions"):
         task.load_policy(DiscretePolicy(mlp([25, 3], seed=0)).state())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"margin": 0.0}, "margin must be a finite number above 0"),
+        ({"rule": 0.0}, "rule must be a finite number above 0"),
         ({"release": 0}, "release must be"),
-        ({"expert_weights": np.ones(2)}, "expert_weights must have shape"),
-        ({"own_prior": object()}, "own_prior must offer log_prob"),
+        ({"true_theta": np.ones(2)}, "true_theta must have shape"),
     ],
 )
-def test_malformed_settings_are_refused(change, message):
+def test_malformed_oracles_are_refused(task, change, message):
     with pytest.raises(ValueError, match=message):
-        HighwayTask(**change)
+        replace(task, oracle=replace(task.oracle, **change))
 
 
 @pytest.mark.slow
 def test_the_expert_is_nearly_the_policy_that_theta_star_gives(task):
     learner = task.make_learner("residual", 1.0)
     for _ in range(10):
-        policy = learner.solve(true_weights(task, "residual"))
+        policy = learner.solve(task.oracle.true_theta)
     assert task.evaluate(policy)["kl_to_expert"] < 0.3 < task.evaluate(task.prior)["kl_to_expert"]
-    assert watched_rate(task, policy, 2_000, seed=0) < 0.03
+    assert watch(task, policy, task.oracle, 2_000, seed=0).intervention_rate < 0.03
 
 
 @pytest.mark.slow
