@@ -46,6 +46,7 @@ highlight_language = "none"
 autodoc_default_options = {"members": True, "member-order": "bysource", "ignore-module-all": True}
 autodoc_typehints = "none"
 autosummary_generate = True
+autodoc_mock_imports = ["stable_baselines3"]  # only the scripts that train priors need it
 napoleon_attr_annotations = False
 napoleon_use_ivar = True
 

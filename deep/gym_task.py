@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from torch import nn
 
-from deep.cloning import CloningConfig, NeuralCloner, clone_policy, squash
+from deep.cloning import CloningConfig, Inside, NeuralCloner, clone_policy, squash
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import Agent, LearnerConfig, NeuralLearner
 from deep.nets import find_activation, mlp, with_prefix, zero_last_layer
@@ -303,12 +303,14 @@ class GymTask:
                 f"{type(prior).__name__}"
             )
         check_fit(prior, self.observation_space, self.action_space, self.name)
+        if getattr(prior, "temperature", None) == 0:
+            raise ValueError("prior must not be greedy, it has temperature 0; give it a temperature above 0")
         if isinstance(self.action_space, spaces.Discrete):
             return prior
         if isinstance(prior, SquashedGaussianPolicy) and find_activation(prior.net) >= 0:
             return prior
         # The actor's gradient goes through the prior's log-density, so that must be one of ours.
-        self._set("prior", prior)
+        self._set("prior", Inside(prior, self.action_space))  # draws outside the Box stay on its bounds
         return squash(prior, self.action_space, self._prior_states, self.observation_scale)
 
     def _load_prior(self) -> Any:

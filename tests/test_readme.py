@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+from mereq_min.lab.commands.main import COMMANDS
+from mereq_min.lab.plugins import find_entries
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
@@ -43,6 +47,14 @@ def test_a_task_is_a_gymnasium_environment(capsys):
     assert "3)" in capsys.readouterr().out  # an RGB image
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text()))))
-def test_every_file_that_is_linked_is_there(link):
-    assert (README.parent / link).exists()
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"^mereq ([\w-]+)", README.read_text(), flags=re.MULTILINE)))
+)
+def test_every_command_that_is_shown_exists(name):
+    assert name in {*COMMANDS, *(entry.name for entry in find_entries("commands"))}
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_file_that_is_linked_is_there(document):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 RECORDED = Settings(
     # A dozen episodes, or a few long ones; a wish is about one thing, so that theta is expected to be small.
     LoopConfig(iterations=5, steps_per_iteration=2000),
-    EstimatorConfig(likelihood=SegmentLikelihoodConfig(prior_sd=0.25)),
+    EstimatorConfig(likelihood=SegmentLikelihoodConfig(prior_sd=0.15)),
 )
 """Settings of the runs that the book shows."""
 
@@ -46,32 +46,33 @@ def load_trained_expert(name: str, prior: Policy | None = None) -> Policy | None
 def make_lunar_lander() -> GymTask:
     """Land on the moon; the expert wants the craft to come down slowly.
 
-    Features of a step: `main_engine` and `side_engine`, whether they fire; `fast_descent`,
-    clip((-v_y - 0.3) / 0.5, 0, 1) after the step; `tilt`, min(|angle| / 0.4 rad, 1). The prior is PPO of
-    Stable-Baselines3. The expert objects to sinking faster than 0.65.
+    Features after a step: `fast_descent`, clip((-v_y - 0.3) / 0.5, 0, 1); `tilt`, min(|angle| / 0.4 rad, 1);
+    `drift`, min(|v_x|, 1); `off_centre`, min(|x|, 1). The prior is PPO of Stable-Baselines3. The expert
+    objects to sinking faster than 0.75.
     """
 
     def features(state: NDArray[Any], action: Any, after: NDArray[Any], info: dict[str, Any]) -> list[float]:
-        descent = np.clip((-after[3] - 0.3) / 0.5, 0, 1)
-        return [action == 2, action in (1, 3), descent, min(abs(after[4]) / 0.4, 1)]
+        x, _, v_x, v_y, angle = after[:5]
+        descent = np.clip((-v_y - 0.3) / 0.5, 0, 1)
+        return [descent, min(abs(angle) / 0.4, 1), min(abs(v_x), 1), min(abs(x), 1)]
 
     def violates(state: NDArray[Any], action: Any) -> bool:
-        return bool(state[3] < -0.65)
+        return bool(state[3] < -0.75)
 
     prior = load_zip(HERE / "lunar-lander-prior.zip")
     expert = load_trained_expert("lunar-lander", prior)
-    theta = np.array([0.0, 0.0, -1.0, 0.0])
+    theta = np.array([-0.7, 0.0, 0.0, 0.0])
     return GymTask(
         "lunar-lander",
         "LunarLander-v3",
         features,
-        ("main_engine", "side_engine", "fast_descent", "tilt"),
+        ("fast_descent", "tilt", "drift", "off_centre"),
         prior,
         gamma=0.97,
         temperature=0.1,
-        horizon=400,
+        horizon=600,
         learner=LearnerConfig(num_envs=8, updates=200, first_rounds=40),
-        oracle=SimulatorOracle(theta, violates, release=60, expert=expert, rounds=50),
+        oracle=SimulatorOracle(theta, violates, release=120, expert=expert, rounds=50),
         recorded_settings=RECORDED,
     )
 
@@ -148,7 +149,7 @@ def make_half_cheetah() -> GymTask:
     Features of a step: `feet`, the mean squared torque of both feet; `legs`, that of thighs and shins;
     `forward`, clip(v_x / 5, 0, 1) with v_x in m/s; `bounce`, min(|v_z| / 2, 1) likewise. The prior is soft
     actor-critic of this package, which found out how to run on its back. The expert objects where the feet's
-    mean squared torque is above 0.5.
+    mean squared torque is above 0.55.
     """
 
     def features(
@@ -159,7 +160,7 @@ def make_half_cheetah() -> GymTask:
         return [squared[[2, 5]].mean(), squared[[0, 1, 3, 4]].mean(), forward, vertical]
 
     def violates(state: NDArray[Any], action: NDArray[Any]) -> bool:
-        return bool(np.square(action[[2, 5]]).mean() > 0.5)
+        return bool(np.square(action[[2, 5]]).mean() > 0.55)
 
     prior = squashed_gaussian_policy(load_arrays(HERE / "half-cheetah-prior.safetensors"))
     prior.temperature = 0.1  # the file does not tell
@@ -173,6 +174,6 @@ def make_half_cheetah() -> GymTask:
         gamma=0.97,
         temperature=0.1,
         horizon=200,
-        oracle=SimulatorOracle(theta, violates, release=3, expert=expert, rounds=60),
+        oracle=SimulatorOracle(theta, violates, release=2, expert=expert, rounds=60),
         recorded_settings=RECORDED,
     )

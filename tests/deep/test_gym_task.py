@@ -317,7 +317,7 @@ def test_a_gaussian_of_ppo_is_cloned_into_a_squashed_one_and_the_rest_is_reporte
     assert isinstance(original, GaussianPolicy)
     task = make_task("box", prior=DATA / "ppo_pendulum.zip", horizon=100)
     assert isinstance(task.prior, SquashedGaussianPolicy)
-    state = task.roll_out(task.prior, 50).transitions()["state"]
+    state = task.roll_out(task.prior, 20).transitions()["state"]
     action = original.sample(state, np.random.default_rng(7))
     inside = (np.abs(action) < 2).all(axis=1)
     gap = original.log_prob(state, action) - task.prior.log_prob(state, action)
