@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
 def test_a_prior_of_ones_own_is_aligned(capsys):
-    (code,) = (block for block in BLOCKS if "align(task" in block)
+    (code,) = (block for block in BLOCKS if "sleepy" in block)
     exec(compile(code, "README.md", "exec"), {})
     rates = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines() if line[0].isdigit()]
     assert len(rates) == 5
@@ -31,7 +31,7 @@ def test_a_torch_module_is_a_prior_for_the_highway(capsys):
 
 
 def test_a_task_of_ones_own_is_aligned(tmp_path):
-    (code,) = (block for block in BLOCKS if "def make" in block)
+    (code,) = (block for block in BLOCKS if "garden" in block)
     (tmp_path / "my_task.py").write_text(code)
     command = [Path(sys.executable).with_name("mereq"), "align", "my_task:make", "--method", "MEReQ-L"]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -39,6 +39,22 @@ def test_a_task_of_ones_own_is_aligned(tmp_path):
     (rates,) = re.findall(r"intervention rate +│ +([\d.]+) │ +([\d.]+) │", shown.stdout)
     assert float(rates[0]) > 0.25
     assert float(rates[1]) < 0.05
+
+
+@pytest.mark.slow
+def test_a_lander_of_ones_own_is_aligned_in_an_empty_folder(tmp_path):
+    (code,) = (block for block in BLOCKS if "LunarLander" in block)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    (tmp_path / "my_lander.py").write_text(code)
+    shown = subprocess.run(
+        [sys.executable, "my_lander.py"], cwd=tmp_path, capture_output=True, text=True, timeout=1800
+    )
+    assert shown.returncode == 0, shown.stderr
+    *iterations, returns = shown.stdout.splitlines()
+    assert float(iterations[0].split()[1]) > 0.25
+    assert float(iterations[-1].split()[1]) < 0.05
+    before, after = map(float, returns.split())
+    assert after > 0.9 * before
 
 
 def test_a_task_is_a_gymnasium_environment(capsys):

@@ -52,9 +52,11 @@ def _mine(tmp_path, monkeypatch):
 
 @pytest.fixture(name="with_loader")
 def _with_loader(monkeypatch):
-    group = "mereq_min.policy_loaders"
-    entry = EntryPoint("zip", "deep.stable_baselines:load_for_task", group)
-    monkeypatch.setattr(plugins, "entry_points", lambda *, group: [entry])
+    entry = EntryPoint("zip", "deep.stable_baselines:load_for_task", "mereq_min.policy_loaders")
+    known = plugins.entry_points
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda *, group: [entry] if "loaders" in group else known(group=group)
+    )
 
 
 @pytest.mark.parametrize("attribute", ["uniform", "Uniform", "make"])
@@ -71,11 +73,11 @@ def test_a_saved_policy_is_the_task_s(tmp_path):
 
 
 @pytest.mark.usefixtures("with_loader")
-def test_a_file_of_stable_baselines_is_found_by_its_suffix_and_a_dqn_acts_at_the_prior_temperature():
+def test_a_file_of_stable_baselines_is_found_by_its_suffix_and_a_dqn_acts_at_the_task_s_temperature():
     task = load_task("carpet")
     states = np.arange(48)
     loaded = load_policy(str(DATA / "dqn_cliff.zip"), task)
-    expected = load_zip(DATA / "dqn_cliff.zip", temperature=task.prior_temperature)
+    expected = load_zip(DATA / "dqn_cliff.zip", temperature=task.temperature)
     np.testing.assert_array_equal(loaded.log_probs(states), expected.log_probs(states))
     states = np.zeros((2, 4))
     loaded = load_policy(str(DATA / "ppo_cartpole.zip"), task)
@@ -87,8 +89,11 @@ def test_a_file_of_stable_baselines_is_found_by_its_suffix_and_a_dqn_acts_at_the
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("carpet", r"must be prior, expert, module:attribute or a file \(\.safetensors.*got 'carpet'"),
-        ("policy.tar", r"must be prior, expert, module:attribute or a file"),
+        (
+            "carpet",
+            r"must be prior, expert, random, module:attribute or a file \(\.safetensors.*got 'carpet'",
+        ),
+        ("policy.tar", r"must be prior, expert, random, module:attribute or a file"),
         ("nowhere.safetensors", "No such file"),
         ("no_such_module:policy", "No module named"),
         ("MINE:absent", "has no attribute 'absent'"),
