@@ -17,8 +17,8 @@ from deep.gaussian import SquashedGaussianPolicy
 from deep.gym_task import GymTask
 from deep.policies import all_log_probs
 from deep.rollouts import Rollout
-from mereq_min.experts import SimulatedExpert
-from mereq_min.interfaces import Imperfections, Policy, RewardModel
+from mereq_min.experts import RuleOracle
+from mereq_min.interfaces import Policy, RewardModel
 from mereq_min.lab.runs.files import load_arrays, save_arrays
 from mereq_min.metrics import feature_divergence
 from mereq_min.rollout import watch
@@ -38,7 +38,7 @@ CALIBRATION_STEPS, CALIBRATION_TRIALS = 3_000, 8
 
 
 @dataclass(frozen=True, eq=False)
-class SimulatorOracle:
+class SimulatorOracle(RuleOracle):
     """The truth behind a simulated expert on a simulator: `interfaces.Oracle`.
 
     The expert is the task's prior, customised for true_theta by the task's own residual learner. Two networks
@@ -119,20 +119,6 @@ class SimulatorOracle:
         if callable(self.rule):
             return bool(self.rule(state, action))
         return bool(self.advantage(state[None], np.asarray(action)[None])[0] < -self.rule)
-
-    def make_expert(self, imperfections: Imperfections = Imperfections()) -> SimulatedExpert:
-        """Return the expert who watches by this rule."""
-        return SimulatedExpert(
-            self.expert_policy,
-            self.violates,
-            patience=self.patience,
-            release=self.release,
-            imperfections=imperfections,
-        )
-
-    def true_weights(self, reward: RewardModel) -> Array | None:
-        """theta* (K,), or the weights of the expert's full reward, None if unknown."""
-        return self.true_theta if reward == "residual" else self.full_weights
 
     def reward_distance(self, theta: Array, reward: RewardModel) -> float:
         """STARC distance of theta . f to the true reward; NaN if it is unknown, or no gram matrix is."""

@@ -14,8 +14,8 @@ from gridworlds.draw import Draw
 from gridworlds.env import TabularEnv
 from gridworlds.maps import Layout
 from mereq_min.exact import ExactCloner, ExactLearner, tabulate, visitation
-from mereq_min.experts import SimulatedExpert
-from mereq_min.interfaces import Imperfections, Policy, RewardModel, Start
+from mereq_min.experts import RuleOracle
+from mereq_min.interfaces import Policy, RewardModel, Start
 from mereq_min.loop import Settings
 from mereq_min.mdp import TabularMDP
 from mereq_min.metrics import feature_divergence, starc_distance
@@ -188,7 +188,7 @@ class TabularTask:
 
 
 @dataclass(frozen=True, eq=False)
-class TabularOracle:
+class TabularOracle(RuleOracle):
     """A tabular `interfaces.Oracle`, whose expert is the exact customisation of the prior for true_theta.
 
     For a prior that is soft-optimal for r, this is the soft-optimal policy for omega r + true_theta . f (E1).
@@ -269,23 +269,6 @@ class TabularOracle:
     def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:
         """Return whether the expert objects to an action in a state."""
         return bool(self.violation[state, action])
-
-    def make_expert(self, imperfections: Imperfections = Imperfections()) -> SimulatedExpert:
-        """Return a simulated expert who takes over by this rule, with the given errors."""
-        return SimulatedExpert(
-            self.expert_policy,
-            self.violates,
-            patience=self.patience,
-            release=self.release,
-            imperfections=imperfections,
-        )
-
-    def true_weights(self, reward: RewardModel) -> Array | None:
-        """Return theta* (K,), or the weights of the expert's full reward; None if those are unknown.
-
-        Book: eq-expert-reward.
-        """
-        return self.true_theta if reward == "residual" else self.full_weights
 
     def reward_distance(self, theta: Array, reward: RewardModel) -> float:
         """Return the STARC distance of theta . f to the true reward; NaN if that is unknown."""

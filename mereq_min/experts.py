@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.interfaces import Imperfections, Policy
-from mereq_min.validation import check_number
+from mereq_min.interfaces import Imperfections, Policy, RewardModel
+from mereq_min.validation import Array, check_number
 
 Violation = Callable[[NDArray[Any], NDArray[Any]], bool]
 """(state, action) -> whether the expert objects to the action."""
@@ -108,3 +109,42 @@ class DemonstratingExpert:
     def intervene(self, state: NDArray[Any], policy_action: NDArray[Any]) -> NDArray[Any]:
         """Return the expert's action; it controls every step."""
         return self.policy.sample(np.asarray(state)[None], self.rng)[0]
+
+
+class RuleOracle(ABC):
+    """The shared part of oracles whose expert watches by a rule; the rest of `interfaces.Oracle` is abstract."""
+
+    true_theta: Array
+    """theta* (K,), the residual reward."""
+    full_weights: Array | None
+    """(K,) weights of the expert's full reward, None if unknown."""
+    patience: int
+    """Consecutive violations before a takeover [steps]."""
+    release: int
+    """Consecutive steps without a violation before the expert hands back [steps]."""
+
+    @property
+    @abstractmethod
+    def expert_policy(self) -> Policy:
+        """How the expert acts once in control."""
+
+    @abstractmethod
+    def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:
+        """Return whether the expert objects to an action (...) in a state (...)."""
+
+    def make_expert(self, imperfections: Imperfections = Imperfections()) -> SimulatedExpert:
+        """Return a simulated expert who takes over by this rule, with the given errors."""
+        return SimulatedExpert(
+            self.expert_policy,
+            self.violates,
+            patience=self.patience,
+            release=self.release,
+            imperfections=imperfections,
+        )
+
+    def true_weights(self, reward: RewardModel) -> Array | None:
+        """Return theta* (K,), or the weights of the expert's full reward; None if those are unknown.
+
+        Book: eq-expert-reward.
+        """
+        return self.true_theta if reward == "residual" else self.full_weights
