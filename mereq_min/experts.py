@@ -112,7 +112,7 @@ class DemonstratingExpert:
 
 
 class RuleOracle(ABC):
-    """The shared part of oracles whose expert watches by a rule; the rest of `interfaces.Oracle` is abstract."""
+    """The shared part of oracles whose expert watches by a rule; what differs is abstract."""
 
     true_theta: Array
     """theta* (K,), the residual reward."""
