@@ -17,6 +17,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mereq_min.policies import UniformPolicy
+
 if TYPE_CHECKING:
     from mereq_min.interfaces import Expert, Policy, Task
 
@@ -90,9 +92,9 @@ def prepare_task(
     Raises:
         UsageError: if the task or the prior cannot be loaded, or the task cannot be changed.
     """
-    task = load_task(name)
-    policy = None if prior is None else load_policy(prior, task)
-    return change_task(task, prior=policy, temperature=temperature, prior_weight=prior_weight, cache=cache)
+    # The temperature first: Q-values as a prior are followed at it.
+    task = change_task(load_task(name), temperature=temperature, prior_weight=prior_weight, cache=cache)
+    return task if prior is None else change_task(task, prior=load_policy(prior, task), cache=cache)
 
 
 def change_task(
@@ -103,7 +105,11 @@ def change_task(
     prior_weight: float | None = None,
     cache: Path | None = None,
 ) -> Task:
-    """Put another prior, temperature or prior weight into a task; see `prepare_task`."""
+    """Put another prior, temperature or prior weight into a task; see `prepare_task`.
+
+    The uniformly random policy has no reward. With it as the prior omega is 0, the whole reward of the expert
+    is left to be inferred, and the expert stays the same.
+    """
     wanted = {"prior": prior, "temperature": temperature, "prior_weight": prior_weight}
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     if not changes:
@@ -115,8 +121,28 @@ def change_task(
         )
     oracle: Any = task.oracle
     if cache is not None and is_dataclass(oracle) and not missing(["cache"], oracle):
-        changes["oracle"] = replace(oracle, cache=cache)
+        changes["oracle"] = oracle = replace(oracle, cache=cache)
+    if isinstance(prior, UniformPolicy):
+        changes["prior_weight"] = 0.0
+        if oracle is not None:
+            changes["oracle"] = ask_for_full_reward(oracle, task.name)
     return replace(task, **changes)
+
+
+def ask_for_full_reward(oracle: Any, name: str) -> Any:
+    """An oracle with the same expert, whose theta* is the full reward; for a prior without a reward.
+
+    Raises:
+        UsageError: if nobody knows the full reward of the expert on the task of that name.
+    """
+    weights = oracle.true_weights("full")
+    if weights is None:
+        raise UsageError(
+            f"a random prior leaves the whole reward to be inferred, which the oracle of {name} does not "
+            "know; choose another prior"
+        )
+    kept: dict[str, Any] = {} if missing(["expert"], oracle) else {"expert": oracle.expert_policy}
+    return replace(oracle, true_theta=weights, task=None, **kept)
 
 
 def missing(names: Iterable[str], thing: Any) -> set[str]:
@@ -225,8 +251,6 @@ def load_policy(name: str, task: Any) -> Policy:
 def _own_policy(name: str, task: Any) -> Policy:
     """The prior or expert of a task, or the uniform policy over its actions."""
     if name == "random":
-        from mereq_min.policies import UniformPolicy
-
         env = task.make_env()
         env.close()
         return UniformPolicy(env.action_space)

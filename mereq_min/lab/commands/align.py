@@ -44,8 +44,9 @@ class Align(Output, Settings):
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L."""
     prior: str | None = None
     """The policy to align, in place of the task's own: a file (.safetensors, or .zip of Stable-Baselines3),
-    module:attribute of your own, or random for the uniformly random policy: MaxEnt-FT then is plain
-    maximum-entropy inverse RL. The simulated expert is made anew for this prior."""
+    module:attribute of your own, or random for the uniformly random policy. The simulated expert is made anew
+    for this prior; with random it stays the same, and MEReQ and MaxEnt-FT are plain maximum-entropy inverse
+    RL of the expert's whole reward."""
     expert: str = SIMULATED
     """Who watches: simulated, or module:attribute of an expert of your own, or of what makes one when called
     with the task."""

@@ -24,12 +24,13 @@ from mereq_min.lab import plugins
 from mereq_min.lab.commands import main as main_module
 from mereq_min.lab.commands.align import Align
 from mereq_min.lab.commands.main import COMMANDS, main
-from mereq_min.lab.plugins import load_task
+from mereq_min.lab.plugins import UsageError, load_task
 from mereq_min.lab.runs import calibration
 from mereq_min.lab.runs.calibration import Calibration
 from mereq_min.lab.runs.records import find_runs, read_bundle, read_config, read_rows
 from mereq_min.lab.runs.run import load_run_task
 from mereq_min.lab.show.film import film
+from mereq_min.policies import UniformPolicy
 
 MEREQ = Path(sys.executable).with_name("mereq")
 SHORT = ("--iterations", "2", "--steps-per-iteration", "60")
@@ -539,3 +540,22 @@ def test_the_number_of_threads_does_not_show_in_the_results(tmp_path):
         )
         written.append((tmp_path / threads / "carpet/MEReQ/seed0/iterations.jsonl").read_text())
     assert written[0] == written[1]
+
+
+def test_a_random_prior_leaves_the_same_expert_and_the_whole_reward_to_be_inferred():
+    own, task = load_task("carpet"), plugins.prepare_task("carpet", prior="random")
+    np.testing.assert_allclose(task.prior.log_policy, -np.log(task.mdp.n_actions))
+    assert task.scaled_prior_weight == 0
+    np.testing.assert_array_equal(task.oracle.true_theta, own.oracle.true_weights("full"))
+    # With omega = 0 the residual solution on theta* is plain soft control of the expert's full reward.
+    expert, again = own.oracle.expert_policy.log_policy, task.oracle.expert_policy.log_policy
+    np.testing.assert_allclose(again, expert, atol=1e-5)
+    measures = [each.evaluate(each.oracle.expert_policy)["expert_return"] for each in (own, task)]
+    assert measures[0] == pytest.approx(measures[1], abs=1e-4)
+
+
+def test_a_random_prior_needs_an_oracle_that_knows_the_full_reward():
+    task = load_task("carpet")
+    blind = replace(task, oracle=replace(task.oracle, full_weights=None))
+    with pytest.raises(UsageError, match="a random prior leaves the whole reward to be inferred"):
+        plugins.change_task(blind, prior=UniformPolicy(task.make_env().action_space))
