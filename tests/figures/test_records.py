@@ -148,3 +148,17 @@ def share_of_the_way(task, rows):
     """How far the mean return under the expert's reward came from the prior's to the expert's own."""
     prior, expert = expert_returns(task)
     return (np.mean([row["expert_return"] for row in rows]) - prior) / (expert - prior)
+
+
+def test_the_book_quotes_the_record_of_the_examples():
+    chapter = (ROOT / "book/10-your-own.md").read_text()
+    for line in (ROOT / "figures/examples.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        shown = next(row for row in chapter.splitlines() if row.startswith(f"| `{record['task']}`"))
+        *_, rates, truth, theta, returns = (cell.strip() for cell in shown.strip("|").split("|"))
+        assert rates == ", ".join(f"{rate:.3f}" for rate in record["rates"])
+        assert truth == ", ".join(f"{value:g}" for value in record["true_theta"])
+        assert theta == ", ".join(f"{value:.2f}" for value in record["theta"])
+        assert returns == ", ".join(f"{record['task_return'][who]:.1f}" for who in ("prior", "aligned"))
+        assert max(record["rates"][-3:]) < 0.05
+        assert record["task_return"]["aligned"] > 0.95 * record["task_return"]["prior"]
