@@ -9,11 +9,16 @@ expert's; and `Fanuc-pusher-Toppling-v0`, in which the bottle can fall over.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+
+if sys.platform == "linux":  # MuJoCo reads this when it is imported; its default there needs a display
+    os.environ.setdefault("MUJOCO_GL", "egl")
 
 if TYPE_CHECKING:
     from deep.gym_task import GymTask

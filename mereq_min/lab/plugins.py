@@ -92,9 +92,10 @@ def prepare_task(
     Raises:
         UsageError: if the task or the prior cannot be loaded, or the task cannot be changed.
     """
-    # The temperature first: Q-values as a prior are followed at it.
-    task = change_task(load_task(name), temperature=temperature, prior_weight=prior_weight, cache=cache)
-    return task if prior is None else change_task(task, prior=load_policy(prior, task), cache=cache)
+    task = load_task(name)
+    # Q-values as a prior are followed at the temperature that was asked for.
+    policy = None if prior is None else load_policy(prior, change_task(task, temperature=temperature))
+    return change_task(task, prior=policy, temperature=temperature, prior_weight=prior_weight, cache=cache)
 
 
 def change_task(
@@ -123,7 +124,7 @@ def change_task(
     if cache is not None and is_dataclass(oracle) and not missing(["cache"], oracle):
         changes["oracle"] = oracle = replace(oracle, cache=cache)
     if isinstance(prior, UniformPolicy):
-        changes["prior_weight"] = 0.0
+        changes.setdefault("prior_weight", 0.0)
         if oracle is not None:
             changes["oracle"] = ask_for_full_reward(oracle, task.name)
     return replace(task, **changes)

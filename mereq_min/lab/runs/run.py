@@ -155,8 +155,10 @@ def _recorded_prior(path: Path, header: Header, task: Task) -> Policy | None:
     name, file = header["config"]["prior"], path / "prior.safetensors"
     if name is None:
         return None
+    if name == "random":  # no table of it, since its kind tells that the whole reward is to be inferred
+        return load_policy(name, task)
     if "prior" not in header:
-        if name in ("random", "expert"):
+        if name == "expert":
             return load_policy(name, task)
         raise UsageError(f"the prior of {path} could not be saved as arrays; pass --prior {name} again")
     arrays = load_run_arrays(file)
