@@ -84,6 +84,8 @@ class Align(Output, Settings):
         check_name("method", self.method, METHODS)
         config = self.config
         task = load_config_task(config, self.out)
+        if (gap := getattr(task, "clone_kl", None)) is not None:
+            complaints.print(f"the prior was cloned into a squashed Gaussian; {gap:.2g} nats of KL remain")
         expert = load_expert(self.expert, task)
         if expert is None and task is not load_task(self.task):
             train_expert(task)
