@@ -98,11 +98,11 @@ class SimulatorOracle(RuleOracle):
 
     @cached_property
     def expert_policy(self) -> Policy:
-        """How the expert acts: the prior customised for true_theta."""
+        """The prior, customised for true_theta by the task's learner."""
         return self._train() if self.expert is None else self.expert
 
     def advantage(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
-        """What actions (N, ...) in states (N, ...) are worth to the expert beyond its own ones (N,) [reward].
+        """Advantage (N,) of actions (N, ...) in states (N, ...) by the expert's own values [reward].
 
         Discrete: Q_E(s, a) - V_E(s) = alpha_hat log pi_E(a | s). Over a Box: Q_E less its value at the
         expert's mean action, to second order, -alpha_hat |z|^2 / 2, where z counts standard deviations of the

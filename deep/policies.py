@@ -54,7 +54,7 @@ class DiscretePolicy:
 
     @property
     def divisor(self) -> float:
-        """What divides the net's outputs to give logits: the temperature, or 1 where that is unknown."""
+        """Divisor that turns the net's outputs into logits: the temperature, or 1 if that is unknown."""
         return 1.0 if self.temperature is None else self.temperature
 
     def log_probs(self, state: NDArray[Any]) -> Array:
@@ -217,7 +217,7 @@ def _check_bounds(policy: SquashedGaussianPolicy, space: spaces.Box, task_name: 
 
 
 def _describe_inputs(policy: Policy) -> str | None:
-    """What the first layer of a policy's network takes; None if that is unknown."""
+    """Describe in words the inputs of a policy's network; None if they are unknown."""
     net = getattr(policy, "net", None)
     for layer in net.modules() if isinstance(net, nn.Module) else ():
         if isinstance(layer, OneHot):

@@ -145,7 +145,7 @@ def _explained(path: str | Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Model:
-    """What is read of a file."""
+    """The parts of a file that are read."""
 
     settings: _Settings
     weights: _Weights
