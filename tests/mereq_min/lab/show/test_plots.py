@@ -407,10 +407,10 @@ def test_behaviour_of_another_prior_is_drawn_with_that_prior(task, tmp_path, cap
     assert main(["align", "carpet", "--prior", "random", "--method", "MEReQ-L", *short]) == 0
     capsys.readouterr()
     assert main(["figures", "--runs", "runs", "--out", "pictures", "--episodes", "2"]) == 0
-    # Nobody knows the full reward of an expert on another prior: there are no returns under it.
     assert capsys.readouterr().out.splitlines() == [
         "picture: pictures/comparison.png",
         "picture: pictures/features-carpet-random.png",
+        "picture: pictures/returns.png",  # the expert is the task's own, whose full reward is known
     ]
     drawn = Episodes(
         **{
