@@ -76,13 +76,10 @@ class SimulatorOracle(RuleOracle):
     task: GymTask | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not callable(self.rule):
             check_number("rule", self.rule, 0, exclusive=True)
-        for name in ("patience", "release", "rounds"):
-            check_number(name, getattr(self, name), 1, integer=True)
-        for name in ("true_theta", "full_weights"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, check_array(name, getattr(self, name), ndim=1))
+        check_number("rounds", self.rounds, 1, integer=True)
 
     def bind(self, task: GymTask) -> SimulatorOracle:
         """Return this oracle for a task whose prior may be another one.
@@ -174,7 +171,7 @@ class SimulatorOracle(RuleOracle):
     def _is_like(self, task: GymTask) -> bool:
         """Whether the expert of the task before is that of `task` too."""
         before = self._task
-        names = ("temperature", "prior_weight", "gamma")
+        names = ("temperature", "prior_weight", "gamma")  # the horizon cuts episodes, values reach beyond it
         same = all(getattr(before, name) == getattr(task, name) for name in names)
         return same and before.prior is task.prior
 

@@ -214,13 +214,9 @@ class TabularOracle(RuleOracle):
     task: TabularTask | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("patience", "release"):
-            check_number(name, getattr(self, name), 1, integer=True)
+        super().__post_init__()
         if not np.ndim(self.rule):
             check_number("rule", self.rule, 0, exclusive=True)
-        for name in ("true_theta", "full_weights"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, check_array(name, getattr(self, name), ndim=1))
 
     def bind(self, task: TabularTask) -> TabularOracle:
         """Return this oracle bound to a task: its expert customises the prior of that task.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Imperfections, Policy, RewardModel
-from mereq_min.validation import Array, check_number
+from mereq_min.validation import Array, check_array, check_number
 
 Violation = Callable[[NDArray[Any], NDArray[Any]], bool]
 """(state, action) -> whether the expert objects to the action."""
@@ -122,6 +122,13 @@ class RuleOracle(ABC):
     """Consecutive violations before a takeover [steps]."""
     release: int
     """Consecutive steps without a violation before the expert hands back [steps]."""
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "release"):
+            check_number(name, getattr(self, name), 1, integer=True)
+        for name in ("true_theta", "full_weights"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_array(name, getattr(self, name), ndim=1))
 
     @property
     @abstractmethod
