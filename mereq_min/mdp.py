@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mereq_min.validation import Array, check_array
 
+ROW_ERROR = 1e-9
+"""By how much the sum of a distribution may differ from 1."""
+
 
 @dataclass(frozen=True, eq=False)
 class TabularMDP:
@@ -22,7 +25,7 @@ class TabularMDP:
         transition: (S*A, S) matrix, sparse or dense; row s * A + a is P(. | s, a).
         features: (S, A, K) feature vectors f(s, a).
         initial: (S,) distribution rho0 of the first state.
-        gamma: discount factor in [0, 1).
+        gamma: discount factor in [0, 1 - 1e-9).
         terminal: (S,) mask of the states that end the episode: their value is 0 and no step is taken in them.
             They must be absorbing and have features 0. By default no state is terminal; an absorbing state
             then earns reward and entropy for ever.
@@ -41,6 +44,11 @@ class TabularMDP:
         gamma = float(self.gamma)
         if not 0.0 <= gamma < 1.0:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}")
+        if gamma * (1.0 + ROW_ERROR) >= 1.0:
+            raise ValueError(
+                f"gamma must be below 1 - {ROW_ERROR:g}, because rows of transition sum to 1 only within "
+                f"{ROW_ERROR:g}; got {gamma!r}"
+            )
         features = check_array("features", self.features, ndim=3)
         S, A, K = features.shape
         if min(S, A, K) == 0:
@@ -105,7 +113,7 @@ def _check_distribution(name: str, rows: Array | sp.csr_array) -> None:
         raise ValueError(f"{name} must hold probabilities, got the negative entry {np.asarray(data).min()}")
     sums = np.asarray(rows.sum(axis=1)).ravel()
     worst = int(np.argmax(np.abs(sums - 1.0)))
-    if abs(sums[worst] - 1.0) > 1e-9:
+    if abs(sums[worst] - 1.0) > ROW_ERROR:
         row = f" (row {worst})" if len(sums) > 1 else ""
         raise ValueError(f"{name} must sum to 1, got {sums[worst]:.12g}{row}")
 

@@ -6,6 +6,8 @@ omega Q = omega' log pi + omega V, and omega V cancels, the Bellman equation of 
 contains log pi, but neither r, Q nor V of the prior.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -95,14 +97,15 @@ def solve_residual(
         log_prior: (S, A) log pi(a | s).
         scaled_prior_weight: omega' = omega * alpha >= 0; with 0 the prior has no influence.
         temperature: alpha_hat > 0.
-        tol: bound on the sup-norm error of the residual Bellman equation.
-        initial_v: (S,) warm start for V_R.
+        tol: bound on the sup-norm error of the residual Bellman equation [temperature]; see `solve_soft` for
+            what it means for the policy.
+        initial_v: (S,) warm start for V_R [reward].
 
     Returns:
         Q_R as `q`, V_R as `v`, and log pi_hat as `log_policy`.
 
     Raises:
-        ValueError: on malformed input.
+        ValueError: on malformed input, or if rounding alone may move the policy too far, as in `solve_soft`.
         NotConvergedError: if the tolerance is not reached.
     """
     residual_reward = check_array("residual_reward", residual_reward, shape=(mdp.n_states, mdp.n_actions))
@@ -116,4 +119,4 @@ def solve_residual(
     )
     error = float(np.abs(backed_up - solution.v).max())
     log_policy = log_softmax((q + bonus) / temperature)
-    return SoftSolution(q, solution.v, log_policy, error, solution.iterations, solution.method)
+    return replace(solution, q=q, log_policy=log_policy, bellman_error=error)

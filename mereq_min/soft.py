@@ -10,14 +10,17 @@ Bellman equation: one linear solve per iteration and quadratic convergence, wher
 error by a factor gamma per sweep.
 """
 
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mereq_min.mdp import TabularMDP
+from mereq_min.mdp import ROW_ERROR, TabularMDP
 from mereq_min.policy_chain import NotConvergedError, PolicyChain, rounding_error, sweeps_needed
 from mereq_min.validation import Array, check_array, check_log_probabilities
 
@@ -29,6 +32,9 @@ Backend = Literal["scipy", "numba"]
 FORCING_TERM = 0.05
 """Relative tolerance of the linear solves in Newton's method."""
 
+ROUNDING_LIMIT = 0.01
+"""A policy that rounding may have moved by more than this [total variation] is refused."""
+
 
 @dataclass(frozen=True, eq=False)
 class SoftSolution:
@@ -38,7 +44,9 @@ class SoftSolution:
         q: (S, A) soft Q-values; -inf where the reward forbids the action.
         v: (S,) soft values; 0 in terminal states.
         log_policy: (S, A) log pi(a | s), normalised in every state.
-        bellman_error: sup-norm of V - T V at the returned V.
+        bellman_error: sup-norm of V - T V at the returned V [reward].
+        policy_error: bound on the total variation between the policy and the soft-optimal one, in any state;
+            see `solve_soft`.
         iterations: sweeps of value iteration, or policy updates of the other methods.
         method: the solver that ran.
     """
@@ -47,6 +55,7 @@ class SoftSolution:
     v: Array
     log_policy: Array
     bellman_error: float
+    policy_error: float
     iterations: int
     method: str
 
@@ -114,24 +123,37 @@ def solve_soft(
 ) -> SoftSolution:
     """Solve the soft Bellman equation V = alpha logsumexp((r + gamma P V) / alpha), Ziebart (2010).
 
-    Book: eq-soft-return, eq-newton.
+    The Bellman error e [reward], in units of the temperature, bounds the error of the policy:
+
+        |log pi - log pi*| <= D := 2 gamma e / ((1 - gamma) alpha),   TV(pi, pi*) <= tanh(D / 4) <= D / 4.
+
+    |V - V*| <= e / (1 - gamma), because T is a gamma-contraction. So the logits Q / alpha are off by at most
+    gamma e / ((1 - gamma) alpha), and differences of two of them by at most D. Hence the odds of any set of
+    actions change by a factor of at most exp(D), and its probability by at most tanh(D / 4).
+
+    The solver works in the power of two next to the temperature as its unit. If reward and temperature are
+    scaled together by a power of two, the policy stays the same to the last bit; by any other factor, up to
+    the rounding of the scaled reward.
+
+    Book: eq-soft-return, eq-newton, eq-policy-error.
 
     Args:
         mdp: the MDP.
         reward: (S, A) reward; -inf forbids an action, but each state must allow at least one.
         temperature: alpha > 0 [reward].
         method: "newton" (soft policy iteration), "modified_policy_iteration" or "value_iteration".
-        tol: bound on the sup-norm Bellman error [reward]. If the values are too large for float64 to reach
-            it, the bound is the rounding error of one backup instead.
-        initial_v: (S,) warm start.
+        tol: bound on the sup-norm Bellman error [temperature]. If the values are too large for float64 to
+            reach it, the bound is the rounding error of one backup instead; `policy_error` includes it.
+        initial_v: (S,) warm start [reward].
         max_iterations: default: 500 for Newton, else the most that a gamma-contraction can need.
         backend: "scipy", or "numba" for the compiled Newton method (`pip install 'mereq-min[fast]'`).
 
     Returns:
-        The solution with its Bellman error.
+        The solution with its Bellman error and the bound on the error of its policy.
 
     Raises:
-        ValueError: on malformed input.
+        ValueError: on malformed input, or if the values are so large beside the temperature that rounding
+            alone may move the policy by more than `ROUNDING_LIMIT`.
         ImportError: if the backend is numba and numba is not installed.
         NotConvergedError: if the error is still above the tolerance after `max_iterations`.
     """
@@ -140,26 +162,76 @@ def solve_soft(
     shape = (mdp.n_states,)
     v = np.zeros(shape) if initial_v is None else check_array("initial_v", initial_v, shape=shape)
     v[mdp.terminal] = 0.0
+    # Exact, and from here on the temperature lies in [1, 2): nothing overflows or underflows for its unit.
+    unit = 2.0 ** (math.frexp(temperature)[1] - 1)
+    reward, v = _times("reward", reward, 1.0 / unit), _times("initial_v", v, 1.0 / unit)
+    alpha = float(temperature) / unit
+    target = tol * alpha
     done = 0
     if backend == "numba":
         # The loop below checks the values of the compiled solver, and improves them where needed.
-        done = _import_compiled_newton()(mdp, reward, temperature, tol, v, limit)
+        done = _import_compiled_newton()(mdp, reward, alpha, target, v, limit)
     for iteration in range(done, limit + 1):
         q = bellman_q(mdp, v, reward)
-        backed_up, policy = _soft_value_and_policy(mdp, q, temperature)
+        backed_up, policy = _soft_value_and_policy(mdp, q, alpha)
         residual = np.subtract(backed_up, v, out=backed_up)
         error = float(np.abs(residual).max())
         if not np.isfinite(error):
             raise ValueError("reward is too large: the values overflow float64; rescale it")
-        if error <= tol or error <= rounding_error(v):
-            log_policy = log_softmax(q / temperature)
-            return SoftSolution(q, v, log_policy, error, iteration, method)
+        if error <= target or error <= rounding_error(v):
+            log_policy = log_softmax(q / alpha)
+            bound = _policy_error(mdp, v, log_policy, error, alpha)
+            q, v = _times("reward", q, unit), _times("reward", v, unit)
+            return SoftSolution(q, v, log_policy, error * unit, bound, iteration, method)
         if iteration < limit:
-            v = v + _CORRECTIONS[method](mdp, policy, residual, _forcing_term(iteration, tol / error))
+            v = v + _CORRECTIONS[method](mdp, policy, residual, _forcing_term(iteration, target / error))
     raise NotConvergedError(
-        f"{method} reached a Bellman error of {error:.3g} after {limit} iterations, not {tol:.3g}; "
-        "raise max_iterations or tol"
+        f"{method} reached a Bellman error of {error / alpha:.3g} after {limit} iterations, not {tol:.3g} "
+        "[temperature]; raise max_iterations or tol"
     )
+
+
+def _times(name: str, x: Array, factor: float) -> Array:
+    """Return x * factor, after checking that no entry overflows."""
+    scaled = x * factor
+    if np.isinf(scaled).sum() > np.isinf(x).sum():
+        raise ValueError(f"{name} is too large for the temperature: the values overflow float64; rescale it")
+    return scaled
+
+
+def _policy_error(mdp: TabularMDP, v: Array, log_policy: Array, error: float, temperature: float) -> float:
+    """Return the bound on the total variation of `solve_soft`, which includes rounding.
+
+    Raises:
+        ValueError: if rounding alone accounts for more than `ROUNDING_LIMIT`.
+    """
+    rounding = rounding_error(v)
+
+    def bound(error: float) -> float:
+        # Rounding enters twice: the true Bellman error may be larger than the computed one, and Q is rounded.
+        change = 2.0 * (mdp.gamma * error + rounding) / ((1.0 - mdp.gamma * (1.0 + ROW_ERROR)) * temperature)
+        return _variation(mdp, log_policy, change)
+
+    if (unavoidable := bound(min(error, rounding))) > ROUNDING_LIMIT:
+        raise ValueError(
+            f"rounding may have moved the policy by {unavoidable:.2g} (total variation), because the values "
+            f"reach {np.abs(v).max() / temperature:.2g} times the temperature and gamma is {mdp.gamma:.10g}; "
+            "raise the temperature, lower gamma, or bring the reward closer to 0"
+        )
+    return bound(error)
+
+
+def _variation(mdp: TabularMDP, log_policy: Array, change: float) -> float:
+    """Return by how much [total variation] a policy moves at most if its log odds change by `change`."""
+    if mdp.n_actions == 1 or mdp.terminal.all():
+        return 0.0
+    worst = math.tanh(change / 4.0)
+    if worst <= ROUNDING_LIMIT:
+        return worst
+    # Where one action leads by a wide margin in the log odds, the others stay improbable all the same.
+    top = np.partition(log_policy[~mdp.terminal], -2, axis=1)[:, -2:]
+    lead = float((top[:, 1] - top[:, 0]).min())
+    return min(worst, (mdp.n_actions - 1) * math.exp(min(change - lead, 0.0)))
 
 
 def _import_compiled_newton() -> Callable[[TabularMDP, Array, float, float, Array, int], int]:
@@ -178,8 +250,7 @@ def _check_solver(
     max_iterations: int | None,
     backend: str,
 ) -> int:
-    if not temperature > 0 or not np.isfinite(temperature):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(temperature)
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     if method not in _CORRECTIONS:
@@ -193,6 +264,22 @@ def _check_solver(
     if max_iterations < 0:
         raise ValueError(f"max_iterations must not be negative, got {max_iterations}")
     return max_iterations
+
+
+def check_temperature(temperature: Any) -> None:
+    """Check that a temperature is a positive, finite and normal float64.
+
+    Raises:
+        ValueError: naming what it got and what would be right.
+    """
+    number = isinstance(temperature, Real) and not isinstance(temperature, bool)
+    if not number or not temperature > 0 or not np.isfinite(temperature):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    if temperature < sys.float_info.min:
+        raise ValueError(
+            f"temperature must be at least {sys.float_info.min:.3g}, below which float64 loses digits, got "
+            f"{temperature}; scale reward and temperature up together"
+        )
 
 
 def check_reward(mdp: TabularMDP, reward: ArrayLike) -> Array:

@@ -40,11 +40,13 @@ def solve_newton(
 ) -> int:
     """Solve the soft Bellman equation, Ziebart (2010), starting from `v` and writing the solution into it.
 
+    Rewards, values, temperature and `tol` share a unit; `solve_soft` chooses it so that 1 <= alpha < 2.
+
     Args:
         mdp: the MDP.
         reward: (S, A) reward.
         temperature: alpha > 0.
-        tol: bound on the sup-norm Bellman error.
+        tol: bound on the sup-norm Bellman error, in the unit of the reward.
         v: (S,) initial values, overwritten.
         max_iterations: largest number of policy updates.
 

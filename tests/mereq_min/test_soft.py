@@ -145,8 +145,8 @@ def test_all_solvers_agree(mdp: TabularMDP, rng: np.random.Generator, alpha: flo
     reward = draw_table(mdp, rng)
     solutions = [solve_soft(mdp, reward, alpha, tol=1e-10, **options) for options in SOLVERS]  # type: ignore[arg-type]
     for solution in solutions:
-        assert error_by_hand(mdp, solution, reward, alpha) <= 1e-10 + 1e-12
-        assert_allclose(solution.v, solutions[0].v, rtol=0, atol=2e-10 / (1 - mdp.gamma) + 1e-12)
+        assert error_by_hand(mdp, solution, reward, alpha) <= 1e-10 * alpha + 1e-12
+        assert_allclose(solution.v, solutions[0].v, rtol=0, atol=2e-10 * alpha / (1 - mdp.gamma) + 1e-12)
         assert_allclose(np.exp(solution.log_policy).sum(axis=1), 1.0)
         advantage = solution.q - soft_value(mdp, solution.q, alpha)[:, None]
         states = ~mdp.terminal
@@ -160,9 +160,9 @@ def test_all_solvers_agree(mdp: TabularMDP, rng: np.random.Generator, alpha: flo
 def test_all_solvers_agree_on_larger_problems(S: int, branching: int, terminal: tuple[int, ...]) -> None:
     mdp = make_garnet(1, S, branching=branching, terminal=terminal)
     reward = make_reward(mdp)
-    reference = solve_soft(mdp, reward, 0.2, method="value_iteration", tol=1e-9)
+    reference = solve_soft(mdp, reward, 0.2, method="value_iteration", tol=5e-9)
     for options in SOLVERS:
-        solution = solve_soft(mdp, reward, 0.2, tol=1e-9, **options)  # type: ignore[arg-type]
+        solution = solve_soft(mdp, reward, 0.2, tol=5e-9, **options)  # type: ignore[arg-type]
         assert error_by_hand(mdp, solution, reward, 0.2) <= 1.001e-9
         assert solution.bellman_error == pytest.approx(
             error_by_hand(mdp, solution, reward, 0.2), rel=1e-3, abs=1e-12
@@ -287,10 +287,9 @@ def test_small_temperatures_find_the_greatest_return(S: int, backend: str) -> No
 def test_any_scale_is_solved(S: int, gamma: float, scale: float, alpha: float, backend: str) -> None:
     mdp = make_garnet(6, S, gamma=gamma, terminal=[1])
     reward = scale * make_reward(mdp)
-    tol = 1e-8 * min(scale, 1.0)
-    solution = solve_soft(mdp, reward, alpha, tol=tol, backend=backend)  # type: ignore[arg-type]
+    solution = solve_soft(mdp, reward, alpha, backend=backend)  # type: ignore[arg-type]
     resolution = 64 * np.finfo(float).eps * np.abs(solution.v).max()
-    assert error_by_hand(mdp, solution, reward, alpha) <= tol + resolution
+    assert error_by_hand(mdp, solution, reward, alpha) <= 1e-8 * alpha + resolution
     assert_allclose(np.exp(solution.log_policy).sum(axis=1), 1.0)
 
 
