@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow opengl lint figures book book-check benchmark benchmark-highway benchmark-deep wheel clean
+.PHONY: demo test slow floor python-3.13 opengl lint figures book book-check benchmark benchmark-highway benchmark-deep wheel clean
 
 demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
@@ -16,13 +16,24 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Small networks and matrices: threads would only get into one another's way.
-test slow book book-check: export OMP_NUM_THREADS = 1
+test slow floor python-3.13 book book-check: export OMP_NUM_THREADS = 1
 
 test: .venv/.installed-dev opengl  ## the default tests
 	$(BIN)/python $(PYTEST)
 
 slow: .venv/.installed-dev opengl  ## the long tests, but for those of the book
 	$(BIN)/python $(PYTEST) -m slow --ignore=tests/book
+
+# A few minutes' worth for other versions: tables, networks, highway, arm, runs, command line.
+WITHOUT_TORCH := tests/gridworlds tests/deep/highway/test_envs.py tests/deep/fanuc/test_envs.py \
+  tests/mereq_min/test_soft.py tests/mereq_min/lab/runs tests/mereq_min/lab/show
+WITH_TORCH := tests/contracts/test_learners.py tests/deep/test_stable_baselines.py tests/deep/test_nets.py
+
+floor: .venv-floor/.installed opengl  ## some tests with Python 3.11 and the lowest versions that pyproject.toml admits
+	$(<D)/bin/python $(PYTEST) $(WITHOUT_TORCH) $(WITH_TORCH)
+
+python-3.13: .venv-3.13/.installed opengl  ## some tests with Python 3.13, without torch
+	$(<D)/bin/python $(PYTEST) $(WITHOUT_TORCH)
 
 opengl:  # MuJoCo draws without a display through EGL
 	@ldconfig -p | grep -q libEGL.so.1 || { apt-get update && apt-get install --yes --no-install-recommends \
@@ -95,6 +106,30 @@ book/_static/mathjax/tex-svg.js:
 book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/*.gif figures/*.jsonl figures/runs/* book/*.py book/*.mplstyle)
 	rm -rf $(@D)/.jupyter_cache $(@D)/html/.doctrees
 	mkdir -p $(@D)
+	touch $@
+
+# uv finds a Python of the version asked for or downloads it. pyenv hides its own from others.
+.venv-uv/bin/uv: .venv-uv/bin/python constraints.txt
+	.venv-uv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	touch $@
+
+PYTHON_3_13 ?= $(or $(lastword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13)),3.13)
+
+# Made anew, since uv keeps what is installed and admissible, and with the other packages of one day. torch comes first:
+# uv would download its CUDA build.
+.venv-floor/.installed: .venv-uv/bin/uv pyproject.toml constraints.txt
+	$< venv --quiet --clear --seed --python 3.11 $(@D)
+	$(INSTALL) --no-compile -c constraints.txt torch
+	grep '^torch==' constraints.txt > $(@D)/overrides.txt
+	$< pip install --quiet --python $(@D)/bin/python --resolution lowest-direct --exclude-newer 2026-11-01 \
+	  --overrides $(@D)/overrides.txt -e '.[dev]'
+	touch $@
+
+# Without torch, whose wheel for 3.13 is a CUDA build of gigabytes.
+.venv-3.13/.installed: .venv-uv/bin/uv pyproject.toml constraints.txt
+	$< venv --quiet --clear --python $(PYTHON_3_13) $(@D)
+	echo "torch ; python_version < '3'" > $(@D)/overrides.txt
+	$< pip install --quiet --python $(@D)/bin/python -c constraints.txt --overrides $(@D)/overrides.txt -e '.[dev]'
 	touch $@
 
 # imitation pins old versions; torch comes first, since it would bring its CUDA build.
