@@ -10,8 +10,8 @@ from mereq_min.lab.conformance.subject import TaskSubject
 from mereq_min.lab.conformance.task import TASK_CHECKS
 from mereq_min.lab.plugins import load_task, task_factories
 
-QUICK = {"carpet", "lanes", "shelf", "windy", "highway"}
-"""Tasks whose rollouts take seconds; those of the others take a minute or more."""
+QUICK = {"carpet", "lanes", "shelf", "windy"}
+"""Tasks whose rollouts take seconds; those of the others take half a minute or more."""
 
 NAMES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow, id=name) for name in task_factories()

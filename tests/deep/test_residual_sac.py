@@ -524,6 +524,7 @@ def test_the_residual_lqr_solves_the_sum_of_both_rewards():
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_residual_sac_solves_a_soft_lqr():
     """Gain within 10 %, standard deviation within 4 %, from a prior that is 90 % and 45 % away."""
     half_width = float(LQR_BOX.high[0])

@@ -148,7 +148,8 @@ def test_actions_beyond_the_bounds_are_cut_off(kind):
 # --- What the machine can stand ----------------------------------------------------------------------------
 
 
-def test_ten_thousand_random_steps_keep_the_data_sheet_and_draw_no_warning(kind):
+@pytest.mark.parametrize("n_steps", [400, pytest.param(2_500, marks=pytest.mark.slow)])
+def test_random_steps_keep_the_data_sheet_and_draw_no_warning(kind, n_steps):
     """At every step of the simulator; actions on the bounds that last for up to ten steps are the worst."""
     sheet = np.radians([(*joint.limits, joint.speed) for joint in JOINTS])
     lowest, highest, fastest, warnings = np.full(6, np.inf), np.full(6, -np.inf), np.zeros(6), []
@@ -163,7 +164,7 @@ def test_ten_thousand_random_steps_keep_the_data_sheet_and_draw_no_warning(kind)
     envs.reset(seed=0)
     mujoco.set_mjcb_control(watch)
     try:
-        for t in range(2_500):
+        for t in range(n_steps):
             if t % 10 == 0:
                 held = rng.choice([-1.0, 1.0], size=envs.action_space.shape)
             loose = rng.random(4) < 0.5

@@ -46,8 +46,8 @@ def _policies(task):
 
 @pytest.fixture(scope="module", name="episodes")
 def _episodes(task, policies):
-    """A hundred episodes of prior and expert, others than those of `evaluate`."""
-    envs = task.make_vector_env(100)
+    """Fifty episodes of prior and expert, others than those of `evaluate`."""
+    envs = task.make_vector_env(50)
     return [collect(envs, policy, HORIZON, np.random.default_rng(1), seed=1_000) for policy in policies]
 
 
@@ -60,7 +60,7 @@ def test_prior_and_expert_are_skilled_as_they_sample(task, episodes):
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "most"), [(4_000, 0.06), pytest.param(20_000, 0.03, marks=pytest.mark.slow)]
+    ("n_steps", "most"), [(2_000, 0.06), pytest.param(20_000, 0.03, marks=pytest.mark.slow)]
 )
 def test_the_expert_objects_to_the_prior_and_hardly_to_itself(task, policies, n_steps, most):
     """README quotes the rates over 20,000 steps."""

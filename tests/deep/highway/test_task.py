@@ -122,6 +122,7 @@ def test_reward_distance_ignores_scale_and_knows_the_opposite(task, reward, othe
     assert oracle.reward_distance(np.zeros(3), reward) == 0.5
 
 
+@pytest.mark.slow
 def test_without_a_residual_reward_the_learner_s_policy_stays_near_the_prior(task, states):
     """E3, up to what a network learns in one solve from a prior that it cannot copy any better."""
     learner = task.make_learner("residual", 1.0)

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,24 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
 def mereq(*arguments, cwd):
     command = [MEREQ, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(name="call")
+def _call(tmp_path, monkeypatch, capsys):
+    """What `mereq` does in `tmp_path`, in this process: starting another takes longer than most commands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments):
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = exit_.code
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
+
+    return call
 
 
 def test_help_names_every_command_and_setting(tmp_path):
@@ -75,21 +94,16 @@ def test_without_a_command_help_is_shown(capsys):
 
 
 def processor_seconds(*arguments, cwd):
-    """The least of three, since a busy machine takes longer."""
-    found = []
-    for _ in range(3):
-        before = os.times()
-        assert mereq(*arguments, cwd=cwd).returncode == 0
-        after = os.times()
-        found.append(
-            after.children_user + after.children_system - before.children_user - before.children_system
-        )
-    return min(found)
+    before = os.times()
+    assert mereq(*arguments, cwd=cwd).returncode == 0
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def test_help_and_the_list_of_tasks_are_quick(tmp_path):
-    assert processor_seconds("--help", cwd=tmp_path) < 0.5
-    assert processor_seconds("tasks", cwd=tmp_path) < 2.0
+    """At one of three tries, since a busy machine takes longer."""
+    assert any(processor_seconds("--help", cwd=tmp_path) < 0.5 for _ in range(3))
+    assert any(processor_seconds("tasks", cwd=tmp_path) < 2.0 for _ in range(3))
 
 
 def test_a_command_whose_package_is_missing_says_how_to_install_it(monkeypatch, capsys):
@@ -146,10 +160,10 @@ def test_a_task_without_recorded_settings_has_the_general_defaults(monkeypatch):
 # --- Tasks -----------------------------------------------------------------------------------------------
 
 
-def test_tasks_shows_the_calibration_that_is_kept(tmp_path):
-    shown = mereq("tasks", cwd=tmp_path)
+def test_tasks_shows_the_calibration_that_is_kept(call):
+    shown = call("tasks")
     assert shown.returncode == 0, shown.stderr
-    kept = calibration.read(Path("gridworlds/calibration.json").resolve())
+    kept = calibration.read(Path(gridworlds.__file__).with_name("calibration.json"))
     for name in ("carpet", "lanes", "shelf", "windy"):
         (line,) = (line for line in shown.stdout.splitlines() if f" {name} " in line)
         assert f"{kept[name].prior_rate:.3f}" in line
@@ -248,7 +262,7 @@ def test_without_the_extras_the_tasks_that_need_them_are_named_and_left_out(monk
 # --- Align and show --------------------------------------------------------------------------------------
 
 
-def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path):
+def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, call):
     first = mereq("align", "carpet", "--seed", 3, "--out", "here", *SHORT, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     path = tmp_path / "here/carpet/MEReQ/seed3"
@@ -256,10 +270,10 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path):
     assert [row["iteration"] for row in rows] == [1, 2]
     assert f"{rows[-1]['intervention_rate']:.3f}" in first.stdout
     stamp = (path / "iterations.jsonl").stat().st_mtime_ns
-    again = mereq("align", "carpet", "--seed", 3, "--out", "here", *SHORT, cwd=tmp_path)
+    again = call("align", "carpet", "--seed", 3, "--out", "here", *SHORT)
     assert again.returncode == 0
     assert (path / "iterations.jsonl").stat().st_mtime_ns == stamp
-    shown = mereq("show", path, cwd=tmp_path)
+    shown = call("show", path)
     assert shown.returncode == 0
     assert "Before and after" in shown.stdout
 
@@ -314,8 +328,8 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path):
         ),
     ],
 )
-def test_mistakes_get_one_sentence_and_the_right_exit_code(tmp_path, arguments, code, message):
-    shown = mereq(*arguments, cwd=tmp_path)
+def test_mistakes_get_one_sentence_and_the_right_exit_code(tmp_path, call, arguments, code, message):
+    shown = call(*arguments)
     said = shown.stdout + shown.stderr
     assert shown.returncode == code, said
     assert re.search(message, said), said
@@ -323,10 +337,17 @@ def test_mistakes_get_one_sentence_and_the_right_exit_code(tmp_path, arguments, 
     assert find_runs(tmp_path) == []
 
 
-def test_align_draws_curve_and_film_and_writes_events_if_asked(tmp_path):
-    shown = mereq("align", "carpet", "--tensorboard", *SHORT, cwd=tmp_path)
+def test_a_mistake_is_the_exit_code_of_the_process(tmp_path):
+    shown = mereq("align", "carpte", cwd=tmp_path)
+    assert shown.returncode == 2
+    assert "did you mean 'carpet'?" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_align_draws_curve_and_film_and_writes_events_if_asked(tmp_path, call):
+    shown = call("align", "carpet", "--method", "MEReQ-L", "--tensorboard", *SHORT)
     assert shown.returncode == 0, shown.stderr
-    path, task = tmp_path / "runs/carpet/MEReQ/seed0", load_task("carpet")
+    path, task = tmp_path / "runs/carpet/MEReQ-L/seed0", load_task("carpet")
     with Image.open(path / "curve.png") as picture:
         assert picture.format == "PNG"
     frame = film(task, task.prior, "prior", 0)[0]
@@ -339,7 +360,7 @@ def test_align_draws_curve_and_film_and_writes_events_if_asked(tmp_path):
 
 def test_a_task_of_ones_own_is_named_by_module_and_attribute(tmp_path):
     (tmp_path / "mine.py").write_text("from gridworlds import TASKS\nmake = TASKS['carpet']\n")
-    shown = mereq("align", "mine:make", "--out", "runs", *SHORT, cwd=tmp_path)
+    shown = mereq("align", "mine:make", "--method", "MEReQ-L", "--out", "runs", *SHORT, cwd=tmp_path)
     assert shown.returncode == 0, shown.stdout + shown.stderr
 
 
@@ -453,19 +474,17 @@ def test_a_task_that_is_no_dataclass_cannot_be_changed():
         plugins.change_task(Fixed(), temperature=0.2)
 
 
-def test_compare_tabulates_and_bundles(tmp_path):
+def test_compare_tabulates_and_bundles(tmp_path, call):
     methods = ("MEReQ-L", "HG-DAgger-FT")
-    shown = mereq(
-        "compare", "carpet", "--methods", *methods, "--seeds", 2, "--out", "c", *SHORT, cwd=tmp_path
-    )
+    shown = call("compare", "carpet", "--methods", *methods, "--seeds", 2, "--out", "c", *SHORT)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert all(method in shown.stdout for method in methods)
     assert len(list(read_bundle(tmp_path / "c/carpet.jsonl.gz"))) == 4
 
 
 def sweep_command(command, out):
-    arguments = ("--methods", "MEReQ-L", "MEReQ", "--iterations", "5", "--steps-per-iteration", "200")
-    return [MEREQ, *command, *arguments, "--seeds", "2", "--out", str(out)]
+    arguments = ("--methods", "MEReQ-L", "MEReQ", "--iterations", "5", "--steps-per-iteration", "100")
+    return [*command, *arguments, "--seeds", "2", "--out", str(out)]
 
 
 NO_GIT = {**ENVIRONMENT, "GIT_DIR": "/nowhere"}
@@ -476,7 +495,7 @@ def interrupt(command, how):
     """Start a sweep and stop it once it has got somewhere; returns its exit code and what it said."""
     out = Path(command[-1])
     process = subprocess.Popen(
-        command, env=NO_GIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [MEREQ, *command], env=NO_GIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
         # Whoever runs the tests in the background ignores Ctrl-C, and their children would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -496,41 +515,43 @@ def interrupt(command, how):
     [(("reproduce", "--tasks", "carpet"), signal.SIGKILL), (("compare", "carpet"), signal.SIGINT)],
     ids=["reproduce-kill", "compare-ctrl-c"],
 )
-def test_an_interrupted_sweep_resumes_to_the_same_end(tmp_path, command, how):
+def test_an_interrupted_sweep_resumes_to_the_same_end(tmp_path, monkeypatch, call, command, how):
     code, said = interrupt(sweep_command(command, tmp_path / "broken"), how)
     if how == signal.SIGINT:
         assert code == 130, said
         assert "the same command goes on where it stopped" in said
         assert "Traceback" not in said
     assert find_runs(tmp_path / "broken")
+    monkeypatch.setenv("GIT_DIR", NO_GIT["GIT_DIR"])
     for out in ("broken", "unbroken"):
-        subprocess.run(sweep_command(command, tmp_path / out), env=NO_GIT, check=True, capture_output=True)
+        resumed = call(*sweep_command(command, tmp_path / out), "--workers", 1)
+        assert resumed.returncode == 0, resumed.stderr
     bundles = [tmp_path / out / "carpet.jsonl.gz" for out in ("broken", "unbroken")]
     assert len(list(read_bundle(bundles[0]))) == 4
     assert bundles[0].read_bytes() == bundles[1].read_bytes()
 
 
-def test_overwrite_replaces_even_a_damaged_run_and_one_failure_does_not_stop_a_comparison(tmp_path):
-    arguments = ("compare", "carpet", "--methods", "MEReQ-L", "--seeds", 2, "--out", "runs", *SHORT)
-    assert mereq(*arguments, cwd=tmp_path).returncode == 0
+def test_overwrite_replaces_even_a_damaged_run_and_one_failure_does_not_stop_a_comparison(tmp_path, call):
+    arguments = ("compare", "carpet", "--methods", "MEReQ-L", "--seeds", 2, "--workers", 1, *SHORT)
+    assert call(*arguments).returncode == 0
     damaged = tmp_path / "runs/carpet/MEReQ-L/seed1"
     (damaged / "config.json").write_text("{")
-    shown = mereq(*arguments, cwd=tmp_path)
+    shown = call(*arguments)
     assert shown.returncode == 1
     assert "config.json is missing or damaged" in shown.stderr.replace("\n", "")
     assert "Traceback" not in shown.stderr
     assert (damaged.parent / "seed1.error.txt").exists()
     assert len(list(read_bundle(tmp_path / "runs/carpet.jsonl.gz"))) == 1
-    align = ("align", "carpet", "--method", "MEReQ-L", "--seed", 1, "--out", "runs", "--overwrite", *SHORT)
-    assert mereq(*align, cwd=tmp_path).returncode == 0
-    assert mereq(*arguments, cwd=tmp_path).returncode == 0
+    align = ("align", "carpet", "--method", "MEReQ-L", "--seed", 1, "--overwrite", *SHORT)
+    assert call(*align).returncode == 0
+    assert call(*arguments).returncode == 0
     assert not (damaged.parent / "seed1.error.txt").exists()
 
 
 def test_the_number_of_threads_does_not_show_in_the_results(tmp_path):
     written = []
     for threads in ("1", "2"):
-        command = [MEREQ, "align", "carpet", "--out", threads, "--iterations", "4"]
+        command = [MEREQ, "align", "carpet", "--out", threads, "--iterations", "2"]
         subprocess.run(
             command,
             cwd=tmp_path,

@@ -67,9 +67,10 @@ def changed(policy_class, **methods):
 FLAWLESS = [(Categorical(), THREE), (Squashed(), BOX), (TwoPeaks(), LINE)]
 
 
+@pytest.mark.parametrize("n_seeds", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("policy", "space"), FLAWLESS, ids=["categorical", "squashed", "two peaks"])
-def test_a_flawless_policy_has_no_findings(policy, space):
-    for seed in range(10):
+def test_a_flawless_policy_has_no_findings(policy, space, n_seeds):
+    for seed in range(n_seeds):
         assert check_policy(policy, STATES, space, np.random.default_rng(seed)) == []
 
 

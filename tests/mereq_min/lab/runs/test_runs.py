@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,19 @@ def test_steps_are_saved_without_loss(tmp_path):
         assert column.dtype == again.columns()[name].dtype
 
 
+@pytest.fixture(name="unbroken_run", scope="module")
+def _unbroken_run(task, tmp_path_factory):
+    """The folder of a whole run by each method."""
+    out = tmp_path_factory.mktemp("unbroken")
+    return cache(lambda method: run(task, config(method), out))
+
+
 @pytest.mark.parametrize("method", ["MEReQ-L", "MEReQ", "MaxEnt", "IWR-FT"])
 @pytest.mark.parametrize("writes", [1, 3, 5, 8, 10])
-def test_a_run_killed_at_any_write_ends_bit_identical(task, tmp_path, monkeypatch, method, writes):
-    unbroken = run(task, config(method), tmp_path / "unbroken")
+def test_a_run_killed_at_any_write_ends_bit_identical(
+    task, unbroken_run, tmp_path, monkeypatch, method, writes
+):
+    unbroken = unbroken_run(method)
     real, left = files.write_file, iter(range(writes))
 
     def write_until_killed(file, data):
