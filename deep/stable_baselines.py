@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +24,15 @@ from torch import nn
 from deep.gaussian import SquashedGaussianPolicy
 from deep.nets import ACTIVATIONS, OneHot, to_tensor
 from deep.policies import DiscretePolicy
-from deep.torch_zip import ZIP_ERRORS, read_member, read_tensors, shorten
+from deep.torch_zip import MAX_AXES, ZIP_ERRORS, open_archive, read_member, read_tensors, shorten
 from mereq_min.interfaces import Policy, Task
 from mereq_min.validation import Array, check_number
 
 _VARIABLES = "pytorch_variables.pth"
+_MAX_JSON_BYTES, _MAX_JSON_DEPTH = 2**24, 100
+"""Limits on the settings, which are JSON [bytes], [levels]."""
+_MAX_SIZE = 2**31
+"""Limit on the sizes of spaces [entries]."""
 _ACTIVATIONS = {layer.__name__: layer for layer in ACTIVATIONS}
 _SETTINGS = {
     "net_arch", "activation_fn", "use_sde", "ortho_init", "log_std_init", "n_critics", "optimizer_class",
@@ -139,8 +142,9 @@ def load_for_task(path: Path, task: Task) -> Policy:
 def _explained(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RecursionError, ValueError, *ZIP_ERRORS) as error:
-        raise ValueError(f"cannot load {path} as a policy of Stable-Baselines3: {error}") from error
+    except (OSError, ValueError, *ZIP_ERRORS) as error:
+        reason = getattr(error, "strerror", None) or error  # without the path, which an OSError repeats
+        raise ValueError(f"cannot load {path} as a policy of Stable-Baselines3: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -154,13 +158,25 @@ class _Model:
 
 
 def _open(path: str | Path) -> _Model:
-    with zipfile.ZipFile(path) as archive:
-        settings = _Settings(json.loads(read_member(archive, "data")))
+    with open_archive(Path(path)) as archive:
+        settings = _Settings(_parse_json(read_member(archive, "data", _MAX_JSON_BYTES)))
         weights = _Weights(read_tensors(read_member(archive, "policy.pth")))
         has_variables = weights.is_sac and _VARIABLES in archive.namelist()
         return _Model(
             settings, weights, read_tensors(read_member(archive, _VARIABLES)) if has_variables else {}
         )
+
+
+def _parse_json(data: bytes) -> Any:
+    """Parse JSON whose depth is limited; brackets outside its strings tell the depth before it is parsed."""
+    # Possessive, and without its end if the text breaks off in a string: one pass over whatever is given.
+    text = data.decode()
+    outside = re.sub(r'"(?:[^"\\]++|\\.)*+"?', "", text, flags=re.DOTALL)
+    brackets = np.frombuffer(re.sub(r"[^][{}]+", "", outside).encode(), dtype=np.uint8)
+    depth = np.cumsum(np.where(np.isin(brackets, list(b"[{")), 1, -1))
+    if depth.max(initial=0) > _MAX_JSON_DEPTH:
+        raise ValueError(f"its settings must be nested at most {_MAX_JSON_DEPTH} deep")
+    return json.loads(text)
 
 
 def _build(model: _Model, temperature: float | None) -> Policy:
@@ -343,7 +359,11 @@ class _Settings:
         fixed, tuned = self.data.get("ent_coef"), variables.get("log_ent_coef")
         if isinstance(fixed, int | float):
             return fixed or None
-        return None if tuned is None else math.exp(tuned.item())
+        if tuned is None:
+            return None
+        if tuned.size != 1 or not abs(float(tuned.item())) < 100:
+            raise ValueError(f"log_ent_coef must be one number between -100 and 100, got {shorten(tuned)}")
+        return math.exp(tuned.item())
 
     def clip_mean(self) -> float:
         """Return the bound of gSDE's means."""
@@ -378,14 +398,17 @@ class _Settings:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self._of(name).get("_shape")
-        if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
+        if (
+            not isinstance(shape, list)
+            or len(shape) > MAX_AXES
+            or not all(isinstance(n, int) and 0 < n < _MAX_SIZE for n in shape)
+        ):
             raise ValueError(f"{name} must have a shape of positive numbers, got {shorten(shape)}")
         return tuple(shape)
 
     def _discrete(self, name: str) -> int:
-        n, start = str(self._of(name).get("n")), str(self._of(name).get("start", 0))
-        if self._kind(name) != "Discrete" or not n.isdecimal() or start != "0":
-            raise ValueError(
-                f"{name} must be Discrete from 0, got {self._kind(name)} of {shorten(n)} from {start}"
-            )
+        n, start = (shorten(self._of(name).get(key, 0)).strip("'") for key in ("n", "start"))
+        kind = self._kind(name)
+        if kind != "Discrete" or not re.fullmatch("[0-9]{1,9}", n) or start != "0":
+            raise ValueError(f"{name} must be Discrete from 0, got {kind[:60]} of {n} from {start}")
         return int(n)
