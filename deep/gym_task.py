@@ -27,7 +27,7 @@ from deep.cloning import CloningConfig, Inside, NeuralCloner, clone_policy, squa
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import Agent, LearnerConfig, NeuralLearner
 from deep.nets import find_activation, mlp, with_prefix, zero_last_layer
-from deep.policies import DiscretePolicy, check_fit, discrete_policy
+from deep.policies import DiscretePolicy, discrete_policy
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
 from deep.rollouts import Rollout, collect
@@ -35,7 +35,7 @@ from deep.stable_baselines import load_for_task
 from mereq_min.interfaces import Oracle, Policy, RewardModel, Start
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.loop import Settings
-from mereq_min.policies import UniformPolicy
+from mereq_min.policies import UniformPolicy, check_fit
 from mereq_min.residual import scaled_prior_weight
 from mereq_min.validation import Array, check_array, check_number
 
@@ -46,6 +46,9 @@ MakeEnv = Callable[..., gym.Env[Any, Any]]
 
 SCALE_EPISODES, SCALE_STEPS = 8, 200
 """Size of the prior's rollout from which observations are scaled: environments, and steps of each."""
+
+MAX_PRIORS = 10
+"""Largest number of priors in a file of a policy, each of which customises the next."""
 
 
 def measure_length(steps: Rollout) -> dict[str, float]:
@@ -200,6 +203,8 @@ class GymTask:
         Raises:
             ValueError: if they are not those of a policy for this task.
         """
+        if any(name.startswith("prior." * (MAX_PRIORS + 1)) for name in state):
+            raise ValueError(f"a policy may rest on at most {MAX_PRIORS} priors, one on the other")
         of_prior = with_prefix(state, "prior.")
         prior = self.load_policy(of_prior) if of_prior else self.prior
         policy = squashed_gaussian_policy(state) if "low" in state else discrete_policy(state, prior)

@@ -37,11 +37,11 @@ class OneHot(nn.Module):
 
     def __init__(self, n: int) -> None:
         super().__init__()
-        self.n = n
+        self.n_states = n
 
     def forward(self, index: torch.Tensor) -> torch.Tensor:
         """Encode indices (N,) as (N, n)."""
-        return nn.functional.one_hot(index.long(), self.n).float()
+        return nn.functional.one_hot(index.long(), self.n_states).float()
 
 
 def mlp(

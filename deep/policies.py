@@ -1,22 +1,19 @@
-"""Policies over discrete actions from networks, and the check that any policy fits its task.
+"""Policies over discrete actions from networks.
 
 They implement `mereq_min.interfaces.Policy`: numpy arrays in, numpy arrays out.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 from torch import nn
 
-from deep.gaussian import SquashedGaussianPolicy
-from deep.nets import OneHot, Scale, mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
+from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
 from mereq_min.interfaces import Policy
 from mereq_min.validation import Array, check_number
 
@@ -148,104 +145,3 @@ def all_log_probs(policy: Policy, state: NDArray[Any], n_actions: int) -> Array:
     n = len(state)
     columns = [policy.log_prob(state, np.full(n, action)) for action in range(n_actions)]
     return np.stack(columns, axis=1)
-
-
-def check_fit(
-    policy: Policy,
-    observation_space: spaces.Box | spaces.Discrete,
-    action_space: spaces.Box | spaces.Discrete,
-    task_name: str,
-) -> None:
-    """Refuse a policy that cannot act in a task, after asking it for an action and for log-probabilities.
-
-    Args:
-        policy: any policy; where it has a `net`, the message tells what that takes.
-        observation_space: what the task shows.
-        action_space: what the task accepts.
-        task_name: named in the message.
-
-    Raises:
-        ValueError: saying what the policy takes and what the task shows, or what actions they have.
-    """
-    if isinstance(policy, DiscretePolicy) and policy.prior is not None:
-        check_fit(policy.prior, observation_space, action_space, task_name)
-    state = _example_states(observation_space)
-    try:
-        has = _try_out(policy, state, action_space)
-    except Exception as error:  # whatever the policy's own code raises
-        takes, shows = _describe_inputs(policy), _describe_observations(observation_space)
-        reason = f"takes {takes}, the task shows {shows}"
-        if takes in (None, shows):
-            reason = f"fails on what the task shows, {shows}: {error}"
-        raise ValueError(f"{task_name}: this policy {reason}") from error
-    wanted = _describe_actions(action_space)
-    if has != wanted:
-        raise ValueError(f"{task_name}: this policy has {has}, the task has {wanted}")
-    if isinstance(action_space, spaces.Box) and isinstance(policy, SquashedGaussianPolicy):
-        _check_bounds(policy, action_space, task_name)
-
-
-def _example_states(space: spaces.Box | spaces.Discrete) -> NDArray[Any]:
-    """Two states of a space; of a `Discrete` the last, which a policy over fewer states does not know."""
-    if isinstance(space, spaces.Discrete):
-        return np.full(2, space.start + space.n - 1)
-    return np.clip(np.zeros((2, *space.shape)), space.low, space.high).astype(space.dtype)
-
-
-def _try_out(policy: Policy, state: NDArray[Any], action_space: spaces.Box | spaces.Discrete) -> str:
-    """Let a policy act, and describe the actions that it has."""
-    action = np.asarray(policy.sample(state, np.random.default_rng(0)))
-    policy.log_prob(state, action)
-    if hasattr(policy, "log_probs"):
-        return _count(policy.log_probs(state).shape[1], "action")
-    if action.dtype.kind == "f":
-        return _describe_box(action.shape[1:])
-    if isinstance(action_space, spaces.Discrete):
-        # A policy that is asked about an action which it does not have fails.
-        policy.log_prob(state, np.full(len(state), action_space.start + action_space.n - 1))
-        return _describe_actions(action_space)
-    return "discrete actions"
-
-
-def _check_bounds(policy: SquashedGaussianPolicy, space: spaces.Box, task_name: str) -> None:
-    # Saved in float32, equal bounds differ in their last digits.
-    if not np.allclose([policy.low, policy.high], [space.low, space.high], rtol=1e-6):
-        raise ValueError(
-            f"{task_name}: this policy's actions lie between {policy.low} and {policy.high}, "
-            f"the task's between {space.low} and {space.high}"
-        )
-
-
-def _describe_inputs(policy: Policy) -> str | None:
-    """Describe in words the inputs of a policy's network; None if they are unknown."""
-    net = getattr(policy, "net", None)
-    for layer in net.modules() if isinstance(net, nn.Module) else ():
-        if isinstance(layer, OneHot):
-            return f"one of {layer.n} states"
-        if isinstance(layer, Scale):
-            return _count(len(layer.scale), "number")
-        if isinstance(layer, nn.Linear):
-            return _count(layer.in_features, "number")
-        if any(True for _ in layer.parameters(recurse=False)):  # such as a convolution
-            return None
-    return None
-
-
-def _describe_observations(space: spaces.Box | spaces.Discrete) -> str:
-    if isinstance(space, spaces.Discrete):
-        return f"one of {space.n} states"
-    return _count(math.prod(space.shape), "number")
-
-
-def _describe_actions(space: spaces.Box | spaces.Discrete) -> str:
-    return (
-        _count(int(space.n), "action") if isinstance(space, spaces.Discrete) else _describe_box(space.shape)
-    )
-
-
-def _describe_box(shape: tuple[int, ...]) -> str:
-    return f"continuous actions of {_count(math.prod(shape), 'number')}"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Policy
+from mereq_min.policies import check_actions
 from mereq_min.validation import Array, Mask
 
 
@@ -83,7 +84,7 @@ def interact(
         One step of all E environments: a row (E, ...) of each column of `Rollout`.
 
     Raises:
-        ValueError: if the environments are reset at another time.
+        ValueError: if the environments are reset at another time, or the policy returns no actions.
     """
     if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
         raise ValueError(
@@ -93,7 +94,7 @@ def interact(
     state, _ = envs.reset(seed=seed)
     t = np.zeros(envs.num_envs, dtype=np.int64)
     for _ in range(n_steps):
-        action = policy.sample(state, rng)
+        action = check_actions(policy.sample(state, rng), envs.num_envs, envs.single_action_space)
         after_reset, reward, terminated, truncated, info = envs.step(action)
         next_state = _before_reset(after_reset, info)
         yield state.copy(), action, features_of(reward, info), next_state, terminated.copy(), t, reward.copy()

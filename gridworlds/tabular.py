@@ -144,8 +144,17 @@ class TabularTask:
         """
         if "log_policy" not in state:
             raise ValueError(f"state must hold the array log_policy, got {sorted(state)}")
-        shape = (self.mdp.n_states, self.mdp.n_actions)
-        return TabularPolicy(check_log_probabilities("log_policy", state["log_policy"], shape=shape))
+        table, shape = state["log_policy"], (self.mdp.n_states, self.mdp.n_actions)
+        if table.dtype.kind != "f" or table.ndim != 2:
+            raise ValueError(
+                f"log_policy must be a table of floats, got {table.dtype} of shape {table.shape}"
+            )
+        if table.shape != shape:
+            raise ValueError(
+                f"{self.name}: this policy takes one of {table.shape[0]} states and has {table.shape[1]} "
+                f"actions, the task shows one of {shape[0]} states and has {shape[1]} actions"
+            )
+        return TabularPolicy(check_log_probabilities("log_policy", table, shape=shape))
 
     def evaluate(
         self, policy: Policy, *, episodes: int | None = None, reference: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mereq_min.mdp import TabularMDP
-from mereq_min.policies import TabularPolicy
+from mereq_min.policies import TabularPolicy, check_log_prob
 from mereq_min.policy_chain import PolicyChain
 from mereq_min.residual import solve_residual
 from mereq_min.soft import SoftSolution, solve_soft, successor_features
@@ -16,9 +16,15 @@ from mereq_min.validation import Array, check_array, check_log_probabilities, ch
 
 
 def tabulate(mdp: TabularMDP, policy: Any) -> Array:
-    """Return the table log pi(a | s) (S, A) of any policy over the state and action indices of an MDP."""
+    """Return the table log pi(a | s) (S, A) of any policy over the state and action indices of an MDP.
+
+    Raises:
+        ValueError: if its `log_prob` does not return one number for each state and action, or the
+            probabilities of a state's actions do not sum to 1.
+    """
     state, action = np.divmod(np.arange(mdp.n_states * mdp.n_actions), mdp.n_actions)
-    return policy.log_prob(state, action).reshape(mdp.n_states, mdp.n_actions)
+    log_prob = check_log_prob(policy.log_prob(state, action), len(state))
+    return check_log_probabilities("the policy", log_prob.reshape(mdp.n_states, mdp.n_actions))
 
 
 def visitation(mdp: TabularMDP, log_policy: Array, horizon: int, discount: float) -> Array:

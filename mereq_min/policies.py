@@ -1,7 +1,12 @@
-"""A policy in a table, and the uniform policy over any bounded action space."""
+"""A policy in a table, the uniform policy over any bounded action space, and checks of any policy.
+
+The checks are for what users hand in: a policy must fit its task, and what it returns must be actions and
+log-probabilities.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +16,8 @@ from mereq_min.validation import Array, check_log_probabilities
 
 if TYPE_CHECKING:
     from gymnasium import spaces
+
+    from mereq_min.interfaces import Policy
 
 
 class TabularPolicy:
@@ -72,3 +79,217 @@ class UniformPolicy:
             return self.space.start + rng.integers(self.space.n, size=len(state))
         shape = (len(state), *self.space.shape)
         return rng.uniform(self.space.low, self.space.high, shape).astype(self.space.dtype)
+
+
+# --- What a policy returns --------------------------------------------------------------------------------
+
+
+def check_actions(actions: Any, n: int, space: Any, whose: str = "a policy's sample") -> NDArray[Any]:
+    """Return actions (n, ...) after checking that they are of an action space; a Box may be left.
+
+    Args:
+        actions: what was returned.
+        n: number of states for which they were drawn.
+        space: gymnasium's `Discrete` or `Box`.
+        whose: names in the message who returned them.
+
+    Raises:
+        ValueError: if they are no array of this shape, or not of the space: no such index, NaN, or infinite.
+    """
+    array = _check_returned(actions, (n, *space.shape), whose)
+    if not hasattr(space, "n"):
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise ValueError(f"{whose} must return finite numbers, got {_first_bad(array)}")
+        return array
+    low, high = int(space.start), int(space.start) + int(space.n) - 1
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{whose} must return integers, got {array.dtype}")
+    if array.size and not (low <= array.min() and array.max() <= high):
+        outside = array[(array < low) | (array > high)][0]
+        raise ValueError(f"{whose} must return actions from {low} to {high}, got {outside}")
+    return array
+
+
+def check_log_prob(values: Any, n: int) -> Array:
+    """Return log-probabilities (n,) as float64 after checking their shape, and that none is NaN.
+
+    Raises:
+        ValueError: if they are no such array.
+    """
+    array = _check_returned(values, (n,), "a policy's log_prob")
+    if array.dtype.kind not in "fiu" or np.isnan(array).any():
+        raise ValueError(f"a policy's log_prob must return numbers, got {_first_bad(array)}")
+    return array.astype(np.float64)
+
+
+def _check_returned(value: Any, shape: tuple[int, ...], whose: str) -> NDArray[Any]:
+    wanted = f"{whose} must return a numpy array of shape {shape}"
+    if not isinstance(value, np.ndarray | np.generic):
+        raise ValueError(f"{wanted}, got a {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"{wanted}, got shape {value.shape}")
+    return np.asarray(value)
+
+
+def _first_bad(array: NDArray[Any]) -> str:
+    if array.dtype.kind not in "fiu":
+        return str(array.dtype)
+    return str(array[~np.isfinite(array)].flat[0])
+
+
+# --- Whether a policy fits a task -------------------------------------------------------------------------
+
+TOLERANCE = 1e-3
+"""Largest difference from 1 of the sum of a policy's probabilities, which may be computed in float32."""
+
+
+def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_name: str) -> None:
+    """Refuse a policy that cannot act in a task, after asking it for actions and for log-probabilities.
+
+    Args:
+        policy: any policy; where it holds a torch network, the message tells what that takes.
+        observation_space: what the task shows, `Discrete` or `Box`.
+        action_space: what the task accepts, `Discrete` or `Box`.
+        task_name: named in the message.
+
+    Raises:
+        ValueError: saying what the policy takes and what the task shows, which actions they have, or what
+            the policy returns.
+    """
+    prior = getattr(policy, "prior", None)
+    if hasattr(prior, "log_prob") and hasattr(prior, "sample"):
+        check_fit(prior, observation_space, action_space, task_name)
+    shows, takes = _describe_observations(observation_space), _describe_inputs(policy)
+    differs = takes not in (None, shows)
+    if differs and _count_states(policy) is not None:  # a table with too many rows would not fail
+        raise ValueError(f"{task_name}: this policy takes {takes}, the task shows {shows}")
+    state = _example_states(observation_space)
+    try:
+        action = policy.sample(state.copy(), np.random.default_rng(0))
+        _ask_for_all(policy, state, action, action_space)
+    except Exception as error:  # whatever the policy's own code raises
+        failure: Exception | None = error
+    else:
+        failure = None
+    has, wanted = _describe_policy_actions(policy, state, action_space), _describe_actions(action_space)
+    if failure is not None and differs:
+        raise ValueError(f"{task_name}: this policy takes {takes}, the task shows {shows}") from failure
+    if has not in (None, wanted):
+        raise ValueError(f"{task_name}: this policy has {has}, the task has {wanted}") from failure
+    if failure is not None:
+        what = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+        raise ValueError(
+            f"{task_name}: this policy fails on what the task shows, {shows}: {what}"
+        ) from failure
+    try:
+        check_actions(action, len(state), action_space)
+        _check_sum(policy, state, action, action_space)
+    except ValueError as error:
+        raise ValueError(f"{task_name}: {error}") from None
+    _check_bounds(policy, action_space, task_name)
+
+
+def _example_states(space: Any) -> NDArray[Any]:
+    """Two states of a space; of a `Discrete` the last, which a policy over fewer states does not know."""
+    if hasattr(space, "n"):
+        return np.full(2, space.start + space.n - 1)
+    return np.clip(np.zeros((2, *space.shape)), space.low, space.high).astype(space.dtype)
+
+
+def _ask_for_all(policy: Policy, state: NDArray[Any], action: Any, space: Any) -> list[Any]:
+    """Log-probabilities (N,) of each action of a `Discrete` space, or of those drawn from a Box."""
+    if not hasattr(space, "n"):
+        return [policy.log_prob(state.copy(), action)]
+    # A policy that is asked about an action which it does not have fails.
+    return [
+        policy.log_prob(state.copy(), np.full(len(state), space.start + index))
+        for index in range(int(space.n))
+    ]
+
+
+def _check_sum(policy: Policy, state: NDArray[Any], action: Any, space: Any) -> None:
+    columns = [check_log_prob(column, len(state)) for column in _ask_for_all(policy, state, action, space)]
+    if hasattr(space, "n"):
+        sums = np.exp(columns).sum(axis=0)
+        if not (np.abs(sums - 1.0) <= TOLERANCE).all():
+            raise ValueError(
+                f"a policy's probabilities of all {space.n} actions must sum to 1, they sum to {sums[0]:.6g}"
+            )
+
+
+def _check_bounds(policy: Any, space: Any, task_name: str) -> None:
+    own = [getattr(policy, name, None) for name in ("low", "high")]
+    if hasattr(space, "n") or any(np.shape(bound) != space.shape for bound in own):
+        return
+    # Saved in float32, equal bounds differ in their last digits.
+    if not np.allclose(own, [space.low, space.high], rtol=1e-6):
+        raise ValueError(
+            f"{task_name}: this policy's actions lie between {own[0]} and {own[1]}, "
+            f"the task's between {space.low} and {space.high}"
+        )
+
+
+def network_sizes(policy: Any) -> tuple[int | None, int | None]:
+    """Return inputs of the first and outputs of the last layer of a policy's network, None if unknown."""
+    layers = [layer for layer in _layers(policy) if np.ndim(getattr(layer, "weight", 0)) > 1]
+    if not layers:
+        return None, None
+    return getattr(layers[0], "in_features", None), getattr(layers[-1], "out_features", None)
+
+
+def _layers(policy: Any) -> list[Any]:
+    """The layers of the first torch network that a policy is or holds, without importing torch."""
+    for thing in (policy, *getattr(policy, "__dict__", {}).values()):
+        if callable(getattr(thing, "modules", None)):
+            return list(thing.modules())
+    return []
+
+
+def _count_states(policy: Any) -> int | None:
+    """Number of states that a policy over indices knows; None if it is not known to be one."""
+    if isinstance(policy, TabularPolicy):
+        return len(policy.log_policy)
+    return next(
+        (layer.n_states for layer in _layers(policy) if isinstance(getattr(layer, "n_states", None), int)),
+        None,
+    )
+
+
+def _describe_inputs(policy: Any) -> str | None:
+    """Describe in words what a policy takes; None if it is unknown."""
+    n_states = _count_states(policy)
+    if n_states is not None:
+        return f"one of {n_states} states"
+    n_inputs = network_sizes(policy)[0]
+    return None if n_inputs is None else _count(n_inputs, "number")
+
+
+def _describe_observations(space: Any) -> str:
+    return f"one of {space.n} states" if hasattr(space, "n") else _count(math.prod(space.shape), "number")
+
+
+def _describe_policy_actions(policy: Any, state: NDArray[Any], space: Any) -> str | None:
+    """Describe in words the actions that a policy has; None if it does not tell."""
+    try:
+        if hasattr(policy, "log_probs"):
+            return _count(np.shape(policy.log_probs(state.copy()))[1], "action")
+        action = policy.sample(state.copy(), np.random.default_rng(0))
+    except Exception:  # it has failed before, which is what will be reported
+        return None
+    if not isinstance(action, np.ndarray) or action.shape[:1] != state.shape[:1]:
+        return None
+    if action.dtype.kind == "f":
+        return _describe_box(action.shape[1:])
+    return None if hasattr(space, "n") else "discrete actions"
+
+
+def _describe_actions(space: Any) -> str:
+    return _count(int(space.n), "action") if hasattr(space, "n") else _describe_box(space.shape)
+
+
+def _describe_box(shape: tuple[int, ...]) -> str:
+    return f"continuous actions of {_count(math.prod(shape), 'number')}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

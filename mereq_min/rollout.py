@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mereq_min.interfaces import Expert, Oracle, Policy, Task
+from mereq_min.policies import check_actions
 from mereq_min.steps import Steps
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ def rollout(
         The steps.
 
     Raises:
-        ValueError: if `n_steps` is below 1.
+        ValueError: if `n_steps` is below 1, or what policy or expert return is no action.
     """
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
     env = task.make_env() if env is None else env
+    space = env.action_space
     rows: list[tuple[Any, ...]] = []
     if expert_rng is None:
         expert_rng = rng.spawn(1)[0]
@@ -70,8 +72,10 @@ def rollout(
     if expert is not None:
         expert.reset(expert_rng)
     for i in range(n_steps):
-        policy_action = policy.sample(np.asarray(state)[None], rng)[0]
+        policy_action = check_actions(policy.sample(np.asarray(state)[None], rng), 1, space)[0]
         expert_action = None if expert is None else expert.intervene(state, policy_action)
+        if expert_action is not None:
+            check_actions(np.asarray(expert_action)[None], 1, space, "an expert's intervene, for one state,")
         action = policy_action if expert_action is None else expert_action
         next_state, _, terminated, truncated, info = env.step(action)
         truncated = truncated or (i == n_steps - 1 and not terminated)

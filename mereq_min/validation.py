@@ -1,5 +1,6 @@
 """Checks of arguments; their errors name the argument, what it got and what would be right."""
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,6 +11,9 @@ Array = NDArray[np.float64]
 """Array of float64."""
 Mask = NDArray[np.bool_]
 """Array of booleans."""
+
+TOO_LARGE = 2**63
+"""Integers from here on do not fit into 64 bits."""
 
 
 def check_number(
@@ -29,18 +33,33 @@ def check_number(
         minimum: smallest allowed value.
         maximum: largest allowed value.
         exclusive: whether `minimum` itself is refused too.
-        integer: whether only integers are accepted.
+        integer: whether only integers are accepted; they must fit into 64 bits.
 
     Raises:
         ValueError: naming the argument, what it got and what would be right.
     """
     number = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
-    if number and np.isfinite(value) and minimum <= value <= maximum and not (exclusive and value == minimum):
+    fits = number and _is_finite(value, integer)
+    if fits and minimum <= value <= maximum and not (exclusive and value == minimum):
         return
     kind = "an integer" if integer else "a finite number"
     bounds = f"above {minimum:g}" if exclusive else f"at least {minimum:g}"
     bounds += f" and at most {maximum:g}" if maximum < np.inf else ""
-    raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
+    bounds += " and below 2^63" if integer and number and not fits and maximum == np.inf else ""
+    is_long = isinstance(value, int) and value.bit_length() > 400
+    raise ValueError(
+        f"{name} must be {kind} {bounds}, got {'a very long integer' if is_long else repr(value)}"
+    )
+
+
+def _is_finite(value: Any, integer: bool) -> bool:
+    """Whether an integer has at most 64 bits, or another number can be a finite float."""
+    if integer:
+        return -TOO_LARGE <= value < TOO_LARGE
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_array(

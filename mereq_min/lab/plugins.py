@@ -11,19 +11,29 @@ import difflib
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mereq_min.policies import UniformPolicy
+from mereq_min.lab.faults import describe_fault, find_place, is_refusal, remember_module
+from mereq_min.policies import UniformPolicy, check_fit
+from mereq_min.validation import check_number
 
 if TYPE_CHECKING:
     from mereq_min.interfaces import Expert, Policy, Task
 
 SIMULATED = "simulated"
 """The name of the expert that a task's oracle simulates."""
+
+
+TASK_PARTS = (
+    "name", "gamma", "horizon", "feature_names", "prior", "temperature", "scaled_prior_weight", "oracle",
+    "make_env", "make_learner", "make_cloner", "evaluate", "load_policy",
+)  # fmt: skip
+"""What `mereq_min.interfaces.Task` has."""
 
 
 class UsageError(ValueError):
@@ -45,6 +55,7 @@ def factories(group: str) -> dict[str, Callable[[], Any]]:
     """Everything that installed distributions offer in a group, by name."""
     found: dict[str, Callable[[], Any]] = {}
     for entry in find_entries(group):
+        remember_module(entry.module)
         found.update(entry.load())
     return found
 
@@ -54,21 +65,29 @@ def task_factories() -> dict[str, Callable[[], Task]]:
     return factories("tasks")
 
 
-@functools.cache
 def load_task(name: str) -> Task:
     """The task of that name, or the one that `module:attribute` makes.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if there is none, or it lacks something that a task must have.
+    """
+    task = find_task(name)
+    _require("task", name, task, TASK_PARTS, "Task")
+    return task
+
+
+@functools.cache
+def find_task(name: str) -> Any:
+    """Like `load_task`, for a task that need not be complete.
+
+    Raises:
+        UsageError: if there is none, or it is no task at all.
     """
     if name in task_factories() or ":" not in name:
         return _make(check_name("task", name, task_factories()), task_factories())
-    try:
-        task = import_attribute(name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"cannot load task {name!r}: {error}") from error
-    if not hasattr(task, "make_learner"):
-        raise UsageError(f"cannot load task {name!r}: it makes a {type(task).__name__}, which is no Task")
+    with _loading("task", name):
+        task = call(import_attribute(name))
+    _require("task", name, task, ("make_learner",), "Task")
     return task
 
 
@@ -179,12 +198,70 @@ def import_attribute(name: str) -> Any:
     """What `module:attribute` names, the working directory included in the search.
 
     Raises:
-        ImportError, AttributeError: if there is none.
+        UsageError: if there is none. What the module itself raises is left as it is.
     """
     module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise UsageError(f"it must be module:attribute, such as my_module:make, got {name!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")  # a console script does not look in the working directory by itself
-    return getattr(importlib.import_module(module), attribute)
+    remember_module(module)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(f"{error}; it is looked for in the working directory too") from error
+        raise  # its own import of something else
+    if not hasattr(found, attribute):
+        raise UsageError(f"module {module!r} has no attribute {attribute!r}")
+    return getattr(found, attribute)
+
+
+def call(made_by: Any, *arguments: Any) -> Any:
+    """Call what the user named.
+
+    Raises:
+        UsageError: if that cannot be called with such arguments. What its code raises is left as it is.
+    """
+    try:
+        return made_by(*arguments)
+    except Exception as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        given = "with the task" if arguments else "without arguments"
+        raise UsageError(f"it cannot be called {given}: {error}") from error
+
+
+@contextmanager
+def _loading(kind: str, name: str) -> Iterator[None]:
+    """Name what is being loaded in every error that is the user's; one of ours is left as it is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may also exit
+        if is_refusal(error):
+            reason = str(error)
+        elif isinstance(error, SystemExit) or is_users(error):
+            reason = describe_fault(error)
+        else:
+            raise
+        raise UsageError(f"cannot load {kind} {name!r}: {reason}") from error
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether the user's code raised an exception."""
+    place = find_place(error)
+    return place is not None and not place.is_ours
+
+
+def _require(kind: str, name: str, thing: Any, parts: Iterable[str], protocol: str) -> None:
+    absent = [part for part in parts if part not in dir(thing) and not hasattr(thing, part)]
+    if absent:
+        raise UsageError(
+            f"cannot load {kind} {name!r}: it is a {type(thing).__name__}, which has no "
+            f"{' and no '.join(absent)}; see mereq_min.interfaces.{protocol}"
+        )
 
 
 def _make(name: str, known: dict[str, Callable[[], Any]]) -> Any:
@@ -221,6 +298,25 @@ def load_policy(name: str, task: Any) -> Policy:
         task: the task that the policy is for, or an environment to pretrain on.
 
     Raises:
+        UsageError: if there is none, or it does not fit the task, see `policies.check_fit`.
+        ValueError: if the file is not one of that kind.
+    """
+    policy = find_policy(name, task)
+    env = task.make_env()
+    env.close()
+    try:
+        check_fit(policy, env.observation_space, env.action_space, task.name)
+    except ValueError as error:
+        if error.__cause__ is not None and is_users(error.__cause__):
+            raise UsageError(f"cannot load policy {name!r}: {describe_fault(error.__cause__)}") from error
+        raise UsageError(f"cannot load policy {name!r}: {error}") from error
+    return policy
+
+
+def find_policy(name: str, task: Any) -> Policy:
+    """Like `load_policy`, for a policy that need not fit the task.
+
+    Raises:
         UsageError: if there is none.
         ValueError: if the file is not one of that kind.
     """
@@ -228,25 +324,38 @@ def load_policy(name: str, task: Any) -> Policy:
         return _own_policy(name, task)
     suffix = Path(name).suffix.removeprefix(".")
     loaders = {entry.name: entry for entry in find_entries("policy_loaders")}
-    try:
-        if suffix == "safetensors":
-            policy: Any = task.load_policy(_read_arrays(name))
-        elif suffix in loaders:
-            policy = loaders[suffix].load()(Path(name), task)
-        elif ":" in name:
+    if suffix == "safetensors":
+        arrays = _read_arrays(name)
+        with _loading("policy", name):
+            policy: Any = task.load_policy(arrays)
+    elif suffix in loaders:
+        policy = _import_loader(loaders[suffix])(Path(name), task)
+    elif ":" in name:
+        with _loading("policy", name):
             policy = _import_policy(name)
-        else:
-            known = ", ".join(f".{kind}" for kind in sorted({"safetensors", *loaders}))
-            raise UsageError(
-                f"policy must be prior, expert, random, module:attribute or a file ({known}), got {name!r}"
-            )
-    except (OSError, ImportError, AttributeError, TypeError, RecursionError) as error:
-        raise UsageError(f"cannot load policy {name!r}: {error}") from error
-    if not hasattr(policy, "log_prob"):
+    else:
+        known = ", ".join(f".{kind}" for kind in sorted({"safetensors", *loaders}))
         raise UsageError(
-            f"cannot load policy {name!r}: it is a {type(policy).__name__}, which has no log_prob"
+            f"policy must be prior, expert, random, module:attribute or a file ({known}), got {name!r}"
         )
+    _require("policy", name, policy, ("log_prob", "sample"), "Policy")
     return policy
+
+
+def _import_loader(entry: EntryPoint) -> Callable[[Path, Any], Any]:
+    """The loader of a kind of files.
+
+    Raises:
+        UsageError: if a package that it needs is missing.
+    """
+    remember_module(entry.module)
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"files of the kind .{entry.name} need the package {error.name}, which is not installed; "
+            f"{install_hint('deep')}"
+        ) from error
 
 
 def _own_policy(name: str, task: Any) -> Policy:
@@ -275,7 +384,7 @@ def _read_arrays(name: str) -> dict[str, Any]:
 def _import_policy(name: str) -> Any:
     found = import_attribute(name)
     is_factory = isinstance(found, type) or (callable(found) and not hasattr(found, "log_prob"))
-    return found() if is_factory else found
+    return call(found) if is_factory else found
 
 
 def load_expert(name: str, task: Task) -> Expert | None:
@@ -301,16 +410,11 @@ def load_expert(name: str, task: Task) -> Expert | None:
         return None
     if ":" not in name:
         raise UsageError(f"expert must be {SIMULATED} or module:attribute, got {name!r}")
-    try:
+    with _loading("expert", name):
         expert = import_attribute(name)
         if isinstance(expert, type) or not hasattr(expert, "intervene"):
-            expert = expert(task)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UsageError(f"cannot load expert {name!r}: {error}") from error
-    absent = [part for part in ("reset", "intervene", "patience") if not hasattr(expert, part)]
-    if absent:
-        raise UsageError(
-            f"cannot load expert {name!r}: it is a {type(expert).__name__}, which has no "
-            f"{' and no '.join(absent)}; see mereq_min.interfaces.Expert"
-        )
+            expert = call(expert, task)
+    _require("expert", name, expert, ("reset", "intervene", "patience"), "Expert")
+    with _loading("expert", name):
+        check_number("its patience", expert.patience, 0, integer=True)
     return expert

@@ -7,9 +7,9 @@ from scipy.stats import kstest
 
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.nets import ACTIVATIONS, OneHot, mlp
-from deep.policies import DiscretePolicy, EpsilonPolicy, all_log_probs, check_fit, discrete_policy
+from deep.policies import DiscretePolicy, EpsilonPolicy, all_log_probs, discrete_policy
 from deep.stable_baselines import GaussianPolicy
-from mereq_min.policies import TabularPolicy, UniformPolicy
+from mereq_min.policies import TabularPolicy, UniformPolicy, check_fit
 
 STATES = np.random.default_rng(0).normal(size=(6, 2, 2))
 

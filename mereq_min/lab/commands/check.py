@@ -15,8 +15,9 @@ from mereq_min.lab.conformance.harness import Result, count, run_checks
 from mereq_min.lab.conformance.policy import POLICY_CHECKS
 from mereq_min.lab.conformance.subject import TaskSubject
 from mereq_min.lab.conformance.task import run_task_checks
-from mereq_min.lab.plugins import UsageError, load_policy, load_task
+from mereq_min.lab.plugins import find_policy, find_task, load_task
 from mereq_min.rollout import rollout
+from mereq_min.validation import check_number
 
 _STYLES = {"holds": "green", "fails": "red", "not checked": "yellow", "no oracle": "yellow"}
 
@@ -37,10 +38,10 @@ class CheckPolicy:
 
     def __call__(self) -> int:
         """Print the result of each check; returns 0 if all hold, else 1."""
-        if self.steps < 2 or self.seed < 0:
-            raise UsageError("--steps must be at least 2, --seed at least 0")
+        check_number("steps", self.steps, 2, integer=True)
+        check_number("seed", self.seed, 0, integer=True)
         task = load_task(self.task)
-        policy = load_policy(self.policy, task)
+        policy = find_policy(self.policy, task)  # what does not fit is a finding
         states = rollout(task, task.prior, None, self.steps, np.random.default_rng(self.seed)).state
         space = task.make_env().action_space
         return show_results(run_checks(POLICY_CHECKS, PolicySubject(policy, states, space, self.seed)))
@@ -57,9 +58,8 @@ class CheckTask:
 
     def __call__(self) -> int:
         """Print the result of each check; returns 0 if all that apply hold, else 1."""
-        if self.seed < 0:
-            raise UsageError("--seed must be at least 0")
-        return show_results(run_task_checks(TaskSubject(load_task(self.task), self.seed)))
+        check_number("seed", self.seed, 0, integer=True)
+        return show_results(run_task_checks(TaskSubject(find_task(self.task), self.seed)))
 
 
 def show_results(results: Iterable[Result]) -> int:

@@ -20,9 +20,19 @@ complaints = Console(stderr=True)
 """For errors and progress; standard output is for results alone."""
 
 
+LONGEST = 2_000
+"""Largest length of a complaint [characters]."""
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks and without characters that would steer the terminal, cut if it is long."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+
+
 def complain(text: str) -> None:
     """Print a warning as it is: it may hold brackets, which are not markup."""
-    complaints.print(text, markup=False, highlight=False, soft_wrap=True)
+    complaints.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(time_left: ProgressColumn | None = None) -> Progress:

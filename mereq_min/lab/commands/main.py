@@ -53,13 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         without = ", without --overwrite," if getattr(command, "overwrite", False) else ""
         _complain(f"mereq: interrupted; the same command{without} goes on where it stopped")
         return 130
-    except Exception as error:
-        if chosen.debug or not isinstance(error, _expected_errors()):
+    except BaseException as error:  # a user's module may also exit, or raise what is no Exception
+        if chosen.debug or _is_exit(error):
             raise
-        from mereq_min.lab.plugins import UsageError
-
-        _complain(f"mereq: {error}", style="red")
-        return 2 if isinstance(error, UsageError) else 1
+        text, code = _explain(error, command)
+        _complain(f"mereq: {text}", style="red")
+        return code
 
 
 def _find_others() -> dict[str, EntryPoint]:
@@ -132,19 +131,49 @@ def _parse(kind: Any, name: str, arguments: Sequence[str]) -> Any:
     return command
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """Errors that are the user's to mend; any other is ours, and keeps its traceback."""
+def _is_exit(error: BaseException) -> bool:
+    """Whether the parser of arguments ended the command, which has said why."""
+    from mereq_min.lab.plugins import is_users
+
+    return isinstance(error, SystemExit) and not is_users(error)
+
+
+def _explain(error: BaseException, command: Any) -> tuple[str, int]:
+    """Say in a sentence what went wrong, and whose mistake it is; returns the exit code too.
+
+    What the user can mend is told alone: wrong usage, a run that cannot be used, an argument that was
+    refused, or what the operating system did not allow. Anything else comes from a mistake in code, the
+    user's or ours, and its traceback is kept in a file.
+    """
+    from mereq_min.lab.faults import describe_fault, is_refusal, keep_traceback, named_modules
+    from mereq_min.lab.plugins import UsageError, install_hint, is_users
     from mereq_min.lab.runs.files import RunError
     from mereq_min.soft import NotConvergedError
 
-    return (ValueError, OSError, RunError, NotConvergedError)
+    if isinstance(error, UsageError):
+        return str(error), 2
+    if isinstance(error, RunError | NotConvergedError) or is_refusal(error):
+        return str(error), 1
+    if is_users(error):
+        return f"{describe_fault(error)}; {keep_traceback(error)}", 1
+    if isinstance(error, OSError):
+        where = error.filename or getattr(command, "out", None)
+        return f"{'' if where is None else f'{where}: '}{error.strerror or error}", 1
+    if isinstance(error, MemoryError):
+        return f"memory ran out; ask for less at once ({error or 'no details'})", 1
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name} is not installed; {install_hint('deep')}", 1
+    others = named_modules()
+    or_theirs = f", or {', '.join(others)} handed it something unexpected" if others else ""
+    fault = f"this looks like a bug in mereq-min{or_theirs}: {describe_fault(error)}"
+    return f"{fault}; {keep_traceback(error)}", 1
 
 
 def _complain(text: str, style: str | None = None) -> None:
-    from mereq_min.lab.commands.console import complaints
+    from mereq_min.lab.commands.console import complaints, one_line
 
     # Errors and paths may hold brackets, which are not markup.
-    complaints.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    complaints.print(one_line(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ from mereq_min.lab.show.published import PAPER_NAMES
 from mereq_min.lab.show.tables import comparison_table
 from mereq_min.loop import Settings, settings_of
 from mereq_min.methods import METHODS
+from mereq_min.validation import check_number
 
+MAX_SEEDS = 100_000
+"""Largest number of runs of a method on a task in one command."""
 SECONDS_BETWEEN_LOOKS = 2.0
 """Time between two looks at the progress of a sweep [s]."""
 
@@ -52,8 +55,11 @@ class Many(Output):
         """
         if not tasks:
             raise UsageError("name at least one task; `mereq tasks` lists them")
-        if self.seeds < 1 or self.workers < 1 or self.first_seed < 0:
-            raise UsageError("--seeds and --workers must be at least 1, --first-seed at least 0")
+        if not self.methods:
+            raise UsageError(f"name at least one method ({', '.join(METHODS)})")
+        check_number("seeds", self.seeds, 1, MAX_SEEDS, integer=True)
+        check_number("workers", self.workers, 1, integer=True)
+        check_number("first_seed", self.first_seed, 0, integer=True)
         tasks = list(dict.fromkeys(tasks))
         for name in tasks:
             load_task(name)
@@ -66,7 +72,8 @@ class Many(Output):
             for task in tasks
             for method in dict.fromkeys(self.methods)
         ]
-        sweep = Sweep(configs, self.out, workers=self.workers, engine=self.engine)
+        workers = min(self.workers, len(configs))
+        sweep = Sweep(configs, self.out, workers=workers, engine=self.engine)
         with watch(sweep):
             failures = sweep.run(overwrite=self.overwrite)
         for task in tasks:
@@ -74,9 +81,13 @@ class Many(Output):
             ran = [run_folder(sweep.out, config) for config in mine]
             file = self.out / f"{slug(mine[0])}.jsonl.gz"
             found = find_runs(sweep.out / slug(mine[0]))
-            bundle([path for path in found if path not in failures], file)
             console.print(comparison_table(task, [read_record(path) for path in ran if path not in failures]))
-            console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
+            try:
+                bundle([path for path in found if path not in failures], file)
+            except OSError as error:  # a full disk, which is perhaps why runs failed
+                failures[file] = f"the runs could not be bundled ({error.strerror})"
+            else:
+                console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
         for path, message in failures.items():
             text = f"failed: {path}: {message}"
             complaints.print(text, style="red", markup=False, highlight=False, soft_wrap=True)

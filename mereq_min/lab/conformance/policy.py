@@ -22,6 +22,7 @@ from mereq_min.lab.conformance.density import (
     stretch,
 )
 from mereq_min.lab.conformance.harness import Check, count, describe_error, find_missing, run_checks
+from mereq_min.policies import network_sizes
 
 SHAPE_ERRORS = (IndexError, RuntimeError, ValueError)
 """What numpy and torch raise on arrays of another shape than they expect."""
@@ -78,7 +79,7 @@ def _knows_all_actions(subject: PolicySubject, states: NDArray[Any]) -> Iterator
     if other_inputs:
         yield other_inputs
         return
-    known = _linear_sizes(policy)[1] if failure else None
+    known = network_sizes(policy)[1] if failure else None
     if hasattr(policy, "log_probs"):
         known = np.shape(policy.log_probs(states.copy()))[-1]
     if known not in (None, n_actions):
@@ -107,24 +108,13 @@ def _try_all_actions(subject: PolicySubject, states: NDArray[Any]) -> str:
 def _explain_inputs(subject: PolicySubject) -> str:
     """Say how many numbers the policy's network takes, if that is known and not what the task shows."""
     shape = subject.states.shape[1:]
-    taken, shown = _linear_sizes(subject.policy)[0], math.prod(shape)
+    taken, shown = network_sizes(subject.policy)[0], math.prod(shape)
     if not shape or taken in (None, shown):  # a network that takes an index may encode it first
         return ""
     return (
         f"your policy takes {count(taken, 'number')}, the task shows {shown} (observations of shape "
         f"{shape}); use a policy that was made for these observations"
     )
-
-
-def _linear_sizes(policy: Any) -> tuple[int | None, int | None]:
-    """Inputs of the first and outputs of the last layer of a policy's torch network, None if unknown."""
-    for thing in (policy, *getattr(policy, "__dict__", {}).values()):
-        if not callable(getattr(thing, "modules", None)):
-            continue
-        layers = [layer for layer in thing.modules() if np.ndim(getattr(layer, "weight", 0)) > 1]
-        if layers:
-            return getattr(layers[0], "in_features", None), getattr(layers[-1], "out_features", None)
-    return None, None
 
 
 def _sample_fits(subject: PolicySubject) -> Iterator[str]:

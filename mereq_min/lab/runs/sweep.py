@@ -132,10 +132,13 @@ def attempt(config: RunConfig, out: Path) -> str | None:
         task = load_config_task(config, out)
         run(task, config, out, expert=load_expert(config.expert, task))
     except Exception as error:
-        log = _error_file(run_folder(out, config))
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())
-        return f"{type(error).__name__}: {error} (see {log})"
+        message, log = f"{type(error).__name__}: {error}", _error_file(run_folder(out, config))
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(traceback.format_exc())
+        except OSError as unwritten:  # the disk may be full, which is perhaps why the run failed
+            return f"{message} (the traceback could not be kept: {unwritten.strerror})"
+        return f"{message} (see {log})"
     return None
 
 

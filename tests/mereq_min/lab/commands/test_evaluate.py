@@ -150,7 +150,7 @@ def test_a_policy_on_priors_without_end_is_refused_in_words(evaluate, tmp_path):
     save_arrays(tmp_path / "it.safetensors", {"prior." * 2_000 + "scales": np.ones(2)})
     code, printed = evaluate(tmp_path / "it.safetensors", "CartPole-v1")
     assert code == 2
-    assert "maximum recursion depth" in printed
+    assert "a policy may rest on at most 10 priors, one on the other" in printed
 
 
 def test_the_film_shows_the_policies_side_by_side(evaluate, tmp_path):

@@ -112,12 +112,9 @@ def test_a_command_whose_package_is_missing_says_how_to_install_it(monkeypatch, 
     assert "pip install -e '.[deep]'" in capsys.readouterr().err
 
 
-def test_an_error_of_ours_keeps_its_traceback_and_debug_shows_any(monkeypatch):
+def test_debug_shows_the_traceback_of_any_error():
     with pytest.raises(ValueError, match="unknown task 'carpte'"):
         main(["--debug", "align", "carpte"])
-    monkeypatch.setattr(Align, "__call__", lambda self: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
-        main(["align", "carpet"])
 
 
 RECORDED = Settings(
@@ -284,7 +281,7 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, ca
         (("align", "carpte"), 2, r"unknown task 'carpte'; did you mean 'carpet'\?"),
         (("align", "carpet", "--method", "mereq"), 2, r"unknown method 'mereq'; did you mean 'MEReQ'\?"),
         (("compare", "carpet", "--methods", "IWR"), 2, r"unknown method 'IWR'.*'IWR-FT'"),
-        (("compare", "carpet", "--seeds", "0"), 2, "--seeds and --workers must be at least 1"),
+        (("compare", "carpet", "--seeds", "0"), 1, "seeds must be an integer at least 1"),
         (("reproduce", "--tasks", "bottles"), 2, "unknown task 'bottles'"),
         (
             ("reproduce", "--tasks", "carpet", "--iterations", "0"),
@@ -295,7 +292,7 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, ca
         (("figures", "--runs", "nowhere"), 2, "no finished runs in nowhere; `mereq reproduce` makes them"),
         (("align", "no_such_module:task"), 2, "cannot load task 'no_such_module:task'"),
         (("align", "math:pi"), 2, "cannot load task 'math:pi'"),
-        (("align", "os:getcwd"), 2, "it makes a str, which is no Task"),
+        (("align", "os:getcwd"), 2, "it is a str, which has no make_learner; see mereq_min.interfaces.Task"),
         (("align", "carpet", "--seed", "-1"), 1, "seed must be an integer at least 0, got -1"),
         (("align", "carpet", "--max-steps", "0"), 2, "max_steps must be an integer at least 1, got 0"),
         (("align", "carpet", "--prior-sd", "-1"), 2, "prior_sd must be a finite number above 0, got -1"),
@@ -310,7 +307,7 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, ca
         (
             ("align", "carpet", "--expert", "math:pi"),
             2,
-            "cannot load expert 'math:pi': 'float' object is not",
+            "cannot load expert 'math:pi': it cannot be called with the task: 'float' object is not",
         ),
         (("align", "carpet", "--expert", "builtins:list"), 2, "cannot load expert 'builtins:list'"),
         (("align", "carpet", "--expert", "types:SimpleNamespace"), 2, "cannot load expert"),
