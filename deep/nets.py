@@ -128,7 +128,7 @@ def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.
         ValueError: if the arrays are not those of an `mlp`, or not finite.
     """
     index = arrays.get(f"{prefix}activation", np.array(0)).tolist()
-    if index not in range(len(ACTIVATIONS)):
+    if not isinstance(index, int) or index not in range(len(ACTIVATIONS)):
         raise ValueError(
             f"the network under {prefix!r} was not built like `deep.nets.mlp`, so it cannot be rebuilt from "
             "its arrays"
@@ -140,7 +140,7 @@ def mlp_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> nn.
     if not weights or any(weight.ndim != 2 for weight in weights):
         raise ValueError(f"no network under {prefix!r}: expected {prefix}1.weight, ..., got {sorted(arrays)}")
     sizes = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
-    net = mlp(sizes, seed=0, scale=own.get("0.scale"), activation=ACTIVATIONS[int(index)])
+    net = mlp(sizes, seed=0, scale=own.get("0.scale"), activation=ACTIVATIONS[index])
     load_arrays(net, arrays, prefix)
     return net
 

@@ -103,7 +103,7 @@ def check_actions(actions: Any, n: int, space: Any, whose: str = "a policy's sam
         return array
     low, high = int(space.start), int(space.start) + int(space.n) - 1
     if array.dtype.kind not in "iu":
-        raise ValueError(f"{whose} must return integers, got {array.dtype}")
+        raise ValueError(f"{whose} must return an array of integers, got {array.dtype}")
     if array.size and not (low <= array.min() and array.max() <= high):
         outside = array[(array < low) | (array > high)][0]
         raise ValueError(f"{whose} must return actions from {low} to {high}, got {outside}")
@@ -125,7 +125,7 @@ def check_log_prob(values: Any, n: int) -> Array:
 def _check_returned(value: Any, shape: tuple[int, ...], whose: str) -> NDArray[Any]:
     wanted = f"{whose} must return a numpy array of shape {shape}"
     if not isinstance(value, np.ndarray | np.generic):
-        raise ValueError(f"{wanted}, got a {type(value).__name__}")
+        raise ValueError(f"{wanted}, got {type(value).__name__}")
     if value.shape != shape:
         raise ValueError(f"{wanted}, got shape {value.shape}")
     return np.asarray(value)

@@ -73,14 +73,12 @@ def is_refusal(error: BaseException) -> bool:
 
 def describe_fault(error: BaseException) -> str:
     """Tell in a sentence what was raised where, and whose code it was."""
-    place = find_place(error)
-    what = _name(error)
+    kind, message, place = type(error).__name__, _message(error), find_place(error)
     if place is None or place.is_ours:
-        where = "" if place is None else f" ({place.file.parent.name}/{place})"
-        return f"{what}{where}"
+        return f"{kind}{'' if place is None else f' in {place.file.parent.name}/{place}'}{message}"
     if isinstance(error, SyntaxError):
         return f"your module {place.file.name} has an error in its syntax at line {place.line}: {error.msg}"
-    return f"your module {place.file.name} raised {what} at line {place.line}"
+    return f"your module {place.file.name} raised {kind} at line {place.line}{message}"
 
 
 def keep_traceback(error: BaseException) -> str:
@@ -96,13 +94,13 @@ def keep_traceback(error: BaseException) -> str:
     return f"the traceback is in {file.name}"
 
 
-def _name(error: BaseException) -> str:
-    """The kind and the message of an exception, whose own code may fail."""
+def _message(error: BaseException) -> str:
+    """The message of an exception after a colon; nothing if it has none, or fails to tell it."""
     try:
         message = str(error)
     except Exception:
         message = ""
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f": {message}" if message else ""
 
 
 def _is_raise(code: CodeType, last: TracebackType) -> bool:

@@ -212,6 +212,10 @@ def import_attribute(name: str) -> Any:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             raise UsageError(f"{error}; it is looked for in the working directory too") from error
         raise  # its own import of something else
+    except SyntaxError as error:
+        if error.filename is not None:
+            raise  # which tells the file and the line
+        raise UsageError(f"the source of module {module!r} cannot be read: {error.msg}") from error
     if not hasattr(found, attribute):
         raise UsageError(f"module {module!r} has no attribute {attribute!r}")
     return getattr(found, attribute)
@@ -259,7 +263,7 @@ def _require(kind: str, name: str, thing: Any, parts: Iterable[str], protocol: s
     absent = [part for part in parts if part not in dir(thing) and not hasattr(thing, part)]
     if absent:
         raise UsageError(
-            f"cannot load {kind} {name!r}: it is a {type(thing).__name__}, which has no "
+            f"cannot load {kind} {name!r}: it is of type {type(thing).__name__}, which has no "
             f"{' and no '.join(absent)}; see mereq_min.interfaces.{protocol}"
         )
 

@@ -282,7 +282,12 @@ WIDE = Box(-np.inf, np.inf, (5, 5))
         ),
         (make_squashed(), WIDE, TORQUES, "takes 4 numbers, the task shows 25"),
         (UNBOUNDED, WIDE, TORQUES, "takes 4 numbers, the task shows 25"),
-        (DiscretePolicy(Module()), IMAGE, Discrete(3), "fails on what the task shows, 4 numbers: mat1"),
+        (
+            DiscretePolicy(Module()),
+            IMAGE,
+            Discrete(3),
+            "fails on what the task shows, 4 numbers: RuntimeError: mat1",
+        ),
         (DiscretePolicy(Convolution()), NUMBERS, Discrete(3), "fails on what the task shows, 4 numbers: "),
         (make_policy(), Discrete(5), Discrete(3), "takes 4 numbers, the task shows one of 5 states"),
         (one_hot_policy(5), NUMBERS, Discrete(3), "takes one of 5 states, the task shows 4 numbers"),

@@ -12,11 +12,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console()
-"""For results, on standard output."""
+console = Console(emoji=False)
+"""For results, on standard output; `:x:` in a name is no emoji."""
 if not console.is_terminal:
     console.width = 120  # a pipe or a file has no width to wrap at
-complaints = Console(stderr=True)
+complaints = Console(stderr=True, emoji=False)
 """For errors and progress; standard output is for results alone."""
 
 

@@ -96,7 +96,7 @@ def test_a_file_of_stable_baselines_is_found_by_its_suffix_and_a_dqn_acts_at_the
         ("nowhere.safetensors", "No such file"),
         ("no_such_module:policy", "No module named"),
         ("MINE:absent", "has no attribute 'absent'"),
-        ("MINE:nothing", "it is a int, which has no log_prob"),
+        ("MINE:nothing", "it is of type int, which has no log_prob"),
         ("MINE:broken", "not today"),
         ("damaged.safetensors", "cannot load policy"),
     ],

@@ -123,7 +123,7 @@ def test_a_task_is_found_where_environments_to_pretrain_on_need_what_is_not_inst
         (("piror", "carpet"), 2, r"policy must be prior, expert, random, .*got 'piror'"),
         (("nowhere.safetensors", "carpet"), 2, r"cannot load policy 'nowhere.safetensors': .*No such file"),
         (("nowhere:policy", "carpet"), 2, "cannot load policy 'nowhere:policy'"),
-        (("math:pi", "carpet"), 2, "it is a float, which has no log_prob"),
+        (("math:pi", "carpet"), 2, "it is of type float, which has no log_prob"),
         (("prior", "carpte"), 2, r"unknown task 'carpte'; did you mean 'carpet'\?"),
         (("prior", "CartPole-v2"), 2, r"unknown task 'CartPole-v2'; did you mean 'CartPole-v1'\?"),
         (("expert", "CartPole-v1"), 2, "the task comes without expert; name a policy by its file"),

@@ -292,7 +292,11 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, ca
         (("figures", "--runs", "nowhere"), 2, "no finished runs in nowhere; `mereq reproduce` makes them"),
         (("align", "no_such_module:task"), 2, "cannot load task 'no_such_module:task'"),
         (("align", "math:pi"), 2, "cannot load task 'math:pi'"),
-        (("align", "os:getcwd"), 2, "it is a str, which has no make_learner; see mereq_min.interfaces.Task"),
+        (
+            ("align", "os:getcwd"),
+            2,
+            "it is of type str, which has no make_learner; see mereq_min.interfaces.Task",
+        ),
         (("align", "carpet", "--seed", "-1"), 1, "seed must be an integer at least 0, got -1"),
         (("align", "carpet", "--max-steps", "0"), 2, "max_steps must be an integer at least 1, got 0"),
         (("align", "carpet", "--prior-sd", "-1"), 2, "prior_sd must be a finite number above 0, got -1"),
@@ -314,7 +318,7 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, ca
         (
             ("align", "carpet", "--expert", "builtins:id"),
             2,
-            "it is a int, which has no reset and no intervene and no patience",
+            "it is of type int, which has no reset and no intervene and no patience",
         ),
         (("align", "carpet", "--temperature", "0"), 1, "temperature must be a finite number above 0, got 0"),
         (("align", "carpet", "--prior-weight", "-1"), 1, "prior_weight must be a finite number at least 0"),
@@ -433,7 +437,7 @@ def test_an_expert_of_ones_own_watches(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["align", "carpet", *SHORT, "--method", "MEReQ-L", "--expert"]
     assert main([*command, "my_expert:Blind"]) == 2
-    assert "it is a Blind, which has no reset and no patience" in capsys.readouterr().err
+    assert "it is of type Blind, which has no reset and no patience" in capsys.readouterr().err
     assert main([*command, "my_expert:Expert"]) == 0
     path = tmp_path / "runs/carpet/MEReQ-L/seed0"
     assert read_config(path)["config"]["expert"] == "my_expert:Expert"
