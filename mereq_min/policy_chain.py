@@ -54,7 +54,12 @@ class _ChainPattern:
     def cells(self) -> NDArray[np.integer]:
         """(nnz,) index of each entry in the flattened (S * S,) matrix."""
         S = len(self.indptr) - 1
-        return np.repeat(np.arange(S), np.diff(self.indptr)) * S + self.indices
+        return self.rows * S + self.indices
+
+    @cached_property
+    def rows(self) -> NDArray[np.integer]:
+        """(nnz,) row of each entry."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
     @classmethod
     def of(cls, mdp: TabularMDP) -> "_ChainPattern":
@@ -116,6 +121,14 @@ class PolicyChain:
     def discounted(self) -> sp.csr_array:
         """(S, S) gamma P_pi."""
         return self._with_entries(self.gamma * self._entries)
+
+    def step(self, state_probs: Array) -> Array:
+        """Return the state probabilities (S,) one step after those given."""
+        if self.n_states > DENSE_STATES:
+            return self.matrix.T @ state_probs
+        pattern = self._pattern  # a call of scipy's sparse product takes longer than all of a small one
+        flow = self._entries * state_probs[pattern.rows]
+        return np.bincount(pattern.indices, weights=flow, minlength=self.n_states)
 
     def _with_entries(self, entries: Array) -> sp.csr_array:
         S, pattern = self.n_states, self._pattern
