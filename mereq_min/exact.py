@@ -8,9 +8,17 @@ import numpy as np
 
 from mereq_min.mdp import TabularMDP
 from mereq_min.policies import TabularPolicy, check_log_prob
-from mereq_min.policy_chain import PolicyChain
-from mereq_min.residual import solve_residual
-from mereq_min.soft import SoftSolution, solve_soft, successor_features
+from mereq_min.policy_chain import DENSE_STATES, PolicyChain
+from mereq_min.residual import prior_bonus
+from mereq_min.soft import (
+    SoftSolution,
+    bellman_q,
+    check_log_policy,
+    log_softmax,
+    soft_value,
+    solve_soft,
+    successor_features,
+)
 from mereq_min.steps import Steps, time_weights
 from mereq_min.validation import Array, check_array, check_log_probabilities, check_number
 
@@ -43,11 +51,11 @@ def visitation(mdp: TabularMDP, log_policy: Array, horizon: int, discount: float
         (S, A) visits.
     """
     policy = np.exp(log_policy)
-    transposed = PolicyChain(mdp, policy).matrix.T
+    chain = PolicyChain(mdp, policy)
     visits, state_probs = np.zeros(mdp.n_states), mdp.initial
     for weight in time_weights(np.arange(horizon), discount):
         visits = visits + weight * state_probs
-        state_probs = transposed @ state_probs
+        state_probs = chain.step(state_probs)
     return np.where(mdp.terminal, 0.0, visits)[:, None] * policy
 
 
@@ -63,7 +71,7 @@ class ExactLearner:
         scaled_prior_weight: omega' = omega * alpha.
 
     Raises:
-        ValueError: if a number is out of range; the prior is checked by `solve`.
+        ValueError: if a number is out of range, or the prior is no table of log-probabilities for this MDP.
     """
 
     def __init__(
@@ -79,29 +87,64 @@ class ExactLearner:
         check_number("temperature", temperature, 0, exclusive=True)
         check_number("horizon", horizon, 1, integer=True)
         check_number("discount", discount, 0, 1, exclusive=True)
+        check_number("scaled_prior_weight", scaled_prior_weight, 0)
         self.mdp, self.temperature = mdp, temperature
         self.horizon, self.discount = horizon, discount
         self.log_prior, self.scaled_prior_weight = log_prior, scaled_prior_weight
+        self._bonus: Array | float = 0.0
+        if log_prior is not None:
+            self._bonus = prior_bonus(check_log_policy(mdp, log_prior, "log_prior"), scaled_prior_weight)
         self._v, self._theta = np.zeros(mdp.n_states), np.zeros(mdp.n_features)
+        self._anchor = {"v": self._v, "theta": self._theta}
+        self._inverse: Array | None = None
         self._solution: SoftSolution | None = None
         self._psi: Array | None = None
 
     def solve(self, theta: Array) -> TabularPolicy:
-        """Return the policy for theta (K,), solved to a Bellman error of 1e-8 from the last solution."""
-        self._theta, reward = np.asarray(theta, dtype=np.float64), self.mdp.reward(theta)
-        if self.log_prior is None:
-            self._solution = solve_soft(self.mdp, reward, self.temperature, initial_v=self._v)
-        else:
-            self._solution = solve_residual(
-                self.mdp,
-                reward,
-                self.log_prior,
-                self.scaled_prior_weight,
-                self.temperature,
-                initial_v=self._v,
-            )
+        """Return the policy for theta (K,), solved to a Bellman error of 1e-8 [temperature].
+
+        Book: eq-augmented-reward.
+        """
+        self._theta = np.array(theta, dtype=np.float64)
+        reward = self._reward(self._theta)
+        v, is_near = self._approach(reward)
+        self._solution = solve_soft(self.mdp, reward, self.temperature, initial_v=v)
         self._v, self._psi = self._solution.v, None
+        if not is_near:
+            self._anchor, self._inverse = {"v": self._v, "theta": self._theta}, None
         return self.policy
+
+    def _reward(self, theta: Array) -> Array:
+        """Return the reward (S, A) for theta: with a prior, the augmented one r_R + omega' log pi."""
+        return self.mdp.reward(theta) + self._bonus
+
+    @np.errstate(over="ignore", invalid="ignore")  # `solve_soft` reports an overflow as an error
+    def _approach(self, reward: Array) -> tuple[Array, bool]:
+        """Approach the values (S,) for a reward by the chord method, and say whether it came there.
+
+        It is Newton's method with the inverse of I - gamma P_pi for the policy of an earlier solution, the
+        anchor. One inverse serves many rewards, since those of inverse RL differ little from one to the next.
+        """
+        best, error = self._v, np.inf
+        if self.mdp.n_states > DENSE_STATES:
+            return best, True
+        v = best
+        while True:
+            residual = soft_value(self.mdp, bellman_q(self.mdp, v, reward), self.temperature) - v
+            last, error = error, float(np.abs(residual).max())
+            if not error < 0.5 * last:
+                return best, False
+            if error <= 1e-8 * self.temperature:
+                return v, True
+            if self._inverse is None:
+                self._inverse = self._invert()
+            best, v = v, v + self._inverse @ residual
+
+    def _invert(self) -> Array:
+        """Return (I - gamma P_pi)^-1 (S, S) of the anchor's policy."""
+        q = bellman_q(self.mdp, self._anchor["v"], self._reward(self._anchor["theta"]))
+        policy = np.exp(log_softmax(q / self.temperature))
+        return PolicyChain(self.mdp, policy).solve(np.eye(self.mdp.n_states))
 
     @property
     def policy(self) -> TabularPolicy:
@@ -152,13 +195,20 @@ class ExactLearner:
         return np.einsum("na,nak,nal->kl", probability, centred, centred) / self.temperature**2
 
     def state(self) -> dict[str, Array]:
-        """Return the last theta and its values, from which the next solve starts."""
-        return {"v": self._v, "theta": self._theta}
+        """Return the last theta and its values, from which the next solve starts, and those of the anchor."""
+        anchor = {f"anchor.{name}": array for name, array in self._anchor.items()}
+        return {"v": self._v, "theta": self._theta, **anchor}
 
     def restore(self, state: dict[str, Array]) -> None:
         """Restore the values and solve for the last theta again."""
-        self._v = check_array("v", state["v"], shape=(self.mdp.n_states,))
-        self.solve(check_array("theta", state["theta"], shape=(self.mdp.n_features,)))
+        shapes = {"v": (self.mdp.n_states,), "theta": (self.mdp.n_features,)}
+        self._v = check_array("v", state["v"], shape=shapes["v"])
+        self._anchor = {
+            name: check_array(f"anchor.{name}", state[f"anchor.{name}"], shape=shape)
+            for name, shape in shapes.items()
+        }
+        self._inverse = None
+        self.solve(check_array("theta", state["theta"], shape=shapes["theta"]))
 
     def _solved(self) -> SoftSolution:
         if self._solution is None:

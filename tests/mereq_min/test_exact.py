@@ -183,6 +183,35 @@ def test_a_restored_learner_goes_on_bit_for_bit() -> None:
     assert_allclose(cold.log_policy, policies[0].log_policy, rtol=0, atol=1e-6)
 
 
+@given(mdps(), generators, temperatures, st.booleans())
+def test_one_inverse_serves_many_rewards_and_each_is_solved(
+    mdp: TabularMDP, rng: np.random.Generator, temperature: float, zeros: bool
+) -> None:
+    log_prior = draw_log_policy(mdp, rng, zeros=zeros)
+    learner = ExactLearner(mdp, temperature, horizon=3, log_prior=log_prior, scaled_prior_weight=0.3)
+    theta = rng.normal(size=mdp.n_features)
+    for scale in (0.0, 0.1, 0.01, 0.0, 10.0):  # near the last theta, equal to it, and far from it
+        theta = theta + scale * rng.normal(size=mdp.n_features)
+        learner.solve(theta)
+        expected = solve_residual(mdp, mdp.reward(theta), log_prior, 0.3, temperature, tol=1e-11)
+        # A Bellman error of 1e-8 is one of at most 1e-8 / (1 - gamma) in the values.
+        assert_allclose(learner.state()["v"], expected.v, rtol=1e-9, atol=2e-8 / (1 - mdp.gamma))
+
+
+def test_solves_for_close_rewards_need_no_step_of_newtons_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, iterations = make_learner(), []
+
+    def solve(*arguments: Any, **options: Any) -> Any:
+        solution = solve_soft(*arguments, **options)
+        iterations.append(solution.iterations)
+        return solution
+
+    monkeypatch.setattr("mereq_min.exact.solve_soft", solve)
+    for i in range(20):
+        learner.solve(np.array([1.0, -1.0]) + 0.01 * i)
+    assert sum(iterations[1:]) == 0
+
+
 def test_restoring_another_mdps_state_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("v must have shape (6,), got (5,)")):
         make_learner().restore({"v": np.zeros(5)})
