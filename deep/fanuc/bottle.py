@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from deep.fanuc.cells import SPEED, UNIT, Cells, draw_disc
+from deep.fanuc.cells import SPEED, UNIT, Cells, draw_disc, draw_shadow
 from mereq_min.validation import Array
 
 
@@ -99,6 +99,11 @@ class BottleCells(Cells):
         """Draw what is not part of the model into the picture of the first cell: the goal."""
         draw_disc(scene, (*self.goal[0], 0.0005), 0.05, (0.15, 0.55, 0.30, 1))
         draw_disc(scene, (*self.goal[0], 0.0010), 0.04, (0.92, 0.95, 0.90, 1))
+
+    def draw_shadows(self, scene: mujoco.MjvScene) -> None:
+        """Draw the shadows of the tip and the bottle into the picture of the first cell."""
+        draw_shadow(scene, self.bottle[0], self.surface, (0.052, 0.052))
+        super().draw_shadows(scene)
 
 
 class TopplingBottleCells(BottleCells):

@@ -66,6 +66,8 @@ class Cells(ABC):
     """Angle of the tool below the horizontal [rad]."""
     workspace: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
     """Lower and upper corner of the box that the commanded point stays in [m]."""
+    surface: ClassVar[float] = 0.0
+    """Height of the surface below the tool, on which shadows fall [m]."""
     features: ClassVar[tuple[str, ...]]
     """Names (K,) of the features, all in [0, 1]."""
     n_observations: ClassVar[int]
@@ -169,6 +171,10 @@ class Cells(ABC):
     def draw_marks(self, scene: mujoco.MjvScene) -> None:  # noqa: B027 (optional: not every kind has marks)
         """Draw what is not part of the model, such as a goal, into the picture of the first cell."""
 
+    def draw_shadows(self, scene: mujoco.MjvScene) -> None:
+        """Draw the shadows of the tip and of objects into the picture of the first cell."""
+        draw_shadow(scene, self.tip[0], self.surface, (0.02, 0.02))
+
 
 def draw_disc(
     scene: mujoco.MjvScene, centre: tuple[float, ...], radius: float, rgba: tuple[float, ...]
@@ -181,9 +187,48 @@ def draw_disc(
         radius: radius of the disc [m].
         rgba: (4,) colour, in [0, 1].
     """
-    size, turn = np.array([radius, 0.0005, 0.0]), np.eye(3).ravel()
-    geom = scene.geoms[scene.ngeom]
-    mujoco.mjv_initGeom(
-        geom, mujoco.mjtGeom.mjGEOM_CYLINDER, size, np.array(centre), turn, np.array(rgba, np.float32)
+    size = np.array([radius, 0.0005, 0.0])
+    _add_geom(scene, mujoco.mjtGeom.mjGEOM_CYLINDER, size, np.array(centre), np.eye(3), rgba)
+
+
+def draw_shadow(
+    scene: mujoco.MjvScene,
+    point: Array,
+    surface: float,
+    half_axes: tuple[float, float],
+    across: tuple[float, float] = (0.0, 1.0),
+) -> None:
+    """Add an oval shadow to a picture, straight below a point: it shows how high the point is.
+
+    MuJoCo's own shadows take several times as long as the rest of the picture.
+
+    Args:
+        scene: the picture.
+        point: (2,) or (3,) what casts the shadow [m].
+        surface: height at which it falls [m].
+        half_axes: the half-axes of the oval [m].
+        across: horizontal direction of the second axis; any length above 0.
+    """
+    u, v = np.array(across) / np.hypot(*across)
+    turn = np.array([[v, u, 0.0], [-u, v, 0.0], [0.0, 0.0, 1.0]])  # its columns are the axes
+    _add_geom(
+        scene,
+        mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+        np.array([*half_axes, 0.0005]),
+        np.array([*point[:2], surface + 0.0015]),
+        turn,
+        (0.0, 0.0, 0.0, 0.35),
     )
+
+
+def _add_geom(
+    scene: mujoco.MjvScene,
+    kind: mujoco.mjtGeom,
+    size: Array,
+    centre: Array,
+    turn: Array,
+    rgba: tuple[float, ...],
+) -> None:
+    geom = scene.geoms[scene.ngeom]
+    mujoco.mjv_initGeom(geom, kind, size, centre, turn.ravel(), np.array(rgba, np.float32))
     scene.ngeom += 1

@@ -166,6 +166,7 @@ class FanucEnv(gym.Env[Any, Any]):
         mujoco.mj_camlight(cells.model, cells.data[0])  # a reset does not place the camera
         self._renderer.update_scene(cells.data[0], camera="view")
         cells.draw_marks(self._renderer.scene)
+        cells.draw_shadows(self._renderer.scene)
         return self._renderer.render()
 
     def close(self) -> None:

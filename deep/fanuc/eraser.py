@@ -40,7 +40,7 @@ class EraserCells(Cells):
     """Steps under the touching pad after which a dot is erased [steps]."""
     COVER = 0.02
     """Radius of the area that the pad covers [m]."""
-    BOARD = 0.02
+    BOARD = surface = 0.02
     """Height of the board's surface [m]."""
     STIFFNESS = 1500.0
     """Stiffness of the pad's spring [N/m]."""

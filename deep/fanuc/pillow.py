@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from deep.fanuc.cells import UNIT, Cells
+from deep.fanuc.cells import UNIT, Cells, draw_shadow
 from mereq_min.validation import Array
 
 
@@ -116,3 +116,9 @@ class PillowCells(Cells):
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:
         """Return (N,) whether the task is done, judged by observations (N, n)."""
         return observation[:, 9] * UNIT - PillowCells.REST >= 0.8 * PillowCells.LIFT
+
+    def draw_shadows(self, scene: mujoco.MjvScene) -> None:
+        """Draw the shadows of the tip and the pillow into the picture of the first cell."""
+        x, y, _ = self.axis[0]
+        draw_shadow(scene, self.pillow[0], self.surface, (0.05, 0.16), (x, y))
+        super().draw_shadows(scene)

@@ -288,6 +288,24 @@ def test_goal_and_ink_are_drawn_where_they_are(kind, monkeypatch):
 
 
 @pytest.mark.usefixtures("gl")
+def test_the_tip_s_shadow_lies_straight_below_it(monkeypatch):
+    env = FanucEnv(EraserCells, WEIGHTS, render_mode="rgb_array")
+    env.reset(seed=0)
+    for _ in range(10):
+        env.step([0.0, 0.0, 1.0])
+    shaded = env.render().astype(float)
+    monkeypatch.setattr(EraserCells, "draw_shadows", lambda self, scene: None)
+    darker = np.argwhere((env.render() - shaded).max(axis=2) > 20)
+    assert len(darker) > 50
+    cells = env._episodes.cells
+    tip = cells.tip[0]
+    assert tip[2] > EraserCells.BOARD + 0.05
+    (below,) = project(cells, np.array([[*tip[:2], EraserCells.BOARD]]))
+    np.testing.assert_allclose(darker.mean(axis=0), below, atol=3)
+    env.close()
+
+
+@pytest.mark.usefixtures("gl")
 def test_wiped_ink_is_not_drawn():
     env = FanucEnv(EraserCells, WEIGHTS, render_mode="rgb_array")
     env.reset(seed=0)
