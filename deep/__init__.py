@@ -43,7 +43,7 @@ def make_highway() -> GymTask:
 
 
 def make_highway_env(render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Return a road of the highway task: a compiled one, or highway-env itself if a render mode is given."""
+    """Return a compiled road of the highway task; with the render mode "human", highway-env itself."""
     return make_highway().make_env(render_mode)
 
 

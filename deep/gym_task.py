@@ -228,6 +228,35 @@ class GymTask:
             **({} if self.oracle is None else self.oracle.measure(policy, steps)),
         }
 
+    @property
+    def reported_episodes(self) -> int:
+        """Episodes that `evaluate` measures by default if it measures on the reference simulator."""
+        return self.episodes if self.reference_env is None else self.reference_episodes
+
+    def spot_check(self, policy: Policy, episodes: int = 1) -> tuple[int, int] | None:
+        """Replay the actions of `roll_out`'s first episodes on the reference simulator.
+
+        Returns:
+            Steps that came out the same, with observations and features equal up to 1e-6 and the same end,
+            and steps in all; None if there is no reference simulator.
+        """
+        if self.reference_env is None:
+            return None
+        steps = self.roll_out(policy, episodes)
+        env = self.make_env(reference=True)
+        same = 0
+        for e, lived in enumerate(steps.in_first_episode.T):
+            env.reset(seed=e)
+            for t in np.flatnonzero(lived):
+                state, _, terminated, _, info = env.step(steps.action[t, e])
+                same += (
+                    np.allclose(state, steps.next_state[t, e], rtol=0, atol=1e-6)
+                    and np.allclose(info["features"], steps.features[t, e], rtol=0, atol=1e-6)
+                    and bool(terminated) == steps.terminated[t, e]
+                )
+        env.close()
+        return int(same), int(steps.in_first_episode.sum())
+
     def roll_out(self, policy: Policy, episodes: int | None = None, *, reference: bool = False) -> Rollout:
         """Whole episodes from the seeds 0, 1, ..., side by side."""
         if reference and self.reference_env is not None:

@@ -11,6 +11,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from deep.highway import engine
+from deep.highway.envs import HighwayEnv
 from deep.highway.roads import (
     FEATURES,
     PRIOR_WEIGHTS,
@@ -148,6 +149,34 @@ class ReferenceEnv(gym.Env[Any, Any]):
         # The viewer's surfaces cannot be pickled; the next `render` makes new ones.
         self.simulator.viewer = None
         return self.__dict__
+
+
+class DrawnHighwayEnv(HighwayEnv):
+    """One compiled road whose pictures highway-env draws, for films; arguments are those of `HighwayEnv`."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's own)
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        config: RoadConfig = RoadConfig(),
+        weights: ArrayLike = PRIOR_WEIGHTS,
+    ) -> None:
+        super().__init__(config, weights)
+        self._painter = ReferenceEnv(config, weights, self.render_mode)
+
+    def render(self) -> Any:
+        """Return an RGB image (height, width, 3) of the road.
+
+        Raises:
+            ResetNeeded: before the first `reset`.
+        """
+        self._painter.set_state(self.get_state())
+        return self._painter.render()
+
+    def close(self) -> None:
+        """Free what drew the pictures."""
+        self._painter.close()
 
 
 def _read_vehicle(car: Any, vehicle: Any) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from deep.gym_task import GymTask
 from deep.highway.envs import HighwayEnv, HighwayVectorEnv
-from deep.highway.reference import ReferenceEnv
+from deep.highway.reference import DrawnHighwayEnv, ReferenceEnv
 from deep.highway.roads import ACTIONS, FEATURES, RoadConfig, RoadState
 from deep.learner import LearnerConfig
 from deep.oracle import SimulatorOracle, gram_of_values
@@ -112,10 +112,12 @@ def make_highway(config: RoadConfig = RoadConfig()) -> GymTask:
 
 
 def make_road(render_mode: str | None = None, *, config: RoadConfig) -> gym.Env:
-    """Return a compiled road, or highway-env itself if a render mode is given."""
-    if render_mode is not None:
-        return ReferenceEnv(config, PRIOR_WEIGHTS, render_mode)
-    return HighwayEnv(config, PRIOR_WEIGHTS)
+    """Return a compiled road, of which highway-env draws the pictures; in a window, highway-env itself."""
+    if render_mode is None:
+        return HighwayEnv(config, PRIOR_WEIGHTS)
+    if render_mode == "rgb_array":
+        return DrawnHighwayEnv(config, PRIOR_WEIGHTS)
+    return ReferenceEnv(config, PRIOR_WEIGHTS, render_mode)
 
 
 def measure_driving(steps: Rollout) -> dict[str, float]:

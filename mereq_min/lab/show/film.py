@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +23,10 @@ POLICY_COLOUR, EXPERT_COLOUR = (0, 114, 178), (213, 94, 0)
 BORDER, TITLE = 6, 26
 """Width of the border, and height of the title above the picture [pixels]."""
 
+MOMENT = 8
+"""Steps for which a film goes on once the task is done [steps]."""
+COLOURS = 126
+"""Colours of a GIF beside those of the borders; with both, seven bits hold them."""
 LONGEST_FILM = 100
 """Most frames of a film, to bound its memory and its time [frames]."""
 WIDEST = 400
@@ -30,9 +36,10 @@ SLOWEST, LONGEST_SHOW = 4.0, 12.5
 
 
 def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = True) -> list[Frame]:
-    """Film as many steps as the longest episode has, on the reference simulator.
+    """Film as many steps as the longest episode has, or until the task has been done for a moment.
 
-    The colour of the border says who is in control, the title how often it was the expert.
+    The colour of the border and the title say who is in control, and how often it was the expert. A task is
+    done where its environment says so (`info["success"]`), as it may in the middle of an episode.
 
     Args:
         task: gives the environment.
@@ -46,7 +53,7 @@ def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = T
         second, third, ... step.
     """
     rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)]
-    env = task.make_env("rgb_array", reference=True)
+    env = _Success(task.make_env("rgb_array"))
     oracle = task.oracle if watched else None
     expert = None if oracle is None else oracle.make_expert()
     stride = -(-task.horizon // LONGEST_FILM)
@@ -55,14 +62,30 @@ def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = T
 
     def take(intervened: bool) -> None:
         controlled.append(intervened)
-        if len(controlled) % stride:
+        if len(controlled) % stride or env.longest > MOMENT:
             return
         colour = EXPERT_COLOUR if intervened else POLICY_COLOUR
-        count = f": expert in control {sum(controlled)} of {len(controlled)} steps"
+        who = "EXPERT IN CONTROL," if intervened else "expert"
+        count = f": {who} {sum(controlled)} of {len(controlled)} steps"
         frames.append(_decorate(env.render(), title if expert is None else title + count, colour))
 
     rollout(task, policy, expert, task.horizon, rngs[0], expert_rng=rngs[1], env=env, on_step=take)
     return frames
+
+
+class _Success(gym.Wrapper[Any, Any, Any, Any]):
+    """Counts for how many steps on end the task has been done, and what the most was so far."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.streak = self.longest = 0
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        result = super().step(action)
+        self.streak = self.streak + 1 if result[4].get("success", False) else 0
+        self.longest = max(self.longest, self.streak)
+        return result
 
 
 def to_gif(films: Sequence[list[Frame]]) -> bytes:
@@ -75,10 +98,15 @@ def to_gif(films: Sequence[list[Frame]]) -> bytes:
         for i in range(length)
     ]
     # All frames share one palette, made from all of them: a palette for each would make colours flicker and
-    # the file larger. The colours of the borders are added as they are, since a rare one could be lost.
-    sample = Image.fromarray(np.concatenate([np.asarray(image)[::3, ::3] for image in images])).quantize(62)
+    # the file larger. An octree keeps the colours of small things, such as a bottle, which a median cut gives
+    # up for more shades of a large table.
+    sample = Image.fromarray(np.concatenate([np.asarray(image)[::3, ::3] for image in images]))
+    adapted = sample.quantize(COLOURS, Image.Quantize.FASTOCTREE).getpalette() or []
+    colours = np.array([*adapted[: 3 * COLOURS], *POLICY_COLOUR, *EXPERT_COLOUR]).reshape(-1, 3)
+    for colour in (POLICY_COLOUR, EXPERT_COLOUR):  # Pillow would mix borders up with colours close to theirs
+        colours[np.abs(colours - colour).max(axis=1) < 16] = colour
     palette = Image.new("P", (1, 1))
-    palette.putpalette([*(sample.getpalette() or [])[: 3 * 62], *POLICY_COLOUR, *EXPERT_COLOUR])
+    palette.putpalette(colours.ravel().tolist())
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     file = BytesIO()
     pause = round(1000 / max(SLOWEST, length / LONGEST_SHOW))  # [ms]
@@ -94,6 +122,11 @@ def _decorate(picture: Any, title: str, colour: tuple[int, int, int]) -> Frame:
         image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", (image.width + 2 * BORDER, image.height + TITLE + BORDER), colour)
     canvas.paste(image, (BORDER, TITLE))
-    font = ImageFont.load_default(size=min(14, max(9, canvas.width // 24)))
+    font = _load_font(min(14, max(9, canvas.width // 24)))
     ImageDraw.Draw(canvas).text((BORDER, TITLE / 2), title, fill="white", font=font, anchor="lm")
     return np.asarray(canvas)
+
+
+@cache
+def _load_font(size: int) -> Any:
+    return ImageFont.load_default(size=size)

@@ -107,10 +107,11 @@ def theta_table(task: Task, row: Row, reward: RewardModel) -> Table:
 
 
 def before_after_table(task: Task, aligned: Policy) -> Table:
-    """Prior, aligned policy and, with an oracle, expert, measured unwatched on the reference simulator.
+    """Prior, aligned policy and, with an oracle, expert, measured unwatched.
 
-    With an oracle, the table begins with their intervention rates over `WATCHED_STEPS` watched steps on the
-    simulator on which the task trains.
+    With an oracle, the table begins with their intervention rates over `WATCHED_STEPS` watched steps. All is
+    measured on the simulator on which the task trains. If results are reported on another one, an episode of
+    the aligned policy is replayed there, and below the table it says how many steps were the same.
     """
     from mereq_min.rollout import watch
 
@@ -124,8 +125,13 @@ def before_after_table(task: Task, aligned: Policy) -> Table:
         if oracle is not None:
             rate = watch(task, policy, oracle, WATCHED_STEPS, 0).intervention_rate
             measures[name]["intervention_rate"] = rate
-        measures[name] |= task.evaluate(policy, reference=True)
-    return evaluation_table("Before and after", task, measures)
+        measures[name] |= task.evaluate(policy, episodes=getattr(task, "reported_episodes", None))
+    table = evaluation_table("Before and after", task, measures)
+    check = getattr(task, "spot_check", lambda policy: None)(aligned)
+    if check is not None:
+        table.caption = "An episode replayed on the reference simulator: {} of {} steps equal".format(*check)
+        table.caption_justify = "left"
+    return table
 
 
 def evaluation_table(title: str, task: Task, measures: dict[str, dict[str, Any]]) -> Table:

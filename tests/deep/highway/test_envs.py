@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from deep.highway import HighwayEnv, HighwayVectorEnv, ReferenceEnv, RoadConfig
+from deep.highway.reference import DrawnHighwayEnv
 
 FEW = RoadConfig(vehicles_count=5, duration=6)
 SINGLE = pytest.mark.parametrize("make", [HighwayEnv, ReferenceEnv])
@@ -249,3 +250,19 @@ def test_the_reference_can_be_drawn_without_a_screen(driver, monkeypatch):
     assert ReferenceEnv(FEW).render_mode is None
     with pytest.raises(ValueError, match="render_mode must be"):
         ReferenceEnv(FEW, render_mode="ansi")
+
+
+def test_a_compiled_road_is_drawn_as_highway_env_draws_itself():
+    drawn, real = DrawnHighwayEnv(FEW), ReferenceEnv(FEW, render_mode="rgb_array")
+    with pytest.raises(ResetNeeded):
+        drawn.render()
+    pictures = []
+    for env in (drawn, real):
+        env.reset(seed=3)
+        env.render()
+        for action in (2, 3, 3, 0):
+            env.step(action)
+            pictures.append(env.render())
+        env.close()
+    np.testing.assert_array_equal(pictures[:4], pictures[4:])
+    assert not np.array_equal(pictures[0], pictures[3])

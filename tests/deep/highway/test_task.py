@@ -1,7 +1,9 @@
 """Highway-Sim as a task: shipped policies, the expert's rule, measures on both engines, and a whole run."""
 
+import re
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from deep.highway.roads import ACTIONS
+from deep.highway.reference import ReferenceEnv
+from deep.highway.roads import ACTIONS, RoadConfig
 from deep.highway.task import MARGIN, PRIOR_WEIGHTS, TEMPERATURE, make_highway
 from deep.nets import mlp
 from deep.policies import DiscretePolicy, all_log_probs
@@ -17,6 +20,7 @@ from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.lab.runs.records import read_rows
 from mereq_min.lab.runs.run import RunConfig, run
+from mereq_min.lab.show import tables
 from mereq_min.rollout import rollout, watch
 
 A = len(ACTIONS)
@@ -53,6 +57,27 @@ def test_two_episodes_are_measured_alike_on_both_engines(task):
     real, ours = (task.evaluate(task.prior, episodes=2, reference=reference) for reference in (True, False))
     for name, value in real.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_the_table_before_and_after_is_measured_on_the_episodes_of_highway_env(task, monkeypatch):
+    """Equal episodes give equal numbers, so that the slow simulator needs to replay only one of them."""
+    small = replace(task, reference_episodes=2)
+    monkeypatch.setattr(tables, "WATCHED_STEPS", 20)
+    table = tables.before_after_table(small, task.oracle.expert_policy)
+    same, count = re.fullmatch(r".*: (\d+) of (\d+) steps equal", table.caption).groups()
+    assert same == count == str(task.horizon)
+    names, *columns = (list(column.cells) for column in table.columns)
+    real = small.evaluate(task.prior, reference=True)
+    assert columns[0][names.index("return, expert's reward")] == f"{real['expert_return']:.3f}"
+    assert columns[0][names.index("mean speed \\[m/s]")] == f"{real['mean_speed']:.3f}"
+
+
+def test_a_spot_check_tells_how_many_steps_are_equal(task):
+    other = RoadConfig(vehicles_density=1.5)
+    wrong = replace(task, reference_env=partial(ReferenceEnv, other, PRIOR_WEIGHTS))
+    same, count = wrong.spot_check(task.prior)
+    assert same < count == task.horizon
+    assert replace(task, reference_env=None).spot_check(task.prior) is None
 
 
 def test_the_rule_is_the_expert_s_advantage(task, states):

@@ -3,6 +3,7 @@
 import dataclasses
 from io import BytesIO
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageSequence
@@ -11,7 +12,7 @@ from mereq_min import LoopConfig
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.records import read_rows
 from mereq_min.lab.runs.run import RunConfig, run
-from mereq_min.lab.show.film import BORDER, EXPERT_COLOUR, POLICY_COLOUR, TITLE, film, to_gif
+from mereq_min.lab.show.film import BORDER, EXPERT_COLOUR, MOMENT, POLICY_COLOUR, TITLE, film, to_gif
 from mereq_min.lab.show.plots import draw_curve
 from mereq_min.rollout import rollout
 
@@ -47,7 +48,6 @@ class Recorder:
 
     def make_env(self, render_mode=None, *, reference=False):
         assert render_mode == "rgb_array"
-        assert reference
         env = self.task.make_env(render_mode, reference=reference)
         env.reset = remembering(env.reset, self.starts)
         env.render = remembering(env.render, self.pictures)
@@ -79,8 +79,10 @@ def test_frames_are_marked_exactly_where_the_expert_controls(task, titles, seed)
     colours = [EXPERT_COLOUR if controls else POLICY_COLOUR for controls in steps.is_intervention]
     assert [colour_of_border(frame) for frame in frames] == colours
     counts = np.cumsum(steps.is_intervention)
+    words = ["EXPERT IN CONTROL," if controls else "expert" for controls in steps.is_intervention]
     assert titles == [
-        f"prior: expert in control {count} of {i} steps" for i, count in enumerate(counts, start=1)
+        f"prior: {who} {count} of {i} steps"
+        for i, (who, count) in enumerate(zip(words, counts, strict=True), start=1)
     ]
 
 
@@ -105,6 +107,31 @@ def test_without_an_oracle_nobody_watches(task, titles):
     frames = film(alone, task.prior, "prior", 0)
     assert {colour_of_border(frame) for frame in frames} == {POLICY_COLOUR}
     assert set(titles) == {"prior"}
+
+
+class Done(gym.Wrapper):
+    """Says that the task is done after some of the steps of an episode."""
+
+    def __init__(self, env, done):
+        super().__init__(env)
+        self.done, self.t = done, 0
+
+    def step(self, action):
+        *result, info = self.env.step(action)
+        self.t += 1
+        return *result, {**info, "success": self.t in self.done}
+
+
+@pytest.mark.parametrize(
+    ("done", "length"), [((3, *range(5, 99)), 4 + MOMENT), (range(10, 10 + MOMENT), None), ((), None)]
+)
+def test_a_film_ends_a_moment_after_the_task_is_done_for_good(task, done, length):
+    recorder = Recorder(task)
+    whole = film(recorder, task.prior, "prior", 0)
+    recorder.make_env = lambda mode: Done(task.make_env(mode), done)
+    cut = film(recorder, task.prior, "prior", 0)
+    assert len(cut) == (length or task.horizon)
+    np.testing.assert_array_equal(cut, whole[: len(cut)])
 
 
 @pytest.mark.parametrize("name", GRIDWORLDS)
@@ -194,6 +221,19 @@ def test_a_rare_takeover_keeps_its_colour_among_many_others():
     shown, _ = read_gif(to_gif([frames]))
     assert (shown[0][:2] == EXPERT_COLOUR).all()
     assert (np.array(shown[1:])[:, :2] == POLICY_COLOUR).all()
+
+
+def test_small_things_keep_their_colours_beside_a_large_table_with_many_shades():
+    glass, goal = (26, 71, 36), (38, 140, 76)
+    frames = []
+    for i in range(10):
+        shades = np.linspace(120, 220, 300 * 300).reshape(300, 300)[..., None] * [1.0, 0.95, 0.87]
+        frame = shades.astype(np.uint8)
+        frame[40:70, 20 + i : 30 + i], frame[80:83, 50:60] = glass, goal
+        frames.append(frame)
+    shown = np.array(read_gif(to_gif([frames]))[0], dtype=int)
+    assert np.abs(shown[:, 40:70, 29] - glass).max() <= 8
+    assert np.abs(shown[:, 81, 55] - goal).max() <= 8
 
 
 # --- Curve -----------------------------------------------------------------------------------------------
