@@ -29,6 +29,9 @@ WITHOUT_TORCH := tests/gridworlds tests/deep/highway/test_envs.py tests/deep/fan
   tests/mereq_min/test_soft.py tests/mereq_min/lab/runs tests/mereq_min/lab/show
 WITH_TORCH := tests/contracts/test_learners.py tests/deep/test_stable_baselines.py tests/deep/test_nets.py
 
+# What numba compiled for one environment would be compiled anew for the next.
+floor python-3.13: export NUMBA_CACHE_DIR = $(CURDIR)/$(<D)/numba
+
 floor: .venv-floor/.installed opengl  ## some tests with Python 3.11 and the lowest versions that pyproject.toml admits
 	$(<D)/bin/python $(PYTEST) $(WITHOUT_TORCH) $(WITH_TORCH)
 
@@ -113,12 +116,12 @@ book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wil
 	.venv-uv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	touch $@
 
-PYTHON_3_13 ?= $(or $(lastword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13)),3.13)
+find_python = $(or $(lastword $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python$(1))),$(1))
 
 # Made anew, since uv keeps what is installed and admissible, and with the other packages of one day. torch comes first:
 # uv would download its CUDA build.
 .venv-floor/.installed: .venv-uv/bin/uv pyproject.toml constraints.txt
-	$< venv --quiet --clear --seed --python 3.11 $(@D)
+	$< venv --quiet --clear --seed --python $(call find_python,3.11) $(@D)
 	$(INSTALL) --no-compile -c constraints.txt torch
 	grep '^torch==' constraints.txt > $(@D)/overrides.txt
 	$< pip install --quiet --python $(@D)/bin/python --resolution lowest-direct --exclude-newer 2026-11-01 \
@@ -127,7 +130,7 @@ PYTHON_3_13 ?= $(or $(lastword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/pyt
 
 # Without torch, whose wheel for 3.13 is a CUDA build of gigabytes.
 .venv-3.13/.installed: .venv-uv/bin/uv pyproject.toml constraints.txt
-	$< venv --quiet --clear --python $(PYTHON_3_13) $(@D)
+	$< venv --quiet --clear --python $(call find_python,3.13) $(@D)
 	echo "torch ; python_version < '3'" > $(@D)/overrides.txt
 	$< pip install --quiet --python $(@D)/bin/python -c constraints.txt --overrides $(@D)/overrides.txt -e '.[dev]'
 	touch $@
