@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
 from deep.policies import all_log_probs
 from mereq_min.interfaces import Policy
-from mereq_min.validation import Array
+from mereq_min.validation import Array, check_array
 
 
 class Candidates(NamedTuple):
@@ -32,8 +32,42 @@ class Candidates(NamedTuple):
     """(N, M) log pi of the candidates."""
 
 
+FLOAT32 = np.finfo(np.float32)
+"""Range of the numbers in which networks compute."""
+
 LEAST_LOG_PRIOR = -1e4
 """Replaces log-probabilities of -inf, because 0 times -inf would be NaN instead of 0."""
+
+
+def check_theta(name: str, theta: ArrayLike, n_features: int) -> Array:
+    """Return theta (K,) as float64, after checking that the networks can compute with it.
+
+    Raises:
+        ValueError: if it has another shape, is not finite, or overflows float32.
+    """
+    checked = check_array(name, theta, shape=(n_features,))
+    worst = np.abs(checked).max(initial=0.0)
+    if worst > FLOAT32.max:
+        raise ValueError(
+            f"{name} must be at most {FLOAT32.max:.2g}, as networks compute in float32; got {worst:.3g}: "
+            "scale rewards and temperatures down together"
+        )
+    return checked
+
+
+def check_training(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of an update after checking that they are finite.
+
+    Raises:
+        ValueError: naming those that are not: the networks are then useless.
+    """
+    bad = [f"{name} = {value}" for name, value in metrics.items() if not np.isfinite(value)]
+    if bad:
+        raise ValueError(
+            f"training overflowed float32 ({', '.join(bad)}): theta, features or the learning rate are too "
+            "large for the temperature; rescale them"
+        )
+    return metrics
 
 
 def bounded_log_prior(prior: Policy | None, state: NDArray[Any], n_actions: int) -> Array:

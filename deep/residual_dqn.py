@@ -29,7 +29,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deep.bellman import Candidates, bounded_log_prior, critic_loss, critic_target, stray_bonus
+from deep.bellman import (
+    FLOAT32,
+    Candidates,
+    bounded_log_prior,
+    check_theta,
+    check_training,
+    critic_loss,
+    critic_target,
+    stray_bonus,
+)
 from deep.nets import (
     find_activation,
     load_arrays,
@@ -135,7 +144,9 @@ class ResidualDQN:
     ) -> None:
         check_number("gamma", gamma, 0, 1)
         check_number("temperature", temperature, 0, exclusive=prior is not None)
-        check_number("scaled_prior_weight", scaled_prior_weight, 0)
+        if temperature > 0:
+            check_number("temperature", temperature, float(FLOAT32.tiny), float(FLOAT32.max))
+        check_number("scaled_prior_weight", scaled_prior_weight, 0, float(FLOAT32.max))
         self.n_inputs, self.n_actions, self.n_features = n_inputs, n_actions, n_features
         self.gamma, self.temperature = gamma, temperature
         self.prior = prior
@@ -216,9 +227,9 @@ class ResidualDQN:
             entropy: mean entropy of pi_hat(. | s') in the last batch [nats].
 
         Raises:
-            ValueError: if theta is malformed, or the replay buffer is empty.
+            ValueError: if theta is malformed, the replay buffer is empty, or training overflows.
         """
-        self.theta = check_array("theta", theta, shape=(self.n_features,))
+        self.theta = check_theta("theta", theta, self.n_features)
         check_number("n_updates", n_updates, 1, integer=True)
         weights = self._weights()
         rng = np.random.default_rng([self.seed, self.updates_done])
@@ -250,11 +261,13 @@ class ResidualDQN:
                 torch._foreach_lerp_(target_parameters, parameters, self.config.target_rate)
             total += loss.detach()
         self.updates_done += n_updates
-        return {
-            "loss": float(total) / n_updates,
-            "q_residual": float((target @ weights).mean()),
-            "entropy": float(torch.special.entr(after.probability).sum(dim=1).mean()),
-        }
+        return check_training(
+            {
+                "loss": float(total) / n_updates,
+                "q_residual": float((target @ weights).mean()),
+                "entropy": float(torch.special.entr(after.probability).sum(dim=1).mean()),
+            }
+        )
 
     def policy(self) -> DiscretePolicy:
         """Return the policy for the last theta, as a frozen copy that later updates do not change."""
@@ -322,7 +335,7 @@ class ResidualDQN:
         missing = {"agent_theta", "updates_done"} - set(state)
         if missing:
             raise ValueError(f"not a state of residual DQN: {', '.join(sorted(missing))} missing")
-        self.theta = check_array("agent_theta", state["agent_theta"], shape=(self.n_features,))
+        self.theta = check_theta("agent_theta", state["agent_theta"], self.n_features)
         self.updates_done = int(state["updates_done"])
         load_arrays(self.net, state, "net.")
         load_arrays(self.target_net, state, "target_net.")

@@ -30,7 +30,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deep.bellman import critic_loss, critic_target, smaller_twin, stray_bonus
+from deep.bellman import (
+    FLOAT32,
+    check_theta,
+    check_training,
+    critic_loss,
+    critic_target,
+    smaller_twin,
+    stray_bonus,
+)
 from deep.gaussian import SquashedGaussianPolicy
 from deep.heads import TwinMLP, make_actor
 from deep.nets import (
@@ -135,7 +143,8 @@ class ResidualSAC:
     ) -> None:
         check_number("gamma", gamma, 0, 1)
         check_number("temperature", temperature, 0, exclusive=True)
-        check_number("scaled_prior_weight", scaled_prior_weight, 0)
+        check_number("temperature", temperature, float(FLOAT32.tiny), float(FLOAT32.max))
+        check_number("scaled_prior_weight", scaled_prior_weight, 0, float(FLOAT32.max))
         self.n_inputs, self.n_features, self.gamma, self.seed = n_inputs, n_features, gamma, seed
         self.scaled_prior_weight = scaled_prior_weight if prior is not None else 0.0
         self.config = config or SACConfig()
@@ -217,15 +226,15 @@ class ResidualSAC:
             temperature: alpha_hat [reward].
 
         Raises:
-            ValueError: if theta is malformed, or the replay buffer is empty.
+            ValueError: if theta is malformed, the replay buffer is empty, or training overflows.
         """
-        self.theta = check_array("theta", theta, shape=(self.n_features,))
+        self.theta = check_theta("theta", theta, self.n_features)
         check_number("n_updates", n_updates, 1, integer=True)
         rng = np.random.default_rng([self.seed, self.updates_done])
         for _ in range(n_updates):
             metrics = self._update_once(rng)
         self.updates_done += n_updates
-        return {name: float(value) for name, value in metrics.items()}
+        return check_training({name: float(value) for name, value in metrics.items()})
 
     def _update_once(self, rng: np.random.Generator) -> dict[str, Tensor]:
         batch = self.replay.sample(self.config.batch_size, rng)
@@ -339,7 +348,7 @@ class ResidualSAC:
         log_temperature = check_array("log_temperature", state["log_temperature"], shape=())
         with torch.no_grad():
             self.log_temperature.fill_(float(log_temperature))
-        self.theta = check_array("agent_theta", state["agent_theta"], shape=(self.n_features,))
+        self.theta = check_theta("agent_theta", state["agent_theta"], self.n_features)
         self.updates_done = int(state["updates_done"])
 
     def _weights(self) -> Tensor:

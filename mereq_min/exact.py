@@ -105,8 +105,8 @@ class ExactLearner:
 
         Book: eq-augmented-reward.
         """
+        reward = self._reward(theta)
         self._theta = np.array(theta, dtype=np.float64)
-        reward = self._reward(self._theta)
         v, is_near = self._approach(reward)
         self._solution = solve_soft(self.mdp, reward, self.temperature, initial_v=v)
         self._v, self._psi = self._solution.v, None

@@ -70,8 +70,8 @@ class SegmentLikelihoodConfig:
 
 
 LONGEST_STEP = 0.5
-"""Longest step of Fisher scoring in theta [reward]. The information of a policy says nothing about very
-different policies, so that longer steps would overshoot."""
+"""Longest step of Fisher scoring in theta [reward], for rewards of unit size. The information of a policy says
+nothing about very different policies, so that longer steps would overshoot."""
 
 
 def match_features(
@@ -115,7 +115,12 @@ def match_features(
 
 
 def maximise_likelihood(
-    learner: Learner, steps: Steps, theta: Array, config: SegmentLikelihoodConfig
+    learner: Learner,
+    steps: Steps,
+    theta: Array,
+    config: SegmentLikelihoodConfig,
+    *,
+    longest_step: float = LONGEST_STEP,
 ) -> Estimate:
     """Infer theta by segment likelihood: the theta that is most probable given the expert's actions (ours).
 
@@ -131,10 +136,13 @@ def maximise_likelihood(
         steps: the expert steps.
         theta: (K,) initial theta.
         config: prior on theta and largest number of steps.
+        longest_step: longest step in theta [reward]; it scales with the unit of reward, as `prior_sd` does.
 
     Raises:
-        ValueError: if there are no steps, theta is malformed, or the prior never takes some expert action.
+        ValueError: if there are no steps, an argument is malformed, or the prior never takes some expert
+            action.
     """
+    check_number("longest_step", longest_step, 0, exclusive=True)
     if len(steps) == 0:
         raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
     theta = check_array("theta", theta, shape=(steps.features.shape[1],))
@@ -155,7 +163,7 @@ def maximise_likelihood(
             break
         # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
-        last_step = step * min(1.0, LONGEST_STEP / float(np.linalg.norm(step))) / (1 + reversals)
+        last_step = step * min(1.0, longest_step / float(np.linalg.norm(step))) / (1 + reversals)
         theta = theta + last_step
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
     return Estimate(theta, errors, policy, float(np.linalg.norm(gradient)), solves, converged)

@@ -4,6 +4,7 @@ Index order, everywhere: `V[s]`, `Q[s, a]`, `features[s, a, k]`, and row `s * A 
 """
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,9 +42,9 @@ class TabularMDP:
     terminal: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __post_init__(self) -> None:
+        if not isinstance(self.gamma, Real) or not 0.0 <= self.gamma < 1.0:
+            raise ValueError(f"gamma must lie in [0, 1), got {self.gamma!r}")
         gamma = float(self.gamma)
-        if not 0.0 <= gamma < 1.0:
-            raise ValueError(f"gamma must lie in [0, 1), got {gamma}")
         if gamma * (1.0 + ROW_ERROR) >= 1.0:
             raise ValueError(
                 f"gamma must be below 1 - {ROW_ERROR:g}, because rows of transition sum to 1 only within "
@@ -102,9 +103,13 @@ class TabularMDP:
             (S, A) reward.
 
         Raises:
-            ValueError: if `weights` is not a finite vector of length K.
+            ValueError: if `weights` is not a finite vector of length K, or the reward overflows.
         """
-        return self.features @ check_array("weights", weights, shape=(self.n_features,))
+        with np.errstate(over="ignore", invalid="ignore"):
+            reward = self.features @ check_array("weights", weights, shape=(self.n_features,))
+        if not np.isfinite(reward).all():
+            raise ValueError("weights are too large: the reward overflows float64; rescale them")
+        return reward
 
 
 def _check_distribution(name: str, rows: Array | sp.csr_array) -> None:
@@ -121,6 +126,8 @@ def _check_distribution(name: str, rows: Array | sp.csr_array) -> None:
 def _check_transition(value: sp.csr_array | ArrayLike, S: int, A: int) -> sp.csr_array:
     if not sp.issparse(value):
         value = check_array("transition", value, ndim=2)
+    elif value.dtype.kind not in "buif":
+        raise ValueError(f"transition must hold real numbers, got entries of type {value.dtype}")
     transition = sp.csr_array(value, dtype=np.float64, copy=True)
     if transition.shape != (S * A, S):
         raise ValueError(

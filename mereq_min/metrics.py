@@ -209,6 +209,7 @@ def starc_distance(mdp: TabularMDP, reward: ArrayLike, other: ArrayLike) -> floa
     standard: list[Array] = []
     for name, value in (("reward", reward), ("other", other)):
         given = check_array(name, value, shape=shape)
+        given = np.ldexp(given, -np.frexp(np.abs(given).max())[1])  # no square overflows or underflows
         canonical = canonicalise(mdp, given)
         norm = np.linalg.norm(canonical)
         trivial = norm <= 1e-10 * np.linalg.norm(given)

@@ -161,10 +161,13 @@ class PolicyChain:
         cells[self._pattern.cells] = -self.gamma * self._entries
         cells[:: S + 1] += 1.0
         system = cells.reshape(S, S).T if transposed else cells.reshape(S, S)
+        # Exact, and without it the squares below would underflow or overflow for the unit of b.
+        exponent = np.frexp(np.abs(b).max(axis=0))[1]
+        b = np.ldexp(b, -exponent)
         x = np.asarray(np.linalg.solve(system, b), dtype=np.float64)
         if not _is_accurate(b - system @ x, b, x, rtol):
             raise NotConvergedError("the linear solve for the policy's Markov chain is not accurate enough")
-        return x
+        return np.ldexp(x, exponent)
 
     def _solve_iteratively(self, b: Array, transposed: bool, rtol: float) -> Array:
         dtype = rough_precision(self.gamma) if rtol >= ROUGH else np.float64

@@ -7,6 +7,7 @@ contains log pi, but neither r, Q nor V of the prior.
 """
 
 from dataclasses import replace
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -110,9 +111,15 @@ def solve_residual(
     """
     residual_reward = check_array("residual_reward", residual_reward, shape=(mdp.n_states, mdp.n_actions))
     log_prior = check_log_policy(mdp, log_prior, "log_prior")
-    if not scaled_prior_weight >= 0 or not np.isfinite(scaled_prior_weight):
+    number = isinstance(scaled_prior_weight, Real) and not isinstance(scaled_prior_weight, bool)
+    if not number or not scaled_prior_weight >= 0 or not np.isfinite(scaled_prior_weight):
         raise ValueError(f"scaled_prior_weight must be finite and at least 0, got {scaled_prior_weight}")
-    bonus = prior_bonus(log_prior, scaled_prior_weight)
+    with np.errstate(over="ignore"):
+        bonus = prior_bonus(log_prior, scaled_prior_weight)
+    if (np.isinf(bonus) & np.isfinite(log_prior)).any():
+        raise ValueError(
+            f"scaled_prior_weight is too large: omega' log pi overflows float64, got {scaled_prior_weight}"
+        )
     solution = solve_soft(mdp, residual_reward + bonus, temperature, tol=tol, initial_v=initial_v)
     q, backed_up = residual_bellman(
         mdp, solution.v, residual_reward, log_prior, scaled_prior_weight, temperature

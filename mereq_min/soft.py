@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from mereq_min.mdp import ROW_ERROR, TabularMDP
 from mereq_min.policy_chain import NotConvergedError, PolicyChain, rounding_error, sweeps_needed
-from mereq_min.validation import Array, check_array, check_log_probabilities
+from mereq_min.validation import Array, check_array, check_log_probabilities, to_float64
 
 SolveMethod = Literal["newton", "modified_policy_iteration", "value_iteration"]
 """The solvers: soft policy iteration, modified policy iteration and value iteration."""
@@ -286,9 +286,10 @@ def check_reward(mdp: TabularMDP, reward: ArrayLike) -> Array:
     """Return a copy of `reward` as an (S, A) float array, after checking it.
 
     Raises:
-        ValueError: on a wrong shape, NaN, +inf, or a state in which every action is forbidden (-inf).
+        ValueError: on entries that are not real numbers, a wrong shape, NaN, +inf, or a state in which every
+            action is forbidden (-inf).
     """
-    reward = np.array(reward, dtype=np.float64)
+    reward = to_float64("reward", reward)
     if reward.shape != (mdp.n_states, mdp.n_actions):
         raise ValueError(
             f"reward must have shape (S, A) = {(mdp.n_states, mdp.n_actions)}, got {reward.shape}"
@@ -398,8 +399,12 @@ def discounted_sum(mdp: TabularMDP, log_policy: ArrayLike, x: ArrayLike) -> Arra
         raise ValueError(f"x must have shape (S, A) = {(S, A)} or (S, A, M), got {x.shape}")
     flat = x.reshape(S, A, -1)
     expected = np.einsum("sa,sam->sm", np.where(mdp.terminal[:, None], 0.0, policy), flat)
-    to_come = PolicyChain(mdp, policy).solve(expected)
-    return (flat + mdp.gamma * (mdp.transition @ to_come).reshape(S, A, -1)).reshape(x.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        to_come = PolicyChain(mdp, policy).solve(expected)
+        sums = flat + mdp.gamma * (mdp.transition @ to_come).reshape(S, A, -1)
+    if not np.isfinite(sums).all():
+        raise ValueError("x is too large: its discounted sums overflow float64; rescale it")
+    return sums.reshape(x.shape)
 
 
 def successor_features(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
@@ -427,9 +432,11 @@ def check_log_policy(mdp: TabularMDP, log_policy: ArrayLike, name: str = "log_po
     """Return a copy of `log_policy` as an (S, A) float array, after checking it.
 
     Raises:
-        ValueError: on a wrong shape, NaN, or rows whose probabilities do not sum to 1.
+        ValueError: on entries that are not real numbers, a wrong shape, NaN, or rows whose probabilities do
+            not sum to 1.
     """
     shape = (mdp.n_states, mdp.n_actions)
-    if np.shape(log_policy) != shape:
-        raise ValueError(f"{name} must have shape (S, A) = {shape}, got {np.shape(log_policy)}")
+    log_policy = to_float64(name, log_policy)
+    if log_policy.shape != shape:
+        raise ValueError(f"{name} must have shape (S, A) = {shape}, got {log_policy.shape}")
     return check_log_probabilities(name, log_policy)

@@ -62,15 +62,48 @@ def _is_finite(value: Any, integer: bool) -> bool:
         return False
 
 
+def to_float64(name: str, value: ArrayLike) -> Array:
+    """Return a float64 copy of an array of real numbers; booleans become 0 and 1.
+
+    Raises:
+        ValueError: on complex numbers, text, other objects, masked entries or rows of different shapes, which
+            numpy would silently turn into real numbers, or not convert at all.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must be an array of numbers, got rows of different shapes") from None
+    is_real = array.dtype.kind in "buif" or (array.dtype == object and all(map(_is_real, array.flat)))
+    if not is_real or np.ma.is_masked(value):
+        kind = "masked entries" if is_real else f"entries of type {_type_name(array)}"
+        raise ValueError(f"{name} must hold real numbers, got {kind}")
+    try:
+        with np.errstate(over="ignore"):  # what is too large for float64 becomes infinite
+            return np.array(array, dtype=np.float64)
+    except OverflowError:
+        raise ValueError(f"{name} must hold numbers that fit float64, got a larger integer") from None
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, Real)
+
+
+def _type_name(array: NDArray[Any]) -> str:
+    if array.dtype != object:
+        return str(array.dtype)
+    return type(next(x for x in array.flat if not _is_real(x))).__name__
+
+
 def check_array(
     name: str, value: ArrayLike, *, shape: tuple[int, ...] | None = None, ndim: int | None = None
 ) -> Array:
     """Return a float64 copy of `value` after checking its shape and that all entries are finite.
 
     Raises:
-        ValueError: if the shape or number of axes is wrong or an entry is NaN or infinite.
+        ValueError: if the entries are not real numbers, the shape or number of axes is wrong, or an entry is
+            NaN or infinite.
     """
-    array = np.array(value, dtype=np.float64)
+    array = to_float64(name, value)
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if ndim is not None and array.ndim != ndim:
@@ -86,12 +119,13 @@ def check_log_probabilities(name: str, value: ArrayLike, *, shape: tuple[int, ..
     Raises:
         ValueError: on a wrong shape, NaN, or rows whose probabilities do not sum to 1.
     """
-    log_policy = np.array(value, dtype=np.float64)
+    log_policy = to_float64(name, value)
     if log_policy.ndim != 2 or (shape is not None and log_policy.shape != shape):
         raise ValueError(f"{name} must have shape {shape or '(S, A)'}, got {log_policy.shape}")
     if np.isnan(log_policy).any():
         raise ValueError(f"{name} must not hold NaN; use -inf for an action that is never taken")
-    sums = np.exp(log_policy).sum(axis=1)
+    with np.errstate(over="ignore"):
+        sums = np.exp(log_policy).sum(axis=1)
     worst = int(np.argmax(np.abs(sums - 1.0)))
     if not abs(sums[worst] - 1.0) <= 1e-6:
         raise ValueError(

@@ -319,11 +319,18 @@ def test_malformed_transitions_are_refused(name, value):
 def test_malformed_arguments_are_refused():
     with pytest.raises(ValueError, match="theta"):
         make_agent().update(np.zeros(K + 1), 1)
+    with pytest.raises(
+        ValueError, match=r"theta must be at most 3.4e\+38, as networks compute in float32; got"
+    ):
+        make_agent().update(np.full(K, -1e39), 1)
     with pytest.raises(ValueError, match="empty"):
         make_agent().update(np.zeros(K), 1)
     with pytest.raises(ValueError, match="n_updates"):
         make_agent().update(np.zeros(K), 0)
     with pytest.raises(ValueError, match="temperature"):
         make_agent(make_prior(), temperature=0.0)
+    for temperature in (1e-50, 1e50):  # 0 and infinite in float32
+        with pytest.raises(ValueError, match="temperature must be a finite number at least"):
+            make_agent(temperature=temperature)
     with pytest.raises(ValueError, match="batch_size"):
         DQNConfig(batch_size=0)

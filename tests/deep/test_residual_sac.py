@@ -372,6 +372,11 @@ def test_malformed_transitions_are_refused(kind):
         agent.update(np.zeros(2), 1)
     with pytest.raises(ValueError, match="theta"):
         agent.update(np.array([np.nan, 0.0]), 1)
+    with pytest.raises(ValueError, match=r"theta must be at most 3.4e\+38, as networks compute in float32"):
+        agent.update(np.array([1e39, 0.0]), 1)
+    agent.add(**{**good, "features": np.full((1, 2), 100.0)})
+    with pytest.raises(ValueError, match=r"training overflowed float32 \(.*= (nan|-?inf)"):
+        agent.update(np.array([3e38, 3e38]), 5)
 
 
 def test_a_prior_must_be_differentiable_on_the_same_box():
