@@ -70,8 +70,8 @@ class SegmentLikelihoodConfig:
 
 
 LONGEST_STEP = 0.5
-"""Longest step of Fisher scoring in theta [reward], for rewards of unit size. The information of a policy says
-nothing about very different policies, so that longer steps would overshoot."""
+"""Longest step of Fisher scoring in theta, for rewards of unit size [reward]. The information of a policy
+says nothing about very different policies, so that longer steps would overshoot."""
 
 
 def match_features(
