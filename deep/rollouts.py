@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Policy
-from mereq_min.policies import check_actions
+from mereq_min.policies import ActionCheck
 from mereq_min.validation import Array, Mask
 
 
@@ -91,10 +91,11 @@ def interact(
             "envs must reset in the step that ends an episode (autoreset_mode=AutoresetMode.SAME_STEP), got "
             f"{envs.metadata.get('autoreset_mode')}"
         )
+    check = ActionCheck(envs.single_action_space)
     state, _ = envs.reset(seed=seed)
     t = np.zeros(envs.num_envs, dtype=np.int64)
     for _ in range(n_steps):
-        action = check_actions(policy.sample(state, rng), envs.num_envs, envs.single_action_space)
+        action = check(policy.sample(state, rng), envs.num_envs)
         after_reset, reward, terminated, truncated, info = envs.step(action)
         next_state = _before_reset(after_reset, info)
         yield state.copy(), action, features_of(reward, info), next_state, terminated.copy(), t, reward.copy()

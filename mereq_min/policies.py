@@ -84,30 +84,46 @@ class UniformPolicy:
 # --- What a policy returns --------------------------------------------------------------------------------
 
 
-def check_actions(actions: Any, n: int, space: Any, whose: str = "a policy's sample") -> NDArray[Any]:
-    """Return actions (n, ...) after checking that they are of an action space; a Box may be left.
+class ActionCheck:
+    """Checks that what a policy or an expert returns are actions of a space; a Box may be left.
 
     Args:
-        actions: what was returned.
-        n: number of states for which they were drawn.
         space: gymnasium's `Discrete` or `Box`.
-        whose: names in the message who returned them.
-
-    Raises:
-        ValueError: if they are no array of this shape, or not of the space: no such index, NaN, or infinite.
     """
-    array = _check_returned(actions, (n, *space.shape), whose)
-    if not hasattr(space, "n"):
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise ValueError(f"{whose} must return finite numbers, got {_first_bad(array)}")
+
+    def __init__(self, space: Any) -> None:
+        self.shape, self.is_discrete = tuple(space.shape), hasattr(space, "n")
+        if self.is_discrete:
+            self.low, self.high = int(space.start), int(space.start) + int(space.n) - 1
+
+    def __call__(self, actions: Any, n: int, whose: str = "a policy's sample") -> NDArray[Any]:
+        """Return actions (n, ...) after checking them.
+
+        Args:
+            actions: what was returned.
+            n: number of states for which they were drawn.
+            whose: names in the message who returned them.
+
+        Raises:
+            ValueError: if they are no array of this shape, or not of the space: no such index, NaN, or
+                infinite.
+        """
+        array = _check_returned(actions, (n, *self.shape), whose)
+        kind = array.dtype.kind
+        if not self.is_discrete:
+            if kind not in "fiu" or not np.isfinite(array).all():
+                raise ValueError(f"{whose} must return finite numbers, got {_first_bad(array)}")
+            return array
+        if kind not in "iu":
+            raise ValueError(f"{whose} must return an array of integers, got {array.dtype}")
+        if n == 1:  # each step of a rollout comes here, and `min` takes longer
+            is_inside = self.low <= array.item() <= self.high
+        else:
+            is_inside = not n or (self.low <= array.min() and array.max() <= self.high)
+        if not is_inside:
+            outside = array[(array < self.low) | (array > self.high)][0]
+            raise ValueError(f"{whose} must return actions from {self.low} to {self.high}, got {outside}")
         return array
-    low, high = int(space.start), int(space.start) + int(space.n) - 1
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"{whose} must return an array of integers, got {array.dtype}")
-    if array.size and not (low <= array.min() and array.max() <= high):
-        outside = array[(array < low) | (array > high)][0]
-        raise ValueError(f"{whose} must return actions from {low} to {high}, got {outside}")
-    return array
 
 
 def check_log_prob(values: Any, n: int) -> Array:
@@ -123,12 +139,11 @@ def check_log_prob(values: Any, n: int) -> Array:
 
 
 def _check_returned(value: Any, shape: tuple[int, ...], whose: str) -> NDArray[Any]:
-    wanted = f"{whose} must return a numpy array of shape {shape}"
-    if not isinstance(value, np.ndarray | np.generic):
-        raise ValueError(f"{wanted}, got {type(value).__name__}")
-    if value.shape != shape:
-        raise ValueError(f"{wanted}, got shape {value.shape}")
-    return np.asarray(value)
+    is_array = isinstance(value, np.ndarray)
+    if not is_array or value.shape != shape:
+        got = f"shape {value.shape}" if is_array else type(value).__name__
+        raise ValueError(f"{whose} must return a numpy array of shape {shape}, got {got}")
+    return value
 
 
 def _first_bad(array: NDArray[Any]) -> str:
@@ -182,7 +197,7 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
             f"{task_name}: this policy fails on what the task shows, {shows}: {what}"
         ) from failure
     try:
-        check_actions(action, len(state), action_space)
+        ActionCheck(action_space)(action, len(state))
         _check_sum(policy, state, action, action_space)
     except ValueError as error:
         raise ValueError(f"{task_name}: {error}") from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mereq_min.interfaces import Expert, Oracle, Policy, Task
-from mereq_min.policies import check_actions
+from mereq_min.policies import ActionCheck
 from mereq_min.steps import Steps
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def rollout(
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
     env = task.make_env() if env is None else env
-    space = env.action_space
+    check = ActionCheck(env.action_space)
     rows: list[tuple[Any, ...]] = []
     if expert_rng is None:
         expert_rng = rng.spawn(1)[0]
@@ -72,10 +72,10 @@ def rollout(
     if expert is not None:
         expert.reset(expert_rng)
     for i in range(n_steps):
-        policy_action = check_actions(policy.sample(np.asarray(state)[None], rng), 1, space)[0]
+        policy_action = check(policy.sample(np.asarray(state)[None], rng), 1)[0]
         expert_action = None if expert is None else expert.intervene(state, policy_action)
         if expert_action is not None:
-            check_actions(np.asarray(expert_action)[None], 1, space, "an expert's intervene, for one state,")
+            check(np.asarray(expert_action)[None], 1, "an expert's intervene, for one state,")
         action = policy_action if expert_action is None else expert_action
         next_state, _, terminated, truncated, info = env.step(action)
         truncated = truncated or (i == n_steps - 1 and not terminated)

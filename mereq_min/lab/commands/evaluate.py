@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -41,7 +42,7 @@ class Evaluate:
             policies["random"] = load_policy("random", task)
         with Console(stderr=True).status(f"evaluating {', '.join(policies)}"):
             measures = {
-                name: task.evaluate(policy, episodes=self.episodes, reference=True)
+                name: check_measures(task, task.evaluate(policy, episodes=self.episodes, reference=True))
                 for name, policy in policies.items()
             }
         console = Console(soft_wrap=True)
@@ -54,3 +55,22 @@ class Evaluate:
             write_file(self.gif, to_gif(films))
             console.print(f"film: {self.gif}", highlight=False)
         return 0
+
+
+def check_measures(task: Any, measures: Any) -> dict[str, Any]:
+    """Return what a task's `evaluate` returned, after checking that it holds numbers by name.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if not isinstance(measures, dict) or not measures:
+        raise ValueError(
+            f"evaluate of the task {task.name} must return its measures by name, such as "
+            f"{{'task_return': 1.0}}, got {measures!r:.60}"
+        )
+    for name, value in measures.items():
+        if not isinstance(name, str) or np.asarray(value).dtype.kind not in "fiub":
+            raise ValueError(
+                f"evaluate of the task {task.name} must return numbers by name, got {value!r:.60} as {name!r:.60}"
+            )
+    return measures

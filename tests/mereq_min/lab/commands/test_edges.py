@@ -306,8 +306,8 @@ SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 ARRAYS = st.tuples(TYPES, SHAPES, st.sampled_from([0, 1, -1, 255, 1e30, float("nan"), float("inf")]))
 KEYS = st.sampled_from([
     "log_policy", "scales", "net.1.weight", "net.1.bias", "net.3.weight", "net.3.bias", "net.0.scale",
-    "net.x", "net.activation", "low", "high", "temperature", "prior.scales", "prior.net.1.weight", "prior.low",
-    "prior.", "",
+    "net.x", "net.activation", "low", "high", "temperature", "prior.scales", "prior.net.1.weight",
+    "prior.low", "prior.", "",
 ])  # fmt: skip
 
 
