@@ -71,6 +71,7 @@ def check_measures(task: Any, measures: Any) -> dict[str, Any]:
     for name, value in measures.items():
         if not isinstance(name, str) or np.asarray(value).dtype.kind not in "fiub":
             raise ValueError(
-                f"evaluate of the task {task.name} must return numbers by name, got {value!r:.60} as {name!r:.60}"
+                f"evaluate of the task {task.name} must return numbers by name, got {value!r:.60} "
+                f"as {name!r:.60}"
             )
     return measures
