@@ -96,32 +96,42 @@ class ActionCheck:
         if self.is_discrete:
             self.low, self.high = int(space.start), int(space.start) + int(space.n) - 1
 
-    def __call__(self, actions: Any, n: int, whose: str = "a policy's sample") -> NDArray[Any]:
-        """Return actions (n, ...) after checking them.
-
-        Args:
-            actions: what was returned.
-            n: number of states for which they were drawn.
-            whose: names in the message who returned them.
+    def __call__(self, actions: Any, n: int) -> NDArray[Any]:
+        """Return the actions (n, ...) that a policy drew for n states, after checking them.
 
         Raises:
             ValueError: if they are no array of this shape, or not of the space: no such index, NaN, or
                 infinite.
         """
-        array = _check_returned(actions, (n, *self.shape), whose)
+        whose = "a policy's sample"
+        return self._check(_check_returned(actions, (n, *self.shape), whose), whose)
+
+    def one(self, action: Any) -> NDArray[Any]:
+        """Return the action (...) of an expert in one state as an array, after checking it.
+
+        Raises:
+            ValueError: as above.
+        """
+        array, whose = np.asarray(action), "an expert's intervene"
+        if array.shape != self.shape:
+            wanted = f"an array of shape {self.shape}" if self.shape else "one number"
+            raise ValueError(f"{whose} must return {wanted} or None, got shape {array.shape}")
+        return self._check(array, whose)
+
+    def _check(self, array: NDArray[Any], whose: str) -> NDArray[Any]:
         kind = array.dtype.kind
         if not self.is_discrete:
             if kind not in "fiu" or not np.isfinite(array).all():
                 raise ValueError(f"{whose} must return finite numbers, got {_first_bad(array)}")
             return array
         if kind not in "iu":
-            raise ValueError(f"{whose} must return an array of integers, got {array.dtype}")
-        if n == 1:  # each step of a rollout comes here, and `min` takes longer
+            raise ValueError(f"{whose} must return integers, got values of type {array.dtype}")
+        if array.size == 1:  # each step of a rollout comes here, and `min` takes longer
             is_inside = self.low <= array.item() <= self.high
         else:
-            is_inside = not n or (self.low <= array.min() and array.max() <= self.high)
+            is_inside = not array.size or bool(self.low <= array.min() and array.max() <= self.high)
         if not is_inside:
-            outside = array[(array < self.low) | (array > self.high)][0]
+            outside = array[(array < self.low) | (array > self.high)].flat[0]
             raise ValueError(f"{whose} must return actions from {self.low} to {self.high}, got {outside}")
         return array
 
@@ -148,7 +158,7 @@ def _check_returned(value: Any, shape: tuple[int, ...], whose: str) -> NDArray[A
 
 def _first_bad(array: NDArray[Any]) -> str:
     if array.dtype.kind not in "fiu":
-        return str(array.dtype)
+        return f"values of type {array.dtype}"
     return str(array[~np.isfinite(array)].flat[0])
 
 

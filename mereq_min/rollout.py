@@ -75,7 +75,7 @@ def rollout(
         policy_action = check(policy.sample(np.asarray(state)[None], rng), 1)[0]
         expert_action = None if expert is None else expert.intervene(state, policy_action)
         if expert_action is not None:
-            check(np.asarray(expert_action)[None], 1, "an expert's intervene, for one state,")
+            check.one(expert_action)
         action = policy_action if expert_action is None else expert_action
         next_state, _, terminated, truncated, info = env.step(action)
         truncated = truncated or (i == n_steps - 1 and not terminated)

@@ -324,14 +324,14 @@ def find_policy(name: str, task: Any) -> Policy:
         UsageError: if there is none.
         ValueError: if the file is not one of that kind.
     """
-    if name in ("prior", "expert", "random"):
-        return _own_policy(name, task)
     suffix = Path(name).suffix.removeprefix(".")
     loaders = {entry.name: entry for entry in find_entries("policy_loaders")}
-    if suffix == "safetensors":
+    if name in ("prior", "expert", "random"):
+        policy: Any = _own_policy(name, task)
+    elif suffix == "safetensors":
         arrays = _read_arrays(name)
         with _loading("policy", name):
-            policy: Any = task.load_policy(arrays)
+            policy = task.load_policy(arrays)
     elif suffix in loaders:
         policy = _import_loader(loaders[suffix])(Path(name), task)
     elif ":" in name:
@@ -382,7 +382,8 @@ def _read_arrays(name: str) -> dict[str, Any]:
     try:
         return load_arrays(Path(name))
     except ArraysError as error:
-        raise UsageError(f"cannot load policy {name!r}: {error.reason}") from error
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        raise UsageError(f"cannot load policy {name!r}: {reason}") from error
 
 
 def _import_policy(name: str) -> Any:

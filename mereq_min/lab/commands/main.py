@@ -157,7 +157,7 @@ def _explain(error: BaseException, command: Any) -> tuple[str, int]:
     if is_users(error):
         return f"{describe_fault(error)}; {keep_traceback(error)}", 1
     if isinstance(error, OSError):
-        where = error.filename or getattr(command, "out", None)
+        where = error.filename2 or error.filename or getattr(command, "out", None)
         return f"{'' if where is None else f'{where}: '}{error.strerror or error}", 1
     if isinstance(error, MemoryError):
         return f"memory ran out; ask for less at once ({error or 'no details'})", 1
