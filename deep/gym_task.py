@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deep.cloning import CloningConfig, Inside, NeuralCloner, clone_policy, squash
+from deep.first_solve import FirstSolves, SharingLearner
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import Agent, LearnerConfig, NeuralLearner
 from deep.nets import find_activation, mlp, with_prefix, zero_last_layer
@@ -184,13 +185,16 @@ class GymTask:
     ) -> NeuralLearner:
         """Return residual soft DQN or SAC on the prior, or the same of the full reward without the prior."""
         make_agent = self._make_dqn if isinstance(self.action_space, spaces.Discrete) else self._make_sac
-        return NeuralLearner(
-            make_agent(reward, start, seed),
+        agent = make_agent(reward, start, seed)
+        return SharingLearner(
+            agent,
             self.make_vector_env,
             horizon=self.horizon,
             discount=discount,
             config=self.learner,
             seed=seed,
+            shared=self._first_solves if reward == "residual" else {},  # one method alone has such a solve
+            key=(type(agent), start, seed),
         )
 
     def make_cloner(self, *, seed: int = 0) -> NeuralCloner:
@@ -267,6 +271,11 @@ class GymTask:
         steps = collect(envs, policy, self.horizon, np.random.default_rng(0), seed=0)
         envs.close()
         return steps
+
+    @cached_property
+    def _first_solves(self) -> FirstSolves:
+        """The last first solve of this task's learners."""
+        return {}
 
     @cached_property
     def observation_scale(self) -> Array | None:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 from torch import nn
 
 from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
 from mereq_min.interfaces import Policy
+from mereq_min.soft import log_softmax
 from mereq_min.validation import Array, check_number
 
 
@@ -64,7 +64,7 @@ class DiscretePolicy:
         logits = values.astype(np.float64) / self.divisor
         if self.prior is not None and self.prior_scale > 0:  # 0 * -inf would be NaN
             logits = logits + self.prior_scale * all_log_probs(self.prior, state, logits.shape[1])
-        return log_softmax(logits, axis=1)
+        return log_softmax(logits)
 
     def log_prob(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
         """Log-probability (N,) of actions (N,) in states (N, ...)."""

@@ -16,7 +16,7 @@ from deep import GymTask, cloning
 from deep.cloning import CloningConfig
 from deep.gaussian import SquashedGaussianPolicy
 from deep.highway.task import make_highway
-from deep.learner import LearnerConfig
+from deep.learner import LearnerConfig, NeuralLearner
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.residual_dqn import DQNConfig
@@ -530,3 +530,55 @@ def test_clones_begin_at_the_prior():
     steps = rollout(task, task.prior, None, 20, np.random.default_rng(0))
     clone = task.make_cloner().clone(steps, np.zeros(20))
     np.testing.assert_allclose(clone.log_probs(STATES), task.prior.log_probs(STATES), atol=1e-5)
+
+
+# --- The first solve is shared ------------------------------------------------------------------------------
+
+
+def make_aligned_task(kind):
+    return make_task(
+        kind, prior=make_prior(kind), learner=LearnerConfig(num_envs=2, updates=3, first_rounds=4)
+    )
+
+
+def solve_twice(task, **options):
+    """A learner after the solves of two rewards, as arrays."""
+    learner = task.make_learner("residual", 0.9, **options)
+    theta = np.zeros(len(task.feature_names))
+    learner.solve(theta)
+    learner.solve(theta + 0.3)
+    return learner.state() | {"mean_features": learner.mean_features()}
+
+
+@pytest.fixture(name="solved")
+def _solved(monkeypatch):
+    """The learners whose first solve was not taken over from another."""
+    learners, real = [], NeuralLearner.solve
+
+    def solve(self, theta):
+        if not self._rollouts:
+            learners.append(self)
+        return real(self, theta)
+
+    monkeypatch.setattr(NeuralLearner, "solve", solve)
+    return learners
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_learner_takes_the_first_solve_over_bit_for_bit(kind, solved):
+    task = make_aligned_task(kind)
+    first, second, alone = solve_twice(task), solve_twice(task), solve_twice(replace(task))
+    assert len(solved) == 2
+    for name, array in alone.items():
+        np.testing.assert_array_equal(first[name], array, err_msg=name)
+        np.testing.assert_array_equal(second[name], array, err_msg=name)
+
+
+def test_what_a_first_solve_depends_on_is_not_mixed_up(solved):
+    task = make_aligned_task("discrete")
+    solve_twice(task)
+    solve_twice(task, seed=1)
+    task.make_learner("residual", 0.9, seed=1).solve(np.ones(2))
+    task.make_learner("full", 0.9, seed=1).solve(np.ones(2))
+    solve_twice(replace(task, gamma=0.9), seed=1)
+    assert len(solved) == 5
