@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow floor python-3.13 opengl lint figures book book-check benchmark benchmark-highway benchmark-deep wheel clean
+.PHONY: demo test slow floor python-3.13 opengl lint figures book book-check benchmark benchmark-highway benchmark-waiting \
+  benchmark-deep wheel clean
 
 demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
@@ -69,6 +70,9 @@ benchmark: .venv-bench/.installed  ## time the solvers and their peers on one co
 
 benchmark-highway: .venv/.installed  ## time the compiled highway and highway-env on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/highway.py
+
+benchmark-waiting: .venv/.installed opengl  ## time tables, films and small runs on one core
+	taskset -c 0 $(<D)/bin/python tests/benchmarks/waiting.py
 
 benchmark-deep: .venv-bench-deep/.installed  ## time residual SAC and Stable-Baselines3 on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/learners.py

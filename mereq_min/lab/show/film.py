@@ -119,7 +119,7 @@ def _decorate(picture: Any, title: str, colour: tuple[int, int, int]) -> Frame:
     """Put a title above a picture and a border in the controller's colour around it."""
     image = Image.fromarray(np.asarray(picture, dtype=np.uint8))
     if image.width > WIDEST:
-        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.HAMMING)
     canvas = Image.new("RGB", (image.width + 2 * BORDER, image.height + TITLE + BORDER), colour)
     canvas.paste(image, (BORDER, TITLE))
     font = _load_font(min(14, max(9, canvas.width // 24)))
