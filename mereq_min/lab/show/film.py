@@ -65,7 +65,7 @@ def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = T
         if len(controlled) % stride or env.longest > MOMENT:
             return
         colour = EXPERT_COLOUR if intervened else POLICY_COLOUR
-        who = "EXPERT IN CONTROL," if intervened else "expert"
+        who = "EXPERT IN CONTROL," if intervened else "taken over in"
         count = f": {who} {sum(controlled)} of {len(controlled)} steps"
         frames.append(_decorate(env.render(), title if expert is None else title + count, colour))
 

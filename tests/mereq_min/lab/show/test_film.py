@@ -79,7 +79,7 @@ def test_frames_are_marked_exactly_where_the_expert_controls(task, titles, seed)
     colours = [EXPERT_COLOUR if controls else POLICY_COLOUR for controls in steps.is_intervention]
     assert [colour_of_border(frame) for frame in frames] == colours
     counts = np.cumsum(steps.is_intervention)
-    words = ["EXPERT IN CONTROL," if controls else "expert" for controls in steps.is_intervention]
+    words = ["EXPERT IN CONTROL," if controls else "taken over in" for controls in steps.is_intervention]
     assert titles == [
         f"prior: {who} {count} of {i} steps"
         for i, (who, count) in enumerate(zip(words, counts, strict=True), start=1)
