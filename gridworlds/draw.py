@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,17 +38,29 @@ PAPER = (243, 240, 233)
 
 def draw_map(layout: Layout, state: int, controller: str = "policy") -> Image:
     """Draw a map seen from above: cells by letter, a flag on each goal, the agent as a disc."""
+    size = _cell_size(layout)
+    image = _draw_cells(layout).copy()
+    row, column = layout.cells[state]
+    _paint_agent(image, (row + 0.5) * size, (column + 0.5) * size, 0.36 * size, controller)
+    return _to_image(image)
+
+
+def _cell_size(layout: Layout) -> int:
     rows, columns = layout.letters.shape
-    size = max(16, -(-240 // rows), -(-360 // columns))
+    return max(16, -(-240 // rows), -(-360 // columns))
+
+
+@lru_cache(maxsize=8)
+def _draw_cells(layout: Layout) -> NDArray[np.float64]:
+    """Draw what is the same in all pictures of a map."""
+    size = _cell_size(layout)
     colours = np.array([[CELL_COLOURS.get(letter, OTHER_COLOUR) for letter in row] for row in layout.letters])
     image = colours.repeat(size, axis=0).repeat(size, axis=1).astype(float)
     image[::size] -= 8.0  # a thin line between cells
     image[:, ::size] -= 8.0
     for row, column in np.argwhere(layout.letters == "G"):
         _paint_flag(image, (row + 0.5) * size, (column + 0.5) * size, size)
-    row, column = layout.cells[state]
-    _paint_agent(image, (row + 0.5) * size, (column + 0.5) * size, 0.36 * size, controller)
-    return _to_image(image)
+    return image
 
 
 def _paint_agent(image: NDArray[np.float64], y: float, x: float, radius: float, controller: str) -> None:
@@ -92,7 +105,8 @@ def _paint_box(
 
 
 def _to_image(image: NDArray[np.float64]) -> Image:
-    return np.rint(image.clip(0.0, 255.0)).astype(np.uint8)
+    np.clip(image, 0.0, 255.0, out=image)
+    return np.rint(image, out=image).astype(np.uint8)
 
 
 def draw_lanes(
