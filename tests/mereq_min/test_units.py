@@ -200,7 +200,7 @@ def test_the_bellman_error_bounds_the_policy(
     solution = solve_soft(mdp, reward, alpha, tol=10.0**log_tol, initial_v=far, **options)
     exact = exact_policy(mdp, reward, alpha)
     change = 2 * mdp.gamma * solution.bellman_error / ((1 - mdp.gamma) * alpha)
-    assert solution.policy_error <= np.tanh(change / 4) + 1e-9
+    assert solution.policy_error <= np.tanh(change / 4) * (1 + 1e-6) + 1e-9  # room for rounding
     assert variation(mdp, solution.log_policy, exact) <= solution.policy_error + 1e-15
     going = ~mdp.terminal
     assert_allclose(solution.log_policy[going], np.log(exact[going]), rtol=0, atol=change + 1e-9)
