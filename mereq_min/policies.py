@@ -189,13 +189,14 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
     if differs and _count_states(policy) is not None:  # a table with too many rows would not fail
         raise ValueError(f"{task_name}: this policy takes {takes}, the task shows {shows}")
     state = _example_states(observation_space)
+    action: Any = None
+    columns: list[Any] = []
+    failure: Exception | None = None
     try:
         action = policy.sample(state.copy(), np.random.default_rng(0))
-        _ask_for_all(policy, state, action, action_space)
+        columns = _ask_for_all(policy, state, action, action_space)
     except Exception as error:  # whatever the policy's own code raises
-        failure: Exception | None = error
-    else:
-        failure = None
+        failure = error
     has, wanted = _describe_policy_actions(policy, state, action_space), _describe_actions(action_space)
     if failure is not None and differs:
         raise ValueError(f"{task_name}: this policy takes {takes}, the task shows {shows}") from failure
@@ -208,7 +209,7 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
         ) from failure
     try:
         ActionCheck(action_space)(action, len(state))
-        _check_sum(policy, state, action, action_space)
+        _check_sum([check_log_prob(column, len(state)) for column in columns], action_space)
     except ValueError as error:
         raise ValueError(f"{task_name}: {error}") from None
     _check_bounds(policy, action_space, task_name)
@@ -232,14 +233,16 @@ def _ask_for_all(policy: Policy, state: NDArray[Any], action: Any, space: Any) -
     ]
 
 
-def _check_sum(policy: Policy, state: NDArray[Any], action: Any, space: Any) -> None:
-    columns = [check_log_prob(column, len(state)) for column in _ask_for_all(policy, state, action, space)]
-    if hasattr(space, "n"):
+def _check_sum(columns: list[Array], space: Any) -> None:
+    """Check that the probabilities of all actions of a `Discrete` space sum to 1, given their logs (N,)."""
+    if not hasattr(space, "n"):
+        return
+    with np.errstate(over="ignore"):
         sums = np.exp(columns).sum(axis=0)
-        if not (np.abs(sums - 1.0) <= TOLERANCE).all():
-            raise ValueError(
-                f"a policy's probabilities of all {space.n} actions must sum to 1, they sum to {sums[0]:.6g}"
-            )
+    if not (np.abs(sums - 1.0) <= TOLERANCE).all():
+        raise ValueError(
+            f"a policy's probabilities of all {space.n} actions must sum to 1, they sum to {sums[0]:.6g}"
+        )
 
 
 def _check_bounds(policy: Any, space: Any, task_name: str) -> None:
