@@ -128,7 +128,7 @@ class PolicyChain:
             return self.matrix.T @ state_probs
         pattern = self._pattern  # a call of scipy's sparse product takes longer than all of a small one
         flow = self._entries * state_probs[pattern.rows]
-        return np.bincount(pattern.indices, weights=flow, minlength=self.n_states)
+        return np.bincount(pattern.indices, flow, self.n_states).astype(np.float64, copy=False)
 
     def _with_entries(self, entries: Array) -> sp.csr_array:
         S, pattern = self.n_states, self._pattern
