@@ -61,7 +61,7 @@ def test_two_episodes_are_measured_alike_on_both_engines(task):
 
 def test_the_table_before_and_after_is_measured_on_the_episodes_of_highway_env(task, monkeypatch):
     """Equal episodes give equal numbers, so that the slow simulator needs to replay only one of them."""
-    small = replace(task, reference_episodes=2)
+    small = replace(task, reference_episodes=1)
     monkeypatch.setattr(tables, "WATCHED_STEPS", 20)
     table = tables.before_after_table(small, task.oracle.expert_policy)
     same, count = re.fullmatch(r".*: (\d+) of (\d+) steps equal", table.caption).groups()
