@@ -549,6 +549,7 @@ def test_overwrite_replaces_even_a_damaged_run_and_one_failure_does_not_stop_a_c
     assert not (damaged.parent / "seed1.error.txt").exists()
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_show_in_the_results(tmp_path):
     written = []
     for threads in ("1", "2"):
