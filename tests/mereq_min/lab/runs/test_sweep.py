@@ -202,6 +202,7 @@ def test_overwrite_discards_every_run_before_the_first_begins(tmp_path, monkeypa
 
 
 def test_seeds_come_first_and_each_task_has_its_own_settings(tmp_path, monkeypatch):
+    pytest.importorskip("torch")  # of the highway
     begun = []
     monkeypatch.setattr(sweep, "attempt", lambda config, out: begun.append(config) or "not today")
     arguments = ("--methods", "MEReQ", "IWR-FT", "--seeds", "2", "--workers", "1", "--out", str(tmp_path))
