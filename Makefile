@@ -27,7 +27,8 @@ slow: .venv/.installed-dev opengl  ## the long tests, but for those of the book
 
 # For other versions, a minute or two: tables, runs, pictures, command line; then simulators and networks.
 QUICK := tests/gridworlds tests/mereq_min/test_residual.py tests/mereq_min/lab/runs tests/mereq_min/lab/show \
-  tests/mereq_min/lab/commands/test_main.py tests/deep/highway/test_envs.py tests/deep/fanuc/test_envs.py
+  tests/mereq_min/lab/commands/test_main.py tests/deep/highway/test_envs.py tests/deep/fanuc/test_envs.py \
+  --deselect tests/mereq_min/lab/commands/test_main.py::test_help_and_the_list_of_tasks_are_quick
 NETWORKS := tests/contracts/test_learners.py tests/deep/test_nets.py tests/deep/test_stable_baselines.py
 
 # What numba compiled for one environment would be compiled anew for the next.
