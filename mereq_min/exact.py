@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mereq_min.mdp import TabularMDP
 from mereq_min.policies import TabularPolicy, check_log_prob
@@ -96,7 +97,7 @@ class ExactLearner:
             self._bonus = prior_bonus(check_log_policy(mdp, log_prior, "log_prior"), scaled_prior_weight)
         self._v, self._theta = np.zeros(mdp.n_states), np.zeros(mdp.n_features)
         self._anchor = {"v": self._v, "theta": self._theta}
-        self._inverse: Array | None = None
+        self._inverse: NDArray[np.float32] | None = None
         self._solution: SoftSolution | None = None
         self._psi: Array | None = None
 
@@ -138,13 +139,13 @@ class ExactLearner:
                 return v, True
             if self._inverse is None:
                 self._inverse = self._invert()
-            best, v = v, v + self._inverse @ residual
+            best, v = v, v + self._inverse @ residual.astype(np.float32)
 
-    def _invert(self) -> Array:
-        """Return (I - gamma P_pi)^-1 (S, S) of the anchor's policy."""
+    def _invert(self) -> NDArray[np.float32]:
+        """Return (I - gamma P_pi)^-1 (S, S) of the anchor's policy, rounded: it only has to point the way."""
         q = bellman_q(self.mdp, self._anchor["v"], self._reward(self._anchor["theta"]))
         policy = np.exp(log_softmax(q / self.temperature))
-        return PolicyChain(self.mdp, policy).solve(np.eye(self.mdp.n_states))
+        return PolicyChain(self.mdp, policy).solve(np.eye(self.mdp.n_states)).astype(np.float32)
 
     @property
     def policy(self) -> TabularPolicy:
