@@ -13,8 +13,9 @@ from mereq_min.lab.runs.files import RunError
 from mereq_min.lab.runs.records import (
     Record,
     find_runs,
-    load_run_arrays,
     read_config,
+    read_log,
+    read_policy,
     read_record,
     read_rows,
 )
@@ -72,16 +73,16 @@ def show_run(path: Path, task: Task) -> Policy | None:
         The aligned policy, if it was saved.
     """
     config = read_config(path)["config"]
-    rows = read_rows(path)
+    rows = read_log(path)
     if not rows:
         raise RunError(f"{path} has not finished its first iteration; run the same command again to go on")
     console.print(iterations_table(rows, f"{config['task']}, {config['method']}, seed {config['seed']}"))
     reward = METHODS[config["method"]].reward
     if reward is not None:
         console.print(theta_table(task, rows[-1], reward))
-    file, aligned = path / "policy.safetensors", None
-    if file.exists():
-        aligned = task.load_policy(load_run_arrays(file))
+    arrays, aligned = read_policy(path, rows), None
+    if arrays is not None:
+        aligned = task.load_policy(arrays)
         with complaints.status("evaluating the policies before and after"):
             table = before_after_table(task, aligned)
         console.print(table)

@@ -15,8 +15,8 @@ from rich.progress import TextColumn
 from mereq_min.lab.commands.align import Output
 from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.plugins import UsageError, check_name, load_task
+from mereq_min.lab.runs.config import RunConfig, run_folder, slug
 from mereq_min.lab.runs.records import bundle, find_runs, read_record
-from mereq_min.lab.runs.run import RunConfig, run_folder, slug
 from mereq_min.lab.runs.sweep import Engine, Sweep
 from mereq_min.lab.show.published import PAPER_NAMES
 from mereq_min.lab.show.tables import comparison_table

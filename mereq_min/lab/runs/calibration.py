@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from mereq_min.interfaces import Policy, Task
@@ -87,9 +89,8 @@ def read(file: Path | None) -> dict[str, Calibration]:
     if file is None or not file.exists():
         return {}
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        return {name: Calibration(**numbers) for name, numbers in found.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Calibration])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} is damaged ({error}); `mereq tasks --measure --record` writes it again"
         ) from error

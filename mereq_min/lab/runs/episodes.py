@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Policy, Task
-from mereq_min.lab.runs.files import RunError, hash_arrays, load_arrays, save_arrays
-from mereq_min.lab.runs.records import find_runs, flatten, is_complete, load_run_arrays, read_record
+from mereq_min.lab.runs.files import ArraysError, RunError, hash_arrays, load_arrays, save_arrays
+from mereq_min.lab.runs.records import find_runs, flatten, is_complete, read_log, read_policy, read_record
 from mereq_min.lab.runs.run import define_task
 from mereq_min.methods import METHODS
 from mereq_min.rollout import rollout
@@ -26,11 +26,25 @@ class Episodes:
 
     Attributes:
         features: (N, K) of each step.
-        episode: (N,) numbers of the episodes, none decreasing.
+        episode: (N,) numbers of the episodes, from 0, each that of the step before or the next.
+
+    Raises:
+        ValueError: if they are something else.
     """
 
     features: Array
     episode: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.episode.ndim != 1 or self.episode.dtype.kind != "i" or len(self.episode) == 0:
+            raise ValueError("episode must hold one whole number a step")
+        if self.episode[0] != 0 or not np.isin(np.diff(self.episode), (0, 1)).all():
+            raise ValueError("episode must count from 0, without a gap")
+        shape, kind = self.features.shape, self.features.dtype.kind
+        if len(shape) != 2 or len(self.episode) != shape[0] or kind != "f":
+            raise ValueError("features must hold a row of numbers a step")
+        if not np.isfinite(self.features).all():
+            raise ValueError("features must be finite")
 
     def returns(self, weights: Array) -> Array:
         """Undiscounted sum of weights (K,) . f in each episode (E,) [reward]."""
@@ -60,11 +74,15 @@ def load_behaviour(file: Path) -> Behaviour:
     arrays, behaviour = load_arrays(file), {}
     for label in ("prior", "expert", *METHODS):
         count = sum(name.startswith(f"{label}/") and name.endswith("/episode") for name in arrays)
-        if count:
-            behaviour[label] = [
+        try:
+            seeds = [
                 Episodes(arrays[f"{label}/{n}/features"], arrays[f"{label}/{n}/episode"])
                 for n in range(count)
             ]
+        except (KeyError, ValueError) as error:
+            raise ArraysError(file, error) from error
+        if seeds:
+            behaviour[label] = seeds
     return behaviour
 
 
@@ -92,8 +110,9 @@ def read_behaviour(task: Task, folder: Path, n_episodes: int) -> Iterator[tuple[
     Raises:
         RunError: if a run was made on another definition of the task, or is damaged.
     """
-    paths = [path for path in find_runs(folder) if (path / "policy.safetensors").exists()]
-    runs = [(path, record) for path in paths if is_complete(record := read_record(path))]
+    runs = [(path, record) for path in find_runs(folder) if is_complete(record := read_record(path))]
+    policies = {path: arrays for path, _ in runs if (arrays := read_policy(path, read_log(path))) is not None}
+    runs = [(path, record) for path, record in runs if path in policies]
     now = flatten(define_task(task)).items()
     for path, record in runs:
         if not flatten(record["definition"]).items() <= now:  # an older record may not say everything
@@ -106,8 +125,7 @@ def read_behaviour(task: Task, folder: Path, n_episodes: int) -> Iterator[tuple[
         for seed in seeds:
             yield label, _cached(folder / label / f"seed{seed}", task, policy, n_episodes, seed)
     for path, record in sorted(runs, key=lambda run: list(METHODS).index(run[1]["config"]["method"])):
-        policy = task.load_policy(load_run_arrays(path / "policy.safetensors"))
-        config = record["config"]
+        policy, config = task.load_policy(policies[path]), record["config"]
         yield config["method"], _cached(path, task, policy, n_episodes, config["seed"])
 
 
@@ -115,14 +133,25 @@ def _cached(path: Path, task: Task, policy: Policy, n_episodes: int, seed: int) 
     """The episodes of a policy from the file beside `path`, rolled out first if that holds others."""
     file = path.with_name(f"{path.name}.episodes.safetensors")
     origin = _fingerprint(task, policy, n_episodes, seed)
-    if origin is not None and file.exists():
-        arrays = load_arrays(file)
-        if np.array_equal(arrays.pop("origin"), origin):
-            return Episodes(**arrays)
+    if origin is not None and (kept := _read_kept(file, origin)) is not None:
+        return kept
     episodes = roll_out(task, policy, n_episodes, seed)
     if origin is not None:
-        save_arrays(file, {**vars(episodes), "origin": origin})
+        arrays = {**vars(episodes), "origin": origin}
+        save_arrays(file, {**arrays, "sha256": np.frombuffer(hash_arrays(arrays), dtype=np.uint8)})
     return episodes
+
+
+def _read_kept(file: Path, origin: NDArray[np.uint8]) -> Episodes | None:
+    """The episodes of a file, None if it holds others or is damaged: they can be rolled out again."""
+    if not file.exists():
+        return None
+    try:
+        arrays = load_arrays(file)
+        whole = arrays.pop("sha256").tobytes() == hash_arrays(arrays)
+        return Episodes(**arrays) if np.array_equal(arrays.pop("origin"), origin) and whole else None
+    except (ArraysError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _fingerprint(task: Task, policy: Policy, n_episodes: int, seed: int) -> NDArray[np.uint8] | None:

@@ -8,6 +8,10 @@
     prior.safetensors         the prior, if it was not the task's own and offers `state()`
     seconds.json              wall time of each iteration; the one file that differs when a run is repeated
 
+One process at a time writes a run: it holds the lock `.seed<k>.lock` beside the folder, see `lock.hold`.
+Every file but seconds.json is covered by a SHA-256 in config.json or iterations.jsonl, and checked when the
+run is opened again. What a run names is never imported, and never a path.
+
 Tensors are safetensors (a plain, checked format that many tools read): nothing is ever unpickled.
 """
 
@@ -18,17 +22,28 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from mereq_min.interfaces import Aligner, Expert, Imperfections, Policy, Task
-from mereq_min.lab.plugins import SIMULATED, UsageError, change_task, load_policy, load_task, prepare_task
-from mereq_min.lab.runs.files import RunError, damaged, hash_arrays, save_arrays, write_file
+from mereq_min.interfaces import Aligner, Expert, Policy, Task
+from mereq_min.lab.plugins import UsageError, change_task, load_policy, load_task, prepare_task
+from mereq_min.lab.runs.checks import check_against_row, check_steps
+from mereq_min.lab.runs.config import RunConfig, run_folder
+from mereq_min.lab.runs.files import (
+    RunError,
+    damaged,
+    hash_arrays,
+    move_file,
+    save_arrays,
+    sync_folder,
+    write_file,
+)
+from mereq_min.lab.runs.lock import hold
 from mereq_min.lab.runs.provenance import provenance
 from mereq_min.lab.runs.records import (
     Header,
@@ -37,75 +52,20 @@ from mereq_min.lab.runs.records import (
     flatten,
     is_finished,
     load_run_arrays,
+    load_steps,
+    policy_file,
     read_config,
-    read_rows,
+    read_log,
+    read_policy,
+    read_prior,
     read_seconds,
-    read_steps,
+    seal,
+    unseal,
+    write_config,
 )
-from mereq_min.loop import Iteration, LoopConfig, align, make_watcher
-from mereq_min.methods import METHODS, EstimatorConfig, make_aligner
+from mereq_min.loop import Iteration, align, make_watcher
+from mereq_min.methods import METHODS, make_aligner
 from mereq_min.steps import Steps, concatenate
-from mereq_min.validation import check_number
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that a run depends on beside the task's own definition."""
-
-    task: str
-    """Name of the task."""
-    method: str = "MEReQ"
-    """Name of the method, see `mereq_min.METHODS`."""
-    seed: int = 0
-    """Seed of all randomness."""
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
-    prior: str | None = None
-    """Name of the prior, see `plugins.load_policy`; None is the task's own."""
-    expert: str = SIMULATED
-    """Who watches, see `plugins.load_expert`."""
-    temperature: float | None = None
-    """alpha_hat; None is the task's own [reward]."""
-    prior_weight: float | None = None
-    """omega; None is the task's own."""
-
-    def __post_init__(self) -> None:
-        check_number("seed", self.seed, 0, integer=True)
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        if self.temperature is not None:
-            check_number("temperature", self.temperature, 0, exclusive=True)
-        if self.prior_weight is not None:
-            check_number("prior_weight", self.prior_weight, 0)
-        simulates = self.loop.demonstrations or self.loop.imperfections != Imperfections()
-        if simulates and self.expert != SIMULATED:
-            raise ValueError(
-                f"demonstrations and imperfections are those of the simulated expert, but expert is "
-                f"{self.expert!r}; leave one of the two out"
-            )
-
-
-def slug(config: RunConfig) -> str:
-    """The name of the folder that holds the runs of a task, without characters that Windows or scp refuse.
-
-    Runs with another prior, and runs that learn from demonstrations, have folders of their own.
-    """
-    parts = [_portable(config.task)]
-    if config.prior is not None:
-        name = Path(config.prior).name
-        parts.append(_portable(name if ":" in name else Path(name).stem))
-    if config.loop.demonstrations:
-        parts.append("demonstrations")
-    return "-".join(parts)
-
-
-def _portable(name: str) -> str:
-    return re.sub(r'[<>:"/\\|?*\s]+', "-", name).strip("-. ")
-
-
-def run_folder(out: Path, config: RunConfig) -> Path:
-    """The folder of a run under `out`."""
-    return out / slug(config) / config.method / f"seed{config.seed}"
 
 
 def load_config_task(config: RunConfig, out: Path) -> Task:
@@ -152,18 +112,16 @@ def load_run_task(path: Path, *, task: str | None = None, prior: str | None = No
 
 def _recorded_prior(path: Path, header: Header, task: Task) -> Policy | None:
     """The prior that a run was made with; None if it was the task's own."""
-    name, file = header["config"]["prior"], path / "prior.safetensors"
+    name = header["config"]["prior"]
     if name is None:
         return None
     if name == "random":  # no table of it, since its kind tells that the whole reward is to be inferred
         return load_policy(name, task)
-    if "prior" not in header:
+    arrays = read_prior(path, header)
+    if arrays is None:
         if name == "expert":
             return load_policy(name, task)
         raise UsageError(f"the prior of {path} could not be saved as arrays; pass --prior {name} again")
-    arrays = load_run_arrays(file)
-    if hash_arrays(arrays).hex() != header["prior"]["sha256"]:
-        raise damaged(file, "it is not the prior that config.json speaks of")
     policy: Any = task.load_policy(arrays)
     temperature = header["prior"]["temperature"]
     if temperature is not None and getattr(policy, "temperature", None) is None:
@@ -207,37 +165,69 @@ def run(
         ValueError: if nobody watches: there is neither an expert nor an oracle.
     """
     path = run_folder(out, config)
-    if overwrite:
-        discard(path)
-    _claim(path, config, task)
-    rows, seconds = read_rows(path), read_seconds(path)
-    if not rows:
-        _save_prior(path, config, task)
-    for row in rows:
-        on_iteration(row)
-    if is_finished(rows, config.loop):
-        return path  # a method that starts from scratch would solve once more only to be made
-    expert = expert or make_watcher(task, config.loop)
-    begun = time.perf_counter()
-    aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
-    done = [read_steps(path, row["iteration"]) for row in rows]
-    if done:
-        _restore(path, aligner, done, expert.patience)
-        begun = time.perf_counter()
-    for iteration in align(task, aligner, config.loop, seed=config.seed, expert=expert, done=done):
-        rows.append(describe(task, config, iteration))
-        seconds[iteration.iteration] = time.perf_counter() - begun
-        write_file(path / "seconds.json", json.dumps(seconds).encode())
-        _commit(path, rows, iteration, aligner)
-        on_iteration(rows[-1])
-        begun = time.perf_counter()
+    with hold(path):
+        if overwrite:
+            _delete(path)
+        header = _claim(path, config, task)
+        log = _open(path, header, config)
+        for row in log:
+            on_iteration(unseal(row))
+        if not is_finished(log, config.loop):
+            _go_on(path, log, task, config, expert, on_iteration)
     return path
 
 
+def _go_on(
+    path: Path,
+    log: list[Row],
+    task: Task,
+    config: RunConfig,
+    expert: Expert | None,
+    on_iteration: Callable[[Row], None],
+) -> None:
+    """Do the iterations of a run that are not in its log yet."""
+    seconds = read_seconds(path)
+    if not log:
+        _save_prior(path, config, task)
+    expert = expert or make_watcher(task, config.loop)
+    begun = time.perf_counter()
+    aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
+    done = _read_done(path, log, task, config)
+    if done:
+        _restore(path, aligner, log, done, expert.patience)
+        begun = time.perf_counter()
+    for iteration in align(task, aligner, config.loop, seed=config.seed, expert=expert, done=done):
+        row = describe(task, config, iteration)
+        seconds[iteration.iteration] = time.perf_counter() - begun
+        write_file(path / "seconds.json", json.dumps(seconds).encode())
+        _commit(path, log, row, iteration, aligner)
+        on_iteration(row)
+        begun = time.perf_counter()
+
+
 def discard(path: Path) -> None:
-    """Delete a run; a folder that holds something else is left alone."""
-    if (path / "config.json").exists():
-        shutil.rmtree(path)
+    """Delete a run; a folder that holds something else is left alone.
+
+    Raises:
+        RunError: if another process is writing the run.
+    """
+    with hold(path):
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a run whose lock is held, so that what a crash leaves of it is a run without iterations."""
+    if not (path / "config.json").exists():
+        return
+    (path / "iterations.jsonl").unlink(missing_ok=True)
+    sync_folder(path)
+    for part in path.iterdir():
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        elif part.name != "config.json":
+            part.unlink()
+    (path / "config.json").unlink()
+    path.rmdir()
 
 
 def describe(task: Task, config: RunConfig, iteration: Iteration) -> Row:
@@ -255,8 +245,12 @@ def describe(task: Task, config: RunConfig, iteration: Iteration) -> Row:
     return cast(Row, _plain({**row, **task.evaluate(iteration.policy)}))
 
 
-def _claim(path: Path, config: RunConfig, task: Task) -> None:
-    """Begin a run in `path`, or make sure that the one there is the same, or a shorter one."""
+def _claim(path: Path, config: RunConfig, task: Task) -> Header:
+    """Begin a run in `path`, or make sure that the one there is the same, or a shorter one.
+
+    Returns:
+        What config.json now says.
+    """
     wanted: dict[str, Any] = {"config": _plain(asdict(config)), "definition": define_task(task)}
     arrays = _prior_arrays(config, task)
     if arrays is not None:
@@ -265,22 +259,72 @@ def _claim(path: Path, config: RunConfig, task: Task) -> None:
         wanted["prior"] = prior
     if (path / "config.json").exists():
         header = read_config(path)
-        differing = find_differences(wanted, header)
-        if not differing:
-            return
-        longer = config.loop.iterations > header["config"]["loop"]["iterations"]
-        if set(differing) == {"config.loop.iterations"} and longer:
-            header["config"] = wanted["config"]
-            write_file(path / "config.json", json.dumps(header, indent=1).encode())
-            return
-        if read_rows(path):  # without an iteration nothing would be lost
-            raise RunError(
-                f"{path} holds a run with other settings ({'; '.join(differing.values())}): "
-                "choose another --out, or pass --overwrite to discard it"
-            )
+        log = read_log(path)
+        if log:  # without an iteration nothing would be lost
+            return _take_up(path, header, wanted, is_finished(log, config.loop))
     elif any(path.glob("[!.]*")):  # a crash may leave a hidden temporary behind, see write_file
         raise RunError(f"{path} is not empty and not a run; choose another --out, or move it away")
-    write_file(path / "config.json", json.dumps({**wanted, **provenance()}, indent=1).encode())
+    header = cast(Header, {**wanted, **provenance()})
+    write_config(path, header)
+    return read_config(path)
+
+
+def _take_up(path: Path, header: Header, wanted: dict[str, Any], finished: bool) -> Header:
+    """Make sure that a run with iterations is the one that is wanted, or a shorter one, and lengthen that."""
+    differing = find_differences(wanted, header)
+    longer = wanted["config"]["loop"]["iterations"] > header["config"]["loop"]["iterations"]
+    if differing and not (set(differing) == {"config.loop.iterations"} and longer):
+        raise RunError(
+            f"{path} holds a run with other settings ({'; '.join(differing.values())}): "
+            "choose another --out, or pass --overwrite to discard it"
+        )
+    if "sha256" not in header and not finished:
+        raise RunError(
+            f"{path} is from before hashes were kept, which would tell whether it is whole, and cannot be "
+            "gone on with; choose another --out, or pass --overwrite to discard it"
+        )
+    if differing:
+        header["config"] = wanted["config"]
+        write_config(path, header)
+    return header
+
+
+def _open(path: Path, header: Header, config: RunConfig) -> list[Row]:
+    """Check the files of a run whose lock is held, and end what a crash left half done; returns its rows.
+
+    A run from before hashes were kept is left as it is.
+
+    Raises:
+        RunError: if a file is missing or damaged.
+    """
+    log = read_log(path)
+    if "sha256" not in header:
+        return log
+    if log:
+        read_policy(path, log)
+        read_prior(path, header)
+        load_run_arrays(_checkpoint(path, len(log)), log[-1]["sha256"]["checkpoint"])
+        if is_finished(log, config.loop):  # else they are read when the run goes on
+            for row in log:
+                load_steps(path, row["iteration"], row)
+        if "policy" in log[-1]["sha256"] and policy_file(path, len(log)) != path / "policy.safetensors":
+            move_file(policy_file(path, len(log)), path / "policy.safetensors")
+    for file in path.iterdir():
+        if _is_left_over(file.name, len(log)):
+            file.unlink()
+    return log
+
+
+def _is_left_over(name: str, iterations: int) -> bool:
+    """Whether a file of that name in a run with so many iterations is from a write that a crash ended."""
+    if re.fullmatch(r"\.[a-z]+(-\d+)?\.(json|jsonl|safetensors)(\.[0-9a-f]+)?\.part", name):
+        return True
+    if iterations == 0 and name in ("policy.safetensors", "prior.safetensors"):
+        return True
+    if (numbered := re.fullmatch(r"(steps|checkpoint|policy)-(\d+)\.safetensors", name)) is None:
+        return False
+    kind, number = numbered[1], int(numbered[2])
+    return number > iterations if kind == "steps" else kind == "policy" or number != iterations
 
 
 def _save_prior(path: Path, config: RunConfig, task: Task) -> None:
@@ -331,21 +375,52 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 
 
-def _commit(path: Path, rows: list[Row], iteration: Iteration, aligner: Aligner) -> None:
+def _commit(path: Path, log: list[Row], row: Row, iteration: Iteration, aligner: Aligner) -> None:
     """Write an iteration down; it counts from the moment that iterations.jsonl is replaced."""
-    save_arrays(path / f"steps-{iteration.iteration:03d}.safetensors", iteration.steps.columns())
-    save_arrays(_checkpoint(path, iteration.iteration), aligner.state())
-    if hasattr(iteration.policy, "state"):
-        save_arrays(path / "policy.safetensors", iteration.policy.state())
-    write_file(path / "iterations.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    _checkpoint(path, iteration.iteration - 1).unlink(missing_ok=True)
+    number = iteration.iteration
+    files = {
+        "steps": save_arrays(path / f"steps-{number:03d}.safetensors", iteration.steps.columns()),
+        "checkpoint": save_arrays(_checkpoint(path, number), aligner.state()),
+    }
+    if hasattr(iteration.policy, "state"):  # the policy of the row before must stay until this row is there
+        files["policy"] = save_arrays(path / f"policy-{number:03d}.safetensors", iteration.policy.state())
+    log.append(seal(row, files, log))
+    write_file(path / "iterations.jsonl", "".join(json.dumps(each) + "\n" for each in log).encode())
+    if "policy" in files:
+        move_file(path / f"policy-{number:03d}.safetensors", path / "policy.safetensors")
+    _checkpoint(path, number - 1).unlink(missing_ok=True)
 
 
-def _restore(path: Path, aligner: Aligner, done: list[Steps], patience: int) -> None:
-    file = _checkpoint(path, len(done))
+def _read_done(path: Path, log: Sequence[Row], task: Task, config: RunConfig) -> list[Steps]:
+    """The steps of the iterations of a run, which must be such as its task and its rows allow.
+
+    Raises:
+        RunError: if they are missing or damaged.
+    """
+    done: list[Steps] = []
+    if not log:
+        return done
+    env = task.make_env()
+    env.close()
+    for row in log:
+        steps = load_steps(path, row["iteration"], row)
+        try:
+            check_steps(steps, env, len(task.feature_names))
+            check_against_row(steps, row, config.loop, done)
+        except ValueError as error:
+            raise damaged(path / f"steps-{row['iteration']:03d}.safetensors", error) from error
+        done.append(steps)
+    return done
+
+
+def _restore(path: Path, aligner: Aligner, log: Sequence[Row], done: list[Steps], patience: int) -> None:
+    file, row = _checkpoint(path, len(done)), log[-1]
+    state = load_run_arrays(file, row["sha256"]["checkpoint"])
     try:
-        aligner.restore(load_run_arrays(file), concatenate(done), patience)
-    except (KeyError, TypeError, ValueError) as error:
+        if row["theta"] is not None and not np.array_equal(state["theta"], row["theta"]):
+            raise ValueError("its theta is not that of iterations.jsonl")
+        aligner.restore(state, concatenate(done), patience)
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise damaged(file, error) from error
 
 

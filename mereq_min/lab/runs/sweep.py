@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple
 import joblib
 
 from mereq_min.lab.plugins import install_hint, load_expert
+from mereq_min.lab.runs.config import RunConfig, run_folder
 from mereq_min.lab.runs.files import RunError
 from mereq_min.lab.runs.records import Row, is_finished, read_rows, read_seconds
-from mereq_min.lab.runs.run import RunConfig, discard, load_config_task, run, run_folder
+from mereq_min.lab.runs.run import discard, load_config_task, run
 
 Engine = Literal["local", "ray"]
 """Where runs are executed: in processes of this machine, or on a Ray cluster."""
@@ -66,15 +67,20 @@ class Sweep:
         Raises:
             RunError: if a worker died, or the cluster cannot be used.
         """
+        failures: dict[Path, str] = {}
         for config in self.configs:
             path = run_folder(self.out, config)
             _error_file(path).unlink(missing_ok=True)
             if overwrite:
-                discard(path)
+                try:
+                    discard(path)
+                except RunError as error:  # another process writes this run
+                    failures[path] = str(error)
+        todo = [config for config in self.configs if run_folder(self.out, config) not in failures]
         with _parallel(self.engine, self.workers):
             # Without batches: joblib would enlarge them while it meets finished runs, and would then give
             # many unfinished ones to a single worker.
-            jobs = (joblib.delayed(attempt)(config, self.out) for config in self.configs)
+            jobs = (joblib.delayed(attempt)(config, self.out) for config in todo)
             try:
                 messages = joblib.Parallel(batch_size=1)(jobs)
             except BrokenExecutor as error:
@@ -82,11 +88,9 @@ class Sweep:
                     "a worker died, perhaps because memory ran out; the same command goes on where it "
                     "stopped, and fewer --workers need less memory"
                 ) from error
-        return {
-            run_folder(self.out, config): message
-            for config, message in zip(self.configs, messages, strict=True)
-            if message
-        }
+        attempted = zip(todo, messages, strict=True)
+        failures |= {run_folder(self.out, config): message for config, message in attempted if message}
+        return failures
 
     def progress(self) -> Progress:
         """Say how far the runs are, and estimate the time left from the iterations timed so far."""

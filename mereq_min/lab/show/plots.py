@@ -104,6 +104,7 @@ def find_tasks(root: Path) -> list[str]:
     """Names of the folders and bundles of runs in `root`, one for each task, those of the paper first."""
     folders = {path.relative_to(root).parts[0] for path in root.glob("*/*/seed*/iterations.jsonl")}
     names = folders | {path.name.removesuffix(".jsonl.gz") for path in root.glob("*.jsonl.gz")}
+    names = {name for name in names if name and not name.startswith(".")}  # ".." would lead out of the folder
     return [name for name in PAPER_NAMES if name in names] + sorted(names - set(PAPER_NAMES))
 
 

@@ -81,7 +81,7 @@ def iterations_table(rows: Sequence[Row], title: str) -> Table:
     for name in columns:
         table.add_column(escape(name), justify="right")  # rich takes [nats] for markup
     for row in rows:
-        kl = [f"{row['kl_to_expert']:.4f}"] if has_kl else []
+        kl = [_number(row["kl_to_expert"], 4)] if has_kl else []
         rate = f"{row['intervention_rate']:.3f}"
         table.add_row(str(row["iteration"]), rate, str(row["expert_samples"]), *kl)
     return table
@@ -166,7 +166,7 @@ def comparison_table(task: str, records: Sequence[Record]) -> Table:
         table.add_column(f"delta {threshold:.2f}", justify="right")
     table.add_column("last rate", justify="right")
     last_rows = [record["iterations"][-1] for record in records]
-    has_kl = bool(last_rows) and all("kl_to_expert" in row for row in last_rows)
+    has_kl = bool(last_rows) and all(row.get("kl_to_expert") is not None for row in last_rows)
     if has_kl:
         table.add_column("KL to expert", justify="right")
     for method in METHODS:
@@ -188,5 +188,5 @@ def _samples_cell(runs: Sequence[Sequence[Row]], threshold: float) -> str:
     return f"{interval.mean:.0f}{spread}" + (f" c{censored}" if censored else "")
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -17,9 +17,10 @@ from mereq_min import EstimatorConfig, Imperfections, LoopConfig, Steps
 from mereq_min.lab.plugins import UsageError, load_task, prepare_task
 from mereq_min.lab.runs import files, records
 from mereq_min.lab.runs import run as run_module
+from mereq_min.lab.runs.config import RunConfig, run_folder, slug
 from mereq_min.lab.runs.files import ArraysError, RunError, hash_arrays, load_arrays, save_arrays
-from mereq_min.lab.runs.records import read_config, read_rows, read_steps
-from mereq_min.lab.runs.run import RunConfig, define_task, load_run_task, run, run_folder, slug
+from mereq_min.lab.runs.records import read_config, read_rows, read_steps, write_config
+from mereq_min.lab.runs.run import define_task, load_run_task, run
 from mereq_min.lab.runs.tensorboard import write_events
 from mereq_min.policies import TabularPolicy, UniformPolicy
 
@@ -474,11 +475,11 @@ def test_a_prior_without_arrays_has_to_be_named_again(task, tmp_path):
     )
     header = read_config(path)
     del header["prior"]
-    (path / "config.json").write_text(json.dumps(header))
+    write_config(path, header)
     with pytest.raises(UsageError, match=r"could not be saved as arrays; pass --prior a:b again"):
         load_run_task(path)
     header["config"]["prior"] = "random"  # this one is known to all
-    (path / "config.json").write_text(json.dumps(header))
+    write_config(path, header)
     uniform = UniformPolicy(task.make_env().action_space)
     np.testing.assert_allclose(
         load_run_task(path).log_prior, uniform.log_prob(np.zeros(1), np.zeros(1))[0], rtol=1e-12

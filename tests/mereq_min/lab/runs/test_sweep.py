@@ -15,9 +15,9 @@ from mereq_min.lab.commands.main import main
 from mereq_min.lab.commands.sweep import Reproduce, describe_time_left
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs import sweep
+from mereq_min.lab.runs.config import RunConfig, run_folder
 from mereq_min.lab.runs.files import RunError
 from mereq_min.lab.runs.records import read_bundle, read_rows
-from mereq_min.lab.runs.run import RunConfig, run_folder
 from mereq_min.lab.runs.sweep import Sweep
 from mereq_min.lab.show.published import PAPER_NAMES
 
@@ -38,7 +38,10 @@ def write(out, config, count, *, timed=True, rate=0.5):
     path = run_folder(out, config)
     path.mkdir(parents=True, exist_ok=True)
     numbers = range(1, count + 1)
-    rows = [{"iteration": i, "intervention_rate": rate, "expert_samples": i, "theta": None} for i in numbers]
+    rows = [
+        {"iteration": i, "intervention_rate": rate, "expert_samples": i, "steps": 2 * i, "theta": None}
+        for i in numbers
+    ]
     (path / "iterations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if timed:
         (path / "seconds.json").write_text(json.dumps({i: duration(config, i) for i in numbers}))

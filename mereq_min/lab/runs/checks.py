@@ -1,0 +1,66 @@
+"""Whether steps that are read from disk can be those of a task and of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from mereq_min.lab.runs.records import Row
+from mereq_min.loop import LoopConfig
+from mereq_min.steps import Steps
+
+
+def check_steps(steps: Steps, env: gymnasium.Env[Any, Any], n_features: int) -> None:
+    """Check that steps can be those of an environment.
+
+    Raises:
+        ValueError: if a column has another type of numbers, or states, actions or features cannot be those of
+            the environment: out of range, not finite, or of another shape.
+    """
+    kinds = {"is_intervention": "b", "terminated": "b", "truncated": "b"}
+    kinds |= {"episode": "i", "t": "i", "policy_version": "i", "features": "f"}
+    for name, kind in kinds.items():
+        column = steps.columns()[name]
+        if column.dtype.kind != kind or column.ndim != (2 if name == "features" else 1):
+            raise ValueError(f"{name} has numbers {column.dtype} of shape {column.shape}")
+    if steps.features.shape[1] != n_features or not np.isfinite(steps.features).all():
+        raise ValueError(f"the features are not {n_features} finite numbers a step")
+    if (np.diff(steps.episode) < 0).any():
+        raise ValueError("the numbers of the episodes decrease")
+    _check_column("state", steps.state, env.observation_space)
+    _check_column("action", steps.action, env.action_space)
+    _check_column("policy_action", steps.policy_action, env.action_space)
+
+
+def _check_column(name: str, column: NDArray[Any], space: gymnasium.Space[Any]) -> None:
+    """Check a column against a space; the bounds of a Box only bound what the environment makes of it."""
+    shape = column.shape[1:]
+    if space.shape is not None and shape != space.shape:
+        raise ValueError(f"each {name} has shape {shape}, that of the task has {space.shape}")
+    if column.dtype.kind not in "biuf" or not np.isfinite(column).all():
+        raise ValueError(f"some numbers of {name} are not finite")
+    if isinstance(space, gymnasium.spaces.Discrete):
+        inside = (column >= space.start) & (column < space.start + space.n)
+        if column.dtype.kind not in "iu" or not inside.all():
+            raise ValueError(f"some {name} is none of the {space.n} from {space.start} that there are")
+
+
+def check_against_row(steps: Steps, row: Row, loop: LoopConfig, done: Sequence[Steps]) -> None:
+    """Check that steps are as many as the settings ask for, follow those before, and are those of the row.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if len(steps) != loop.steps_per_iteration:
+        raise ValueError(f"it has {len(steps)} steps instead of {loop.steps_per_iteration}")
+    if (steps.policy_version != row["iteration"] - 1).any():
+        raise ValueError("its steps are of another iteration")
+    if done and steps.episode[0] <= done[-1].episode[-1]:
+        raise ValueError("its episodes are those of the iteration before")
+    samples = int(steps.is_intervention.sum()) + sum(int(each.is_intervention.sum()) for each in done)
+    if (steps.intervention_rate, samples) != (row["intervention_rate"], row["expert_samples"]):
+        raise ValueError("its takeovers are not those that iterations.jsonl counts")
