@@ -38,22 +38,22 @@ LARGEST_LOG = 2**28
 DEEPEST_JSON = 32
 """Lists and objects of JSON inside each other that are read."""
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Seal(TypedDict):
     """What belongs to an iteration in its run folder, each as its SHA-256 in hexadecimal."""
 
-    steps: Sha256
+    steps: _Sha256
     """Of its file of steps."""
-    checkpoint: Sha256
+    checkpoint: _Sha256
     """Of the checkpoint after it."""
-    policy: NotRequired[Sha256]
+    policy: NotRequired[_Sha256]
     """Of policy.safetensors after it, if there is one."""
-    row: Sha256
+    row: _Sha256
     """Of the row itself, this hash left out, together with the row before it."""
 
 
@@ -63,13 +63,13 @@ class Row(TypedDict):
     A task's `evaluate` may add measures of its own, and a method's update a report of its fit.
     """
 
-    iteration: Positive
+    iteration: _Positive
     """From 1."""
-    intervention_rate: Share
+    intervention_rate: _Share
     """lambda, the share of this iteration's steps that the expert controlled."""
-    expert_samples: Count
+    expert_samples: _Count
     """Expert steps of this and all earlier iterations [steps]."""
-    steps: Positive
+    steps: _Positive
     """All steps of this and all earlier iterations [steps]."""
     theta: list[float] | None
     """(K,) inferred weights after the update; None for imitation."""
@@ -94,7 +94,7 @@ class Row(TypedDict):
 class PriorRecord(TypedDict):
     """The prior of a run that was not the task's own, as far as it can be written down."""
 
-    sha256: Sha256
+    sha256: _Sha256
     """Of its arrays, see `files.hash_arrays`."""
     temperature: float | None
     """At which it is soft-optimal, None if unknown [reward]."""
@@ -109,7 +109,7 @@ class Header(Provenance):
     """See `run.define_task`."""
     prior: NotRequired[PriorRecord]
     """Of a prior that is saved beside it, as prior.safetensors."""
-    sha256: NotRequired[Sha256]
+    sha256: NotRequired[_Sha256]
     """Of all the rest; only in a run folder, and not in those from before hashes were kept."""
 
 
