@@ -5,6 +5,7 @@ Index order, everywhere: `V[s]`, `Q[s, a]`, `features[s, a, k]`, and row `s * A 
 
 from dataclasses import dataclass, field
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -123,7 +124,7 @@ def _check_distribution(name: str, rows: Array | sp.csr_array) -> None:
         raise ValueError(f"{name} must sum to 1, got {sums[worst]:.12g}{row}")
 
 
-def _check_transition(value: sp.csr_array | ArrayLike, S: int, A: int) -> sp.csr_array:
+def _check_transition(value: Any, S: int, A: int) -> sp.csr_array:
     if not sp.issparse(value):
         value = check_array("transition", value, ndim=2)
     elif value.dtype.kind not in "buif":

@@ -181,7 +181,7 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
         ValueError: saying what the policy takes and what the task shows, which actions they have, or what
             the policy returns.
     """
-    prior = getattr(policy, "prior", None)
+    prior: Any = getattr(policy, "prior", None)
     if hasattr(prior, "log_prob") and hasattr(prior, "sample"):
         check_fit(prior, observation_space, action_space, task_name)
     shows, takes = _describe_observations(observation_space), _describe_inputs(policy)
@@ -246,7 +246,7 @@ def _check_sum(columns: list[Array], space: Any) -> None:
 
 
 def _check_bounds(policy: Any, space: Any, task_name: str) -> None:
-    own = [getattr(policy, name, None) for name in ("low", "high")]
+    own: list[Any] = [getattr(policy, name, None) for name in ("low", "high")]
     if hasattr(space, "n") or any(np.shape(bound) != space.shape for bound in own):
         return
     # Saved in float32, equal bounds differ in their last digits.
