@@ -130,9 +130,14 @@ def squashed_gaussian_policy(arrays: dict[str, NDArray[Any]]) -> SquashedGaussia
         raise ValueError(
             f"not a squashed Gaussian policy: expected low, high and net.*, got {sorted(arrays)}"
         )
-    temperature = arrays["temperature"].item() if "temperature" in arrays else None
+    temperature = arrays.get("temperature")
+    if temperature is not None and temperature.size != 1:
+        raise ValueError(f"temperature must be one number, got an array of shape {temperature.shape}")
     policy = SquashedGaussianPolicy(
-        mlp_from_arrays(arrays, "net."), arrays["low"], arrays["high"], temperature
+        mlp_from_arrays(arrays, "net."),
+        arrays["low"],
+        arrays["high"],
+        None if temperature is None else temperature.item(),
     )
     outputs = [layer.out_features for layer in policy.net.modules() if isinstance(layer, nn.Linear)][-1]
     if outputs != 2 * len(policy.low):

@@ -167,7 +167,7 @@ def test_only_what_our_code_raises_by_itself_is_a_refusal():
     assert is_refusal(raised_by(load_task, "carpte"))
     task = load_task("carpet")
     assert is_refusal(raised_by(task.mdp.reward, np.zeros(17)))
-    assert not is_refusal(raised_by(check_array, "it", [[1], [1, 2]]))  # numpy's words
+    assert not is_refusal(raised_by(np.zeros(3).reshape, 2))  # numpy's words
     assert not is_refusal(raised_by(int, "x"))
     assert not is_refusal(raised_by(lambda: [][0]))
     assert not is_refusal(ValueError("never raised"))

@@ -195,9 +195,9 @@ def _package(tmp_path, monkeypatch):
     entry = EntryPoint("own", "own_tasks:TASKS", "mereq_min.tasks")
     monkeypatch.setattr("mereq_min.lab.commands.tasks.find_entries", lambda group: [entry])
     monkeypatch.setattr(plugins, "task_factories", entry.load)
-    load_task.cache_clear()
+    plugins.find_task.cache_clear()
     yield folder
-    load_task.cache_clear()
+    plugins.find_task.cache_clear()
 
 
 def test_tasks_measures_and_records_beside_the_package(package, capsys):
@@ -244,7 +244,7 @@ def test_without_the_extras_the_tasks_that_need_them_are_named_and_left_out(monk
         monkeypatch.setitem(sys.modules, f"deep.{simulator}.task", None)  # as if its packages were missing
         if simulator in vars(sys.modules.get("deep", main_module)):
             monkeypatch.delattr(f"deep.{simulator}.task", raising=False)
-    load_task.cache_clear()
+    plugins.find_task.cache_clear()
     assert main(["tasks", "carpet", "highway", "bottle", "--measure", "--steps", "200"]) == 0
     printed = capsys.readouterr()
     assert "carpet" in printed.out
@@ -253,7 +253,7 @@ def test_without_the_extras_the_tasks_that_need_them_are_named_and_left_out(monk
     assert "pip install -e '.[deep]'" in printed.err
     assert main(["align", "highway"]) == 2
     assert "pip install -e '.[deep]'" in capsys.readouterr().err
-    load_task.cache_clear()
+    plugins.find_task.cache_clear()
 
 
 # --- Align and show --------------------------------------------------------------------------------------
