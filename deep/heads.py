@@ -97,6 +97,7 @@ class CategoricalActor:
         self.n_actions = int(space.n)
         self.net = mlp([n_inputs, *hidden, self.n_actions], seed, input_scale)
         zero_last_layer(self.net)  # at first the policy adds nothing to the prior
+        self.networks = (self.net,)
         self.prior, self.prior_scale = prior, prior_scale
         self.critic_sizes = n_inputs, self.n_actions
 
@@ -175,6 +176,7 @@ class GaussianActor:
         )
         self.prior = None if prior is None else _freeze_prior(prior, start)
         self.net = copy.deepcopy((self.prior or start).net).requires_grad_(True)
+        self.networks = (self.net,) if self.prior is None else (self.net, self.prior.net)
         self.centre, self.half_width = start.centre, start.half_width
         self.critic_sizes = n_inputs + space.shape[0], 1
 

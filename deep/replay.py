@@ -73,10 +73,22 @@ class Replay:
         Raises:
             ValueError: if the buffer is empty.
         """
+        return self.take(self.draw(n, rng))
+
+    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw n rows of the buffer, uniformly with replacement.
+
+        Raises:
+            ValueError: if the buffer is empty.
+        """
         if len(self) == 0:
             raise ValueError("the replay is empty: add transitions before sampling")
-        rows = torch.as_tensor(rng.integers(len(self), size=n))
-        return {name: column.index_select(0, rows) for name, column in self.columns.items()}
+        return rng.integers(len(self), size=n)
+
+    def take(self, rows: NDArray[np.int64]) -> Batch:
+        """Return the transitions in some rows (N,)."""
+        indices = torch.as_tensor(rows)
+        return {name: column.index_select(0, indices) for name, column in self.columns.items()}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the contents of the buffer, as named arrays."""

@@ -39,6 +39,7 @@ from deep.bellman import (
     critic_target,
     stray_bonus,
 )
+from deep.engines import Engine, check_engine, choose_engine, import_compiled
 from deep.nets import (
     find_activation,
     load_arrays,
@@ -76,8 +77,11 @@ class DQNConfig:
     """At temperature 0, transitions over which epsilon falls from 1 to `final_epsilon` [transitions]."""
     final_epsilon: float = 0.05
     """At temperature 0, probability of a random action after `exploration_steps` [1]."""
+    engine: Engine | None = None
+    """What computes the updates, see `engines.choose_engine`."""
 
     def __post_init__(self) -> None:
+        check_engine(self.engine)
         check_number("learning_rate", self.learning_rate, 0, exclusive=True)
         check_number("batch_size", self.batch_size, 1, integer=True)
         check_number("replay_capacity", self.replay_capacity, 1, integer=True)
@@ -157,6 +161,7 @@ class ResidualDQN:
         for net in (self.net, self.target_net):
             zero_last_layer(net)  # Q_R is 0 at first: with alpha_hat = omega' the first policy is the prior
         self.optimiser = self._make_optimiser()
+        self.engine = choose_engine(self.config.engine)
         self.replay = Replay(self.config.replay_capacity)
         self.theta: Array = np.zeros(n_features)
         self.updates_done = 0
@@ -231,8 +236,14 @@ class ResidualDQN:
         """
         self.theta = check_theta("theta", theta, self.n_features)
         check_number("n_updates", n_updates, 1, integer=True)
-        weights = self._weights()
         rng = np.random.default_rng([self.seed, self.updates_done])
+        update = import_compiled().update_dqn if self.engine == "jax" else ResidualDQN._update
+        metrics = update(self, n_updates, rng)
+        self.updates_done += n_updates
+        return check_training(metrics)
+
+    def _update(self, n_updates: int, rng: np.random.Generator) -> dict[str, float]:
+        weights = self.weights()
         parameters: list[torch.Tensor] = [*self.net.parameters()]
         target_parameters: list[torch.Tensor] = [*self.target_net.parameters()]
         temperature = torch.tensor(self.temperature)
@@ -260,19 +271,16 @@ class ResidualDQN:
             with torch.no_grad():
                 torch._foreach_lerp_(target_parameters, parameters, self.config.target_rate)
             total += loss.detach()
-        self.updates_done += n_updates
-        return check_training(
-            {
-                "loss": float(total) / n_updates,
-                "q_residual": float((target @ weights).mean()),
-                "entropy": float(torch.special.entr(after.probability).sum(dim=1).mean()),
-            }
-        )
+        return {
+            "loss": float(total) / n_updates,
+            "q_residual": float((target @ weights).mean()),
+            "entropy": float(torch.special.entr(after.probability).sum(dim=1).mean()),
+        }
 
     def policy(self) -> DiscretePolicy:
         """Return the policy for the last theta, as a frozen copy that later updates do not change."""
         arrays = mlp_to_arrays(self.target_net)
-        weights = self._weights().numpy()
+        weights = self.weights().numpy()
         for name in list(arrays)[-2:]:  # weight and bias of the last layer
             heads = arrays[name].reshape(self.n_actions, self.n_features + 1, -1)
             arrays[name] = np.einsum("akh,k->ah", heads, weights).reshape(
@@ -349,7 +357,7 @@ class ResidualDQN:
         """Return psi and h (N, A, K + 1) of a network in states (N, ...)."""
         return net(state).view(len(state), self.n_actions, self.n_features + 1)
 
-    def _weights(self) -> torch.Tensor:
+    def weights(self) -> torch.Tensor:
         """Return (theta, 1) (K + 1,), whose product with (psi, h) is Q_R."""
         return to_tensor(np.append(self.theta, 1.0))
 

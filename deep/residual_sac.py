@@ -39,6 +39,7 @@ from deep.bellman import (
     smaller_twin,
     stray_bonus,
 )
+from deep.engines import Engine, check_engine, choose_engine, import_compiled
 from deep.gaussian import SquashedGaussianPolicy
 from deep.heads import TwinMLP, make_actor
 from deep.nets import (
@@ -72,8 +73,11 @@ class SACConfig:
     """Step size of the target critics' Polyak averaging, at each update [1]."""
     target_entropy: float | None = None
     """Mean entropy to which the temperature is tuned [nats]; None keeps the temperature fixed."""
+    engine: Engine | None = None
+    """What computes the updates, see `engines.choose_engine`."""
 
     def __post_init__(self) -> None:
+        check_engine(self.engine)
         check_number("learning_rate", self.learning_rate, 0, exclusive=True)
         check_number("batch_size", self.batch_size, 1, integer=True)
         check_number("replay_capacity", self.replay_capacity, 1, integer=True)
@@ -171,6 +175,7 @@ class ResidualSAC:
         # One optimiser serves all three losses, because Adam treats each parameter separately.
         parameters = [*self.critics.parameters(), *self.actor.net.parameters(), self.log_temperature]
         self.optimiser = torch.optim.Adam(parameters, lr=rate, fused=True)
+        self.engine = choose_engine(self.config.engine, self.actor.networks)
         self.replay = Replay(self.config.replay_capacity)
         self.theta: Array = np.zeros(n_features)
         self.updates_done = 0
@@ -231,15 +236,18 @@ class ResidualSAC:
         self.theta = check_theta("theta", theta, self.n_features)
         check_number("n_updates", n_updates, 1, integer=True)
         rng = np.random.default_rng([self.seed, self.updates_done])
-        for _ in range(n_updates):
-            metrics = self._update_once(rng)
+        if self.engine == "jax":
+            metrics = import_compiled().update_sac(self, n_updates, rng)
+        else:
+            for _ in range(n_updates):
+                metrics = self._update_once(rng)
         self.updates_done += n_updates
         return check_training({name: float(value) for name, value in metrics.items()})
 
     def _update_once(self, rng: np.random.Generator) -> dict[str, Tensor]:
         batch = self.replay.sample(self.config.batch_size, rng)
         state, next_state = batch["state"], batch["next_state"]
-        weights, temperature = self._weights(), self.log_temperature.detach().exp()
+        weights, temperature = self.weights(), self.log_temperature.detach().exp()
         nothing = state[:, :0]  # stands in for log-probabilities of the prior that the replay does not hold
 
         with torch.no_grad():
@@ -351,7 +359,7 @@ class ResidualSAC:
         self.theta = check_theta("agent_theta", state["agent_theta"], self.n_features)
         self.updates_done = int(state["updates_done"])
 
-    def _weights(self) -> Tensor:
+    def weights(self) -> Tensor:
         """Return (theta, 1) (K + 1,), whose product with (psi, h) is Q_R."""
         return torch.as_tensor(np.append(self.theta, 1.0), dtype=torch.float32)
 

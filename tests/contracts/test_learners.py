@@ -13,6 +13,7 @@ import pytest
 from gymnasium.spaces import Discrete
 from vector import OneHotPolicy, TabularVectorEnv, one_hot
 
+from deep.engines import Engine
 from deep.learner import Agent, LearnerConfig, NeuralLearner
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
@@ -21,6 +22,7 @@ from mereq_min import ExactLearner, Learner, Steps, solve_residual, solve_soft
 
 THETA = np.array([0.4, -0.7, 0.2])
 TEMPERATURE, PRIOR_TEMPERATURE, PRIOR_WEIGHT, HORIZON = 0.2, 0.3, 0.8, 40
+ENGINES: tuple[Engine, ...] = ("torch", "jax")
 SCALED_PRIOR_WEIGHT = PRIOR_WEIGHT * PRIOR_TEMPERATURE
 
 
@@ -52,7 +54,9 @@ def make_exact(residual: bool) -> Learner:
     return ExactLearner(mdp, TEMPERATURE, horizon=HORIZON, **(prior if residual else {}))
 
 
-def make_neural(make_agent: Callable[..., Agent], actions: Any, rounds: int, residual: bool) -> Learner:
+def make_neural(
+    make_agent: Callable[..., Agent], config: DQNConfig | SACConfig, actions: Any, rounds: int, residual: bool
+) -> Learner:
     mdp, log_prior = problem()
     prior = {"prior": OneHotPolicy(log_prior), "scaled_prior_weight": SCALED_PRIOR_WEIGHT}
     agent = make_agent(
@@ -61,6 +65,7 @@ def make_neural(make_agent: Callable[..., Agent], actions: Any, rounds: int, res
         mdp.n_features,
         gamma=mdp.gamma,
         temperature=TEMPERATURE,
+        config=config,
         **(prior if residual else {}),
     )
     return NeuralLearner(
@@ -76,25 +81,34 @@ def observe_one_hot(state: np.ndarray) -> np.ndarray:
 
 
 # Small networks that learn in big steps: the problem needs no more.
-DQN = partial(ResidualDQN, config=DQNConfig(hidden=(32,)))
-SAC = partial(ResidualSAC, config=SACConfig(learning_rate=3e-3, target_rate=0.02))
-
 CASES = {
     "exact": Case(make_exact, kl=1e-12, rtol=1e-5, jacobian_rtol=1e-5),
-    "residual DQN": Case(
-        partial(make_neural, DQN, 3, 10),
-        kl=0.003,
-        rtol=0.1,
-        jacobian_rtol=0.3,
-        observe=observe_one_hot,
-    ),
-    "residual SAC": Case(
-        partial(make_neural, SAC, Discrete(3), 12),
-        kl=0.005,
-        rtol=0.1,
-        jacobian_rtol=0.3,
-        observe=observe_one_hot,
-    ),
+    **{
+        f"residual DQN, {engine}": Case(
+            partial(make_neural, ResidualDQN, DQNConfig(hidden=(32,), engine=engine), 3, 10),
+            kl=0.003,
+            rtol=0.1,
+            jacobian_rtol=0.3,
+            observe=observe_one_hot,
+        )
+        for engine in ENGINES
+    },
+    **{
+        f"residual SAC, {engine}": Case(
+            partial(
+                make_neural,
+                ResidualSAC,
+                SACConfig(learning_rate=3e-3, target_rate=0.02, engine=engine),
+                Discrete(3),
+                12,
+            ),
+            kl=0.005,
+            rtol=0.1,
+            jacobian_rtol=0.3,
+            observe=observe_one_hot,
+        )
+        for engine in ENGINES
+    },
 }
 
 

@@ -120,7 +120,9 @@ def test_another_time_of_reset_is_refused():
 
 
 def make_learner(discount=1.0, horizon=7):
-    agent = ResidualDQN(2, 2, 2, gamma=0.9, temperature=1.0, config=DQNConfig(hidden=(4,), batch_size=4))
+    agent = ResidualDQN(
+        2, 2, 2, gamma=0.9, temperature=1.0, config=DQNConfig(engine="torch", hidden=(4,), batch_size=4)
+    )
     config = LearnerConfig(num_envs=len(LENGTHS), updates=2, first_rounds=2)
     return NeuralLearner(
         agent, lambda n: sync(LENGTHS), horizon=horizon, discount=discount, config=config, seed=1
@@ -139,7 +141,9 @@ def test_mean_features_weigh_the_steps_of_whole_episodes(discount):
 
 def test_features_that_do_not_depend_on_the_actions_have_no_derivative():
     """With the mean over episodes as the baseline nothing is left of episodes that are all alike."""
-    agent = ResidualDQN(2, 2, 2, gamma=0.9, temperature=1.0, config=DQNConfig(hidden=(4,), batch_size=4))
+    agent = ResidualDQN(
+        2, 2, 2, gamma=0.9, temperature=1.0, config=DQNConfig(engine="torch", hidden=(4,), batch_size=4)
+    )
     config = LearnerConfig(num_envs=3, updates=20, first_rounds=2)
     learner = NeuralLearner(agent, lambda n: sync([5] * n), horizon=5, config=config)
     learner.solve(np.array([0.1, -0.1]))

@@ -29,8 +29,8 @@ def make_task(kind="discrete", **changes):
     settings = {
         "prior": make_policy(kind),
         "learner": LearnerConfig(num_envs=2, updates=2, first_rounds=1),
-        "dqn": DQNConfig(hidden=(8,), batch_size=8),
-        "sac": SACConfig(hidden=(8,), batch_size=8),
+        "dqn": DQNConfig(engine="torch", hidden=(8,), batch_size=8),
+        "sac": SACConfig(engine="torch", hidden=(8,), batch_size=8),
     }
     settings |= {"gamma": 0.98, "temperature": ALPHA, "horizon": 30, "episodes": 4}
     return GymTask("toy", env, features, ("place", "action"), **settings | changes)
@@ -254,7 +254,9 @@ def test_another_wish_prior_or_setting_is_another_file(tmp_path):
 
 def test_an_expert_is_trained_for_the_wish_on_the_prior():
     """A strong wish against the action 1 is heard, and the prior stays underneath."""
-    task = make_task(learner=LearnerConfig(num_envs=8, updates=40), dqn=DQNConfig(hidden=(16,)))
+    task = make_task(
+        learner=LearnerConfig(num_envs=8, updates=40), dqn=DQNConfig(engine="torch", hidden=(16,))
+    )
     made = make_oracle(task, [0.0, -3.0], rule=0.5, rounds=6)
     assert made.expert.prior is task.prior
     before, after = (policy.log_probs(STATES)[:, 1] for policy in (task.prior, made.expert))

@@ -118,7 +118,7 @@ def make_agent(prior=None, *, n_inputs=3, temperature=TEMPERATURE, **settings):
         temperature=temperature,
         prior=prior,
         scaled_prior_weight=0.0 if prior is None else temperature,
-        config=DQNConfig(hidden=(16,), batch_size=8, **settings),
+        config=DQNConfig(hidden=(16,), batch_size=8, engine="torch", **settings),
         seed=2,
     )
 
@@ -207,7 +207,7 @@ def test_successor_features_are_the_exact_ones_of_a_gridworld():
         temperature=TEMPERATURE,
         prior=OneHotPolicy(log_prior),
         scaled_prior_weight=TEMPERATURE,
-        config=DQNConfig(batch_size=128, target_rate=0.04),
+        config=DQNConfig(batch_size=128, target_rate=0.04, engine="torch"),
     )
     envs = TabularVectorEnv(mdp, 64, task.horizon)
     rollout = collect(envs, agent.policy(), 4 * task.horizon, np.random.default_rng(0), seed=0)

@@ -64,7 +64,7 @@ def make_agent(kind, *, seed=0, prior=True, omega=0.3, temperature=0.3, **config
     return ResidualSAC(
         3, {"discrete": spaces.Discrete(3), "box": BOX}[kind], 2, gamma=GAMMA, temperature=temperature,
         prior=priors[kind] if prior else None, scaled_prior_weight=omega,
-        config=SACConfig(hidden=(16,), batch_size=32, **config), seed=seed,
+        config=SACConfig(hidden=(16,), batch_size=32, engine="torch", **config), seed=seed,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from mereq_min.lab.commands.tasks import Tasks
 from mereq_min.lab.faults import find_place, is_refusal
 from mereq_min.lab.plugins import UsageError, load_environment, load_policy, load_task
 from mereq_min.lab.runs import sweep
-from mereq_min.validation import check_array, check_number
+from mereq_min.validation import check_number
 
 # --- The table of edges -----------------------------------------------------------------------------------
 
