@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deep.cloning import CloningConfig, Inside, NeuralCloner, clone_policy, squash
+from deep.engines import Engine, choose_engine
 from deep.first_solve import FirstSolves, SharingLearner
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import Agent, LearnerConfig, NeuralLearner
@@ -155,6 +156,12 @@ class GymTask:
     def n_inputs(self) -> int:
         """Numbers in an observation."""
         return int(np.prod(self.observation_space.shape))
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the updates of the task's learner, see `engines.choose_engine`."""
+        of_learner = self.dqn if isinstance(self.action_space, spaces.Discrete) else self.sac
+        return choose_engine(of_learner.engine)
 
     @property
     def clone_kl(self) -> float | None:

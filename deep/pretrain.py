@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from deep.classic import ADDED
+from deep.engines import choose_engine
 from deep.gym_task import GymTask
 from deep.learner import Agent
 from deep.residual_dqn import DQNConfig, ResidualDQN
@@ -259,10 +260,13 @@ class Exploring:
 def _claim(settings: Pretrain, path: Path) -> dict[str, Any]:
     """Return the record at `path` if its training can be continued, else a new record."""
     file = _suffixed(path, ".json")
-    wanted = json.loads(json.dumps({**asdict(settings), "out": None, "overwrite": None}))
+    engine = choose_engine((settings.sac if settings.algo == "sac" else settings.dqn).engine)
+    wanted = json.loads(json.dumps({**asdict(settings), "out": None, "overwrite": None, "engine": engine}))
+    for config in (wanted["dqn"], wanted["sac"]):
+        del config["engine"]  # as asked for, which may leave it open
     if file.exists() and not settings.overwrite:
         record = _read_record(file)
-        found = record["settings"]
+        found = {"engine": "torch", **record["settings"]}  # which was the only one once
         differing = [
             f"{name} {found.get(name)} there, {wanted[name]} now"
             for name in wanted

@@ -1,5 +1,6 @@
 """GymTask on Discrete and Box actions: what it shows, which priors it takes, and what it refuses."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from deep.residual_sac import SACConfig
 from deep.rollouts import collect
 from deep.stable_baselines import GaussianPolicy, load_zip
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
-from mereq_min.lab.runs.files import save_arrays
+from mereq_min.lab.runs.files import RunError, save_arrays
+from mereq_min.lab.runs.records import read_config
+from mereq_min.lab.runs.run import RunConfig, run
 from mereq_min.policies import UniformPolicy
 from mereq_min.rollout import rollout
 
@@ -50,8 +53,8 @@ def make_task(kind="discrete", **changes):
     settings = dict(zip(names, pole if kind == "discrete" else pendulum, strict=True))
     settings |= {"gamma": 0.98, "temperature": ALPHA, "horizon": 30, "episodes": 4}
     settings["learner"] = LearnerConfig(num_envs=2, updates=2, first_rounds=1)
-    settings["dqn"] = DQNConfig(hidden=(8,), batch_size=8)
-    settings["sac"] = SACConfig(hidden=(8,), batch_size=8)
+    settings["dqn"] = DQNConfig(engine="torch", hidden=(8,), batch_size=8)
+    settings["sac"] = SACConfig(engine="torch", hidden=(8,), batch_size=8)
     return GymTask(**settings | changes)
 
 
@@ -485,6 +488,22 @@ def test_a_task_without_any_truth_is_aligned_by_an_expert_written_by_hand(method
     assert set(task.evaluate(found[-1].policy)) == {"task_return", "length"}
     with pytest.raises(ValueError, match="expert"):
         next(iter(align(task, aligner, loop, seed=0)))
+
+
+def test_a_run_states_its_engine_and_is_not_resumed_on_another(tmp_path):
+    loop = LoopConfig(iterations=1, steps_per_iteration=30)
+    config = RunConfig("pole", "HG-DAgger-FT", loop=loop)
+    path = run(make_task(), config, tmp_path, expert=Centred())
+    assert read_config(path)["engine"] == "torch"
+    other = make_task(dqn=DQNConfig(engine="jax", hidden=(8,), batch_size=8))
+    with pytest.raises(RunError, match="engine torch there, jax now"):
+        run(other, config, tmp_path, expert=Centred())
+    header = json.loads((path / "config.json").read_text())
+    del header["engine"]  # as in runs from before there was a choice
+    (path / "config.json").write_text(json.dumps(header))
+    assert run(make_task(), config, tmp_path, expert=Centred()) == path
+    with pytest.raises(RunError, match="engine torch there, jax now"):
+        run(other, config, tmp_path, expert=Centred())
 
 
 @pytest.mark.parametrize("kind", KINDS)

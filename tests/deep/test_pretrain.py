@@ -32,8 +32,8 @@ def make_task(name):
 
 def make_settings(task=CARTPOLE, algo="soft-dqn", **changes):
     """Three checkpoints, in which the replay runs over."""
-    dqn = DQNConfig(hidden=(8,), batch_size=16, replay_capacity=64, exploration_steps=80)
-    sac = SACConfig(hidden=(8,), batch_size=16, replay_capacity=64, target_entropy=-1.0)
+    dqn = DQNConfig(engine="torch", hidden=(8,), batch_size=16, replay_capacity=64, exploration_steps=80)
+    sac = SACConfig(engine="torch", hidden=(8,), batch_size=16, replay_capacity=64, target_entropy=-1.0)
     tiny = Pretrain(task, algo, steps=100, steps_per_checkpoint=40, num_envs=4, anneal=True, dqn=dqn, sac=sac)
     return dataclasses.replace(tiny, **changes)
 
@@ -131,7 +131,8 @@ def test_the_record_counts_the_steps_and_measures_the_policy_that_is_saved(tmp_p
     [
         ({"num_envs": 5}, "num_envs 4 there, 5 now"),
         ({"seed": 3, "steps": 99}, "steps 100 there, 99 now; seed 0 there, 3 now"),
-        ({"dqn": DQNConfig()}, r"dqn .*'batch_size': 16.* there, .*'batch_size': 256.* now"),
+        ({"dqn": DQNConfig(engine="torch")}, r"dqn .*'batch_size': 16.* there, .*'batch_size': 256.* now"),
+        ({"dqn": dataclasses.replace(make_settings().dqn, engine="jax")}, "engine torch there, jax now"),
         ({"prior": "x.safetensors"}, "prior None there, x.safetensors now"),
     ],
 )
@@ -236,7 +237,8 @@ def test_where_nothing_is_added_to_the_reward_the_policy_stays_its_prior(tmp_pat
     policy, file = prior
     settings = make_settings(
         algo=algo, prior=file, temperature=0.3, steps=400, steps_per_checkpoint=400,
-        dqn=DQNConfig(hidden=(8,), batch_size=64), sac=SACConfig(hidden=(8,), batch_size=64),
+        dqn=DQNConfig(engine="torch", hidden=(8,), batch_size=64),
+        sac=SACConfig(engine="torch", hidden=(8,), batch_size=64),
     )  # fmt: skip
     learned = []
     for name, added in (("same", np.zeros(3)), ("other", ADDED[CARTPOLE])):

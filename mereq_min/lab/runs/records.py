@@ -105,6 +105,8 @@ class Header(Provenance):
 
     config: dict[str, Any]
     """`RunConfig` as JSON."""
+    engine: NotRequired[str]
+    """What computed the updates of a neural learner; where it is missing, torch did."""
     definition: dict[str, Any]
     """See `run.define_task`."""
     prior: NotRequired[PriorRecord]

@@ -257,6 +257,8 @@ def _claim(path: Path, config: RunConfig, task: Task) -> Header:
         temperature = getattr(task.prior, "temperature", None)
         prior: PriorRecord = {"sha256": hash_arrays(arrays).hex(), "temperature": temperature}
         wanted["prior"] = prior
+    if (engine := getattr(task, "engine", None)) is not None:  # another rounding leads to another run
+        wanted["engine"] = engine
     if (path / "config.json").exists():
         header = read_config(path)
         log = read_log(path)
@@ -271,7 +273,7 @@ def _claim(path: Path, config: RunConfig, task: Task) -> Header:
 
 def _take_up(path: Path, header: Header, wanted: dict[str, Any], finished: bool) -> Header:
     """Make sure that a run with iterations is the one that is wanted, or a shorter one, and lengthen that."""
-    differing = find_differences(wanted, header)
+    differing = find_differences(wanted, {"engine": "torch", **header})  # which was the only one once
     longer = wanted["config"]["loop"]["iterations"] > header["config"]["loop"]["iterations"]
     if differing and not (set(differing) == {"config.loop.iterations"} and longer):
         raise RunError(
