@@ -1,14 +1,17 @@
-"""Time residual SAC against Stable-Baselines3 and compare what they learn: one core, one thread, one run.
+"""Time our learners against Stable-Baselines3 and compare what they learn: one core, one thread, one run.
 
     taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py    # updates a second
     taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py --curves Pendulum-v1
     taskset -c 0 .venv-bench-deep/bin/python tests/benchmarks/learners.py --curves Fanuc-pusher-v0
 
-Both sides are plain SAC (no prior) with the same nets, batch and temperature: tuned on Pendulum-v1, fixed on
-the arm, where they learn its prior's reward. The speed is that of
-`SAC.train()` and `ResidualSAC.update()` on a replay of 10,000 transitions of random actions, with sampling,
-losses, Adam and Polyak averaging, without the environment. Seconds are those of the processor, and the sides
-take turns, so that a busy machine does not decide. Curves are stored run by run; a killed run can go on.
+All sides are plain SAC (no prior) with the same nets, batch and temperature: tuned on Pendulum-v1, fixed on
+the arm, where they learn its prior's reward. Ours is there twice, with torch and compiled with JAX. The speed
+is that of `SAC.train()` and `ResidualSAC.update()` on a replay of 10,000 transitions of random actions, with
+sampling, losses, Adam and Polyak averaging, without the environment and without compilation. A second table
+has residual soft DQN, which Stable-Baselines3 does not offer, with a prior, 25 inputs, 5 actions and 5
+features as on the highway. Seconds are those of the processor, and the sides take turns, so that a busy
+machine does not decide. Curves are stored run by run; a killed run can go on. Where Stable-Baselines3 is not
+installed, torch and JAX are compared without it.
 """
 
 import argparse
@@ -19,21 +22,29 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces.utils import flatdim
-from measuring import find_versions, time_in_turns
-from stable_baselines3 import SAC
-from stable_baselines3.common.logger import Logger
+from measuring import find_cpu, find_versions, time_in_turns
 
+from deep.engines import Engine
+from deep.learner import Agent
+from deep.nets import mlp
+from deep.policies import DiscretePolicy
+from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
 
 RATE, POLYAK, START = 1e-3, 0.005, 100
-OURS, THEIRS = "mereq-min", "Stable-Baselines3"
-PACKAGES = ("mereq-min", "numpy", "torch", "gymnasium", "stable-baselines3")
+ENGINES: dict[str, Engine] = {"mereq-min, torch": "torch", "mereq-min, JAX": "jax"}
+THEIRS = "Stable-Baselines3"
+HAS_THEIRS = find_spec("stable_baselines3") is not None
+PACKAGES = ("mereq-min", "numpy", "torch", "jax", "gymnasium", *(["stable-baselines3"] if HAS_THEIRS else []))
 Act = Callable[[np.ndarray], np.ndarray]
 
 
@@ -57,17 +68,20 @@ PUSHER = Problem("Fanuc-pusher-v0", 100, 0.98, (128, 128), 128, 0.02, steps=20_0
 PROBLEMS = {problem.env: problem for problem in (PENDULUM, PUSHER)}
 
 
-def make_ours(problem: Problem, seed: int) -> ResidualSAC:
+def make_ours(problem: Problem, seed: int, engine: Engine) -> ResidualSAC:
     env = gym.make(problem.env)
     tuned = -float(flatdim(env.action_space)) if problem.temperature is None else None
-    config = SACConfig(problem.hidden, RATE, problem.batch_size, problem.steps, POLYAK, tuned)
+    config = SACConfig(problem.hidden, RATE, problem.batch_size, problem.steps, POLYAK, tuned, engine)
     inputs, temperature = flatdim(env.observation_space), problem.temperature or 1.0
     return ResidualSAC(
         inputs, env.action_space, 1, gamma=problem.gamma, temperature=temperature, config=config, seed=seed
     )
 
 
-def make_theirs(problem: Problem, seed: int) -> SAC:
+def make_theirs(problem: Problem, seed: int) -> Any:
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.logger import Logger
+
     model = SAC(
         "MlpPolicy", gym.make(problem.env), learning_rate=RATE, buffer_size=problem.steps,
         learning_starts=START, batch_size=problem.batch_size, tau=POLYAK, gamma=problem.gamma,
@@ -82,9 +96,10 @@ def make_theirs(problem: Problem, seed: int) -> SAC:
 
 
 def time_updates(hidden: tuple[int, ...], rounds: int, updates: int) -> dict[str, list[float]]:
-    """Updates a second of each side in each round."""
+    """Updates a second of SAC on each side in each round."""
     problem = replace(PENDULUM, hidden=hidden)
-    ours, theirs = make_ours(problem, 0), make_theirs(problem, 0)
+    ours = {name: make_ours(problem, 0, engine) for name, engine in ENGINES.items()}
+    theirs = make_theirs(problem, 0) if HAS_THEIRS else None
     env = gym.make(problem.env)
     space = env.action_space
     space.seed(0)
@@ -92,30 +107,59 @@ def time_updates(hidden: tuple[int, ...], rounds: int, updates: int) -> dict[str
     for _ in range(10_000):
         action = space.sample()
         following, reward, terminated, truncated, _ = env.step(action)
-        ours.add(state[None], action[None], np.array([[reward]]), following[None], np.array([terminated]))
-        unit, done = (action / space.high)[None], np.array([terminated or truncated])
-        theirs.replay_buffer.add(state[None], following[None], unit, np.array([reward]), done, [{}])
+        for agent in ours.values():
+            agent.add(
+                state[None], action[None], np.array([[reward]]), following[None], np.array([terminated])
+            )
+        if theirs is not None:
+            unit, done = (action / space.high)[None], np.array([terminated or truncated])
+            theirs.replay_buffer.add(state[None], following[None], unit, np.array([reward]), done, [{}])
         state = env.reset()[0] if truncated else following
-
-    def update_ours() -> int:
-        ours.update(np.ones(1), updates)
-        return updates
 
     def update_theirs() -> int:
         theirs.train(updates, problem.batch_size)
         return updates
 
-    return time_in_turns({OURS: update_ours, THEIRS: update_theirs}, rounds, time.process_time)
+    sides = {name: partial(update_ours, agent, np.ones(1), updates) for name, agent in ours.items()}
+    if theirs is not None:
+        sides[THEIRS] = update_theirs
+    return time_in_turns(sides, rounds, time.process_time)
 
 
-def print_speed(result: dict[str, dict[str, list[float]]]) -> None:
-    print("\n| updates a second (times Stable-Baselines3) | " + " | ".join(result) + " |")
+def update_ours(agent: Agent, theta: np.ndarray, updates: int) -> int:
+    agent.update(theta, updates)
+    return updates
+
+
+def time_dqn(hidden: tuple[int, ...], rounds: int, updates: int) -> dict[str, list[float]]:
+    """Updates a second of residual soft DQN on each engine in each round."""
+    inputs, actions, features, n = 25, 5, 5, 10_000
+    prior = DiscretePolicy(mlp([inputs, 64, actions], seed=1), 1.0)
+    agents = {
+        name: ResidualDQN(
+            inputs, actions, features, gamma=0.8, temperature=0.05, prior=prior, scaled_prior_weight=0.05,
+            config=DQNConfig(hidden, batch_size=PENDULUM.batch_size, engine=engine),
+        )
+        for name, engine in ENGINES.items()
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    state, following = rng.normal(size=(2, n, inputs))
+    values = rng.random((n, features))
+    for agent in agents.values():
+        agent.add(state, rng.integers(actions, size=n), values, following, rng.random(n) < 0.1)
+    theta = np.linspace(-0.5, 0.5, features)
+    sides = {name: partial(update_ours, agent, theta, updates) for name, agent in agents.items()}
+    return time_in_turns(sides, rounds, time.process_time)
+
+
+def print_speed(what: str, result: dict[str, dict[str, list[float]]], base: str) -> None:
+    print(f"\n| updates of {what} a second (times {base}) | " + " | ".join(result) + " |")
     print("| --- " * (1 + len(result)) + "|")
-    for name in (OURS, THEIRS):
+    for name in next(iter(result.values())):
         cells = []
         for rates in result.values():
             median = statistics.median(rates[name])
-            cells.append(f"{median:.0f} ({median / statistics.median(rates[THEIRS]):.2f})")
+            cells.append(f"{median:.0f} ({median / statistics.median(rates[base]):.2f})")
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -134,8 +178,8 @@ def evaluate(problem: Problem, act: Act, seed: int, episodes: int = 10) -> float
     return float(total.mean())
 
 
-def learn_ours(problem: Problem, seed: int, checkpoints: list[int]) -> list[float]:
-    agent, env, rng = make_ours(problem, seed), gym.make(problem.env), np.random.default_rng(seed)
+def learn_ours(problem: Problem, seed: int, checkpoints: list[int], engine: Engine) -> list[float]:
+    agent, env, rng = make_ours(problem, seed, engine), gym.make(problem.env), np.random.default_rng(seed)
     env.action_space.seed(seed)
     state, _ = env.reset(seed=seed)
     returns = []
@@ -178,13 +222,16 @@ def compare_curves(problem: Problem, seeds: int, path: Path) -> None:
         "checkpoints": checkpoints,
         "versions": find_versions(PACKAGES),
     }
-    record = {**setting, "returns": {OURS: {}, THEIRS: {}}}
+    learners = {name: partial(learn_ours, engine=engine) for name, engine in ENGINES.items()}
+    if HAS_THEIRS:
+        learners[THEIRS] = learn_theirs
+    record = {**setting, "returns": {name: {} for name in learners}}
     if path.exists():
         record = json.loads(path.read_text())
         if any(record.get(key) != value for key, value in setting.items()):
             raise SystemExit(f"{path} holds curves of other settings or versions: move it away first")
     for seed in range(seeds):
-        for name, learn in ((OURS, learn_ours), (THEIRS, learn_theirs)):
+        for name, learn in learners.items():
             if str(seed) not in record["returns"][name]:
                 print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
                 record["returns"][name][str(seed)] = learn(problem, seed, checkpoints)
@@ -230,16 +277,20 @@ def main() -> None:
         path = arguments.out / f"learners_curves-{arguments.curves}.json"
         compare_curves(PROBLEMS[arguments.curves], arguments.seeds, path)
         return
-    speed = {}
+    speed, of_dqn = {}, {}
     for width in arguments.units:
         print(f"2x{width} ...", file=sys.stderr)
-        speed[f"2x{width}"] = time_updates((width, width), arguments.rounds, arguments.updates)
-    print_speed(speed)
+        size = (width, width), arguments.rounds, arguments.updates
+        speed[f"2x{width}"], of_dqn[f"2x{width}"] = time_updates(*size), time_dqn(*size)
+    print_speed("SAC", speed, THEIRS if HAS_THEIRS else next(iter(ENGINES)))
+    print_speed("residual soft DQN", of_dqn, next(iter(ENGINES)))
     record = {
         "versions": find_versions(PACKAGES),
         "platform": platform.platform(),
+        "cpu": find_cpu(),
         "batch_size": PENDULUM.batch_size,
         "updates_a_second": speed,
+        "dqn_updates_a_second": of_dqn,
     }
     write(arguments.out / "learners.json", record)
 
