@@ -31,22 +31,23 @@ def choose_engine(wanted: Engine | None, nets: Iterable[nn.Module] = ()) -> Engi
 
     Args:
         wanted: what the config asks for; None takes what the environment variable MEREQ_ENGINE names, without
-            it "jax" if that is installed and can compute the networks, otherwise "torch".
+            it "torch", which the recorded runs were made with.
         nets: the networks that an update evaluates.
 
     Raises:
         ValueError: if the wanted engine is unknown, or cannot compute the networks.
         ImportError: if the wanted engine is "jax" and JAX is not installed.
     """
-    wanted = wanted or cast(Engine | None, os.environ.get("MEREQ_ENGINE") or None)
+    wanted = wanted or cast(Engine, os.environ.get("MEREQ_ENGINE") or "torch")
     check_engine(wanted)
+    if wanted == "torch":
+        return wanted
+    if find_spec("jax") is None:
+        raise ImportError(
+            "engine 'jax' needs JAX: run pip install -e '.[fast]' in your checkout of mereq-min"
+        )
     unusual = next((net for net in nets if find_activation(net) < 0), None)
-    installed = find_spec("jax") is not None
-    if wanted is None:
-        return "jax" if installed and unusual is None else "torch"
-    if wanted == "jax" and not installed:
-        raise ImportError("engine 'jax' needs JAX: pip install 'mereq-min[fast]'")
-    if wanted == "jax" and unusual is not None:
+    if unusual is not None:
         raise ValueError(f"engine 'jax' needs networks built like `deep.nets.mlp`, got {unusual}")
     return wanted
 

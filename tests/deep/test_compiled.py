@@ -161,12 +161,12 @@ def test_activations_are_those_of_torch():
         np.testing.assert_allclose(compiled(x), of_torch()(torch.as_tensor(x)), atol=1e-6)
 
 
-def test_what_cannot_be_compiled_is_left_to_torch():
+def test_only_networks_that_can_be_compiled_are():
     unusual = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(N_INPUTS, 2 * D), torch.nn.Dropout(0.0))
-    assert choose_engine(None, [mlp([2, 2], 0)]) == "jax"
-    assert choose_engine(None, [mlp([2, 2], 0), unusual]) == "torch"
+    assert choose_engine("jax", [mlp([2, 2], 0)]) == "jax"
+    assert choose_engine("torch", [unusual]) == "torch"
     with pytest.raises(ValueError, match=r"built like `deep.nets.mlp`, got Sequential"):
-        choose_engine("jax", [unusual])
+        choose_engine("jax", [mlp([2, 2], 0), unusual])
     with pytest.raises(ValueError, match="engine must be 'torch', 'jax' or None, got 'numba'"):
         SACConfig(engine="numba")
     prior = SquashedGaussianPolicy(unusual, BOX.low, BOX.high)
@@ -174,18 +174,19 @@ def test_what_cannot_be_compiled_is_left_to_torch():
 
 
 def test_the_environment_chooses_where_the_config_leaves_it_open(monkeypatch):
-    monkeypatch.setenv("MEREQ_ENGINE", "torch")
     assert make_dqn(None).engine == "torch"
-    assert make_dqn("jax").engine == "jax"
+    monkeypatch.setenv("MEREQ_ENGINE", "jax")
+    assert make_dqn(None).engine == "jax"
+    assert make_dqn("torch").engine == "torch"
     monkeypatch.setenv("MEREQ_ENGINE", "tensorflow")
     with pytest.raises(ValueError, match="engine must be 'torch', 'jax' or None, got 'tensorflow'"):
         make_sac(None)
 
 
-def test_without_jax_torch_takes_its_place(monkeypatch):
+def test_without_jax_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("deep.engines.find_spec", lambda name: None)
     assert make_dqn(None).engine == "torch"
-    with pytest.raises(ImportError, match=r"pip install 'mereq-min\[fast\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[fast\]'"):
         make_dqn("jax")
 
 
@@ -213,7 +214,7 @@ def test_the_first_update_imports_jax_which_computes_on_one_thread_and_keeps_wha
         subprocess.run, [sys.executable, "-c", ONE_UPDATE], check=True, capture_output=True, text=True
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX", "XLA"))}
-    done = run(env={**environment, "XDG_CACHE_HOME": str(tmp_path)})
+    done = run(env={**environment, "XDG_CACHE_HOME": str(tmp_path), "MEREQ_ENGINE": "jax"})
     imported, folder, threads = done.stdout.splitlines()
     assert imported == "False"
     assert folder.startswith(str(tmp_path / "mereq-min"))

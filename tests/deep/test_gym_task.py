@@ -1,6 +1,5 @@
 """GymTask on Discrete and Box actions: what it shows, which priors it takes, and what it refuses."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from deep.rollouts import collect
 from deep.stable_baselines import GaussianPolicy, load_zip
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
 from mereq_min.lab.runs.files import RunError, save_arrays
-from mereq_min.lab.runs.records import read_config
+from mereq_min.lab.runs.records import read_config, write_config
 from mereq_min.lab.runs.run import RunConfig, run
 from mereq_min.policies import UniformPolicy
 from mereq_min.rollout import rollout
@@ -498,9 +497,9 @@ def test_a_run_states_its_engine_and_is_not_resumed_on_another(tmp_path):
     other = make_task(dqn=DQNConfig(engine="jax", hidden=(8,), batch_size=8))
     with pytest.raises(RunError, match="engine torch there, jax now"):
         run(other, config, tmp_path, expert=Centred())
-    header = json.loads((path / "config.json").read_text())
+    header = read_config(path)
     del header["engine"]  # as in runs from before there was a choice
-    (path / "config.json").write_text(json.dumps(header))
+    write_config(path, header)
     assert run(make_task(), config, tmp_path, expert=Centred()) == path
     with pytest.raises(RunError, match="engine torch there, jax now"):
         run(other, config, tmp_path, expert=Centred())
