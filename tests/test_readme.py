@@ -1,6 +1,8 @@
 """What README shows works as it stands there."""
 
+import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +76,35 @@ def test_every_command_that_is_shown_exists(name):
 def test_every_file_that_is_linked_is_there(document):
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def read_table(header: str) -> dict[str, dict[str, str]]:
+    """Cells of a table of README by row and column; the header is that of its first column."""
+    table = re.search(rf"^\| {re.escape(header)} \|.*\n(?:\|.*\n)+", README.read_text(), flags=re.MULTILINE)
+    columns, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines())
+    return {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows}
+
+
+def test_the_table_of_solvers_is_the_record():
+    record = json.loads((ROOT / "figures/benchmarks/solvers.json").read_text())["seconds"]
+    names = {
+        "value iteration (numpy)": ("value iteration, stencil", "value iteration, sparse matrix"),
+        "modified policy iteration": ("modified policy iteration",),
+        "`imitation`, dense, finite horizon": ("imitation, dense matrix",),
+        "QuantEcon, without entropy": ("QuantEcon, without entropy",),
+        "`solve_soft`, Newton (default)": ("Newton (default)",),
+        '`solve_soft(..., backend="numba")`': ("Newton, numba",),
+    }
+    timed = {name for runs in record.values() for name in runs}
+    names = {row: keys for row, keys in names.items() if timed.intersection(keys)}
+    table = read_table("seconds (times the best peer)")
+    assert list(table) == list(names)
+    for side, runs in record.items():
+        medians = {name: statistics.median(seconds) for name, seconds in runs.items()}
+        best = min(median for name, median in medians.items() if not name.startswith("Newton"))
+        for row, keys in names.items():
+            median = min((medians[key] for key in keys if key in medians), default=None)
+            cell = "" if median is None else f"{median:.2g}"
+            if row.startswith("`solve_soft"):
+                cell += f" ({best / median:.2g}x)"
+            assert table[row][f"{side}x{side}"] == (f"**{cell}**" if median == best else cell), (row, side)

@@ -1,9 +1,17 @@
-"""Time the exact solvers on n x n grids and print a table: `taskset -c 0 python tests/benchmarks/solvers.py`.
+"""Time the exact solvers and their peers on n x n grids: `taskset -c 0 python tests/benchmarks/solvers.py`.
 
 `gridworlds.grid` with slip 0.1 (a move goes sideways) and gamma 0.99, temperature 0.1, a standard normal
-reward for each (s, a), everything started from V = 0 and solved to a Bellman error of 1e-8. The best value
-iteration is that of the library on its sparse matrix, or the one below, which knows that the world is a grid,
-whichever is faster. The table of peers appears where `pip install '.[bench]'` was run; see `time_peers`.
+reward for each (s, a), everything started from V = 0 and solved to a Bellman error of 1e-8; seconds are of
+the processor.
+Ours are Newton's method in scipy and in numba. Their peers:
+
+- value iteration, in the library on its sparse matrix and below on shifted views of the grid,
+- modified policy iteration, in the library, 30 sweeps for each policy,
+- `imitation`, which has the soft backup of a finite horizon on a dense matrix: as many steps as value
+  iteration has sweeps, at temperature 1,
+- QuantEcon's modified policy iteration, for the same MDP without entropy, which is the easier problem.
+
+The last two need `pip install '.[bench]'`. A table of single sweeps compares where the work is the same.
 """
 
 import argparse
@@ -29,7 +37,10 @@ from mereq_min.soft import bellman_q, soft_value
 
 TEMPERATURE, TOL = 0.1, 1e-8
 SLIP, GAMMA = 0.1, 0.99
-BEST = "best value iteration"
+OURS = ("Newton (default)", "Newton, numba")
+IMITATION, QUANTECON = "imitation, dense matrix", "QuantEcon, without entropy"
+MOST_DENSE, MOST_SPARSE = 32, 316
+"""Largest sides for which `imitation`, and value iteration on the sparse matrix, are timed."""
 PACKAGES = ("mereq-min", "numpy", "scipy", "numba", "gymnasium", "imitation", "quantecon")
 
 
@@ -71,22 +82,55 @@ def solvers(n: int, mdp: TabularMDP, reward: Array) -> dict[str, Callable[[], Ar
     def solve(**options: str) -> Callable[[], Array]:
         return lambda: solve_soft(mdp, reward, TEMPERATURE, tol=TOL, **options).v  # type: ignore[arg-type]
 
-    return {
+    runs = {
         "value iteration, sparse matrix": solve(method="value_iteration"),
         "value iteration, stencil": lambda: iterate_on_stencil(n, reward),
         "modified policy iteration": solve(method="modified_policy_iteration"),
         "Newton (default)": solve(),
         "Newton, numba": solve(backend="numba"),
     }
+    if n > MOST_SPARSE:
+        del runs["value iteration, sparse matrix"]
+    return runs
+
+
+def other_packages(n: int, mdp: TabularMDP, reward: Array) -> dict[str, Callable[[], object]]:
+    """Solves of other packages, for the sides that they can hold."""
+    from quantecon.markov import DiscreteDP
+
+    state, action = np.divmod(np.arange(reward.size), mdp.n_actions)
+    hard = DiscreteDP(reward.ravel(), mdp.transition, GAMMA, state, action)
+    # QuantEcon bounds the error of the values, which is up to 1 / (1 - gamma) of the Bellman error.
+    options = {"method": "modified_policy_iteration", "epsilon": 2.0 * TOL / (1.0 - GAMMA), "k": 30}
+    runs: dict[str, Callable[[], object]] = {QUANTECON: lambda: hard.solve(**options, max_iter=100_000)}
+    if n <= MOST_DENSE:
+        from imitation.algorithms.mce_irl import mce_partition_fh
+
+        sweeps = solve_soft(mdp, reward, TEMPERATURE, tol=TOL, method="value_iteration").iterations
+        dense = dense_environment(mdp, reward[:, 0] / TEMPERATURE, sweeps)
+        runs[IMITATION] = lambda: mce_partition_fh(dense, discount=GAMMA)
+    return runs
+
+
+def dense_environment(mdp: TabularMDP, state_reward: Array, horizon: int) -> SimpleNamespace:
+    """The MDP as `imitation` takes it, with a reward (S,)."""
+    S, A = mdp.n_states, mdp.n_actions
+    return SimpleNamespace(
+        horizon=horizon,
+        state_dim=S,
+        action_dim=A,
+        transition_matrix=mdp.transition.toarray().reshape(S, A, S),
+        reward_matrix=state_reward,
+    )
 
 
 def time_runs(run: Callable[[], object], *, budget: float = 3.0, most: int = 15) -> list[float]:
-    """Seconds of each run: at least one, and more while they fit into `budget` seconds."""
+    """Processor seconds of each run: at least one, and more while they fit into `budget` seconds."""
     seconds: list[float] = []
     while len(seconds) < most and sum(seconds) <= budget:
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return seconds
 
 
@@ -98,6 +142,10 @@ def time_solvers(n: int) -> dict[str, list[float]]:
     for name, run in runs.items():
         if n <= 100 and not np.abs(run() - reference).max() <= 2 * TOL / (1 - GAMMA):
             raise RuntimeError(f"{name} and the default disagree on {n}x{n}")
+    try:
+        runs = other_packages(n, mdp, reward) | runs
+    except ImportError as error:
+        print(f"without other packages: {error}; pip install '.[bench]'", file=sys.stderr)
     return {name: time_runs(run) for name, run in runs.items()}
 
 
@@ -127,13 +175,7 @@ def time_peers(n: int, horizon: int = 50) -> dict[str, list[float]]:
     S, A = mdp.n_states, mdp.n_actions
     state_reward = np.random.default_rng(0).normal(size=S)
     reward = np.repeat(state_reward[:, None], A, axis=1)
-    dense = SimpleNamespace(
-        horizon=horizon,
-        state_dim=S,
-        action_dim=A,
-        transition_matrix=mdp.transition.toarray().reshape(S, A, S),
-        reward_matrix=state_reward,
-    )
+    dense = dense_environment(mdp, state_reward, horizon)
     state, action = np.divmod(np.arange(S * A), A)
     hard = DiscreteDP(reward.ravel(), mdp.transition, GAMMA, state, action)
 
@@ -161,23 +203,27 @@ def time_peers(n: int, horizon: int = 50) -> dict[str, list[float]]:
     return {name: [t / horizon for t in time_runs(run)] for name, run in runs.items()}
 
 
-def print_table(title: str, columns: dict[int, dict[str, list[float]]], baseline: str) -> None:
-    """Print medians, and in brackets how many times faster than the baseline they are."""
-    print(f"\n| {title} | " + " | ".join(f"{n}x{n}" for n in columns) + " |")
+def print_table(title: str, columns: dict[str, dict[str, str]]) -> None:
+    """Print cells by column and row as a markdown table; what was not run stays empty."""
+    names = {name: None for cells in columns.values() for name in cells}
+    print(f"\n| {title} | " + " | ".join(columns) + " |")
     print("| --- " * (1 + len(columns)) + "|")
-    for name in next(iter(columns.values())):
-        cells = []
-        for seconds in columns.values():
-            median = statistics.median(seconds[name])
-            ratio = baseline_seconds(seconds, baseline) / median
-            cells.append(f"{median:.3g} ({ratio:.3g})")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    for name in names:
+        print(f"| {name} | " + " | ".join(cells.get(name, "") for cells in columns.values()) + " |")
 
 
-def baseline_seconds(seconds: dict[str, list[float]], baseline: str) -> float:
-    if baseline == BEST:
-        return min(statistics.median(runs) for name, runs in seconds.items() if "value iteration" in name)
-    return statistics.median(seconds[baseline])
+def summarise(seconds: dict[str, list[float]]) -> dict[str, str]:
+    """Cells of one side for README: medians, and how many times faster ours are than the best peer."""
+    medians = {name: statistics.median(runs) for name, runs in seconds.items()}
+    peers = {name: median for name, median in medians.items() if name not in OURS}
+    best = min(peers, key=lambda name: peers[name])
+    cells = {
+        "value iteration": min(median for name, median in peers.items() if name.startswith("value iteration"))
+    } | {name: median for name, median in peers.items() if not name.startswith("value iteration")}
+    shown = {name: f"{median:.2g}" for name, median in cells.items()}
+    name_of_best = "value iteration" if best.startswith("value iteration") else best
+    shown[name_of_best] = f"**{shown[name_of_best]}**"
+    return shown | {name: f"{medians[name]:.2g} ({peers[best] / medians[name]:.2g}x)" for name in OURS}
 
 
 def main() -> None:
@@ -194,12 +240,13 @@ def main() -> None:
         "cpu": find_cpu(),
         "platform": platform.platform(),
     }
-    solve_soft(grid(2), np.zeros((4, 4)), TEMPERATURE, backend="numba")  # compile
+    for n in (2, 50):  # compile, also what is for large lattices only
+        solve_soft(grid(n), np.zeros((n * n, 4)), TEMPERATURE, backend="numba")
     seconds = {}
     for n in arguments.sizes:
         print(f"{n}x{n} ...", file=sys.stderr)
         seconds[n] = time_solvers(n)
-    print_table("seconds (times best value iteration)", seconds, BEST)
+    print_table("method", {f"{n}x{n}": summarise(runs) for n, runs in seconds.items()})
     result["seconds"] = seconds
 
     largest = max(arguments.sizes)
@@ -214,7 +261,11 @@ def main() -> None:
     except ImportError as error:
         print(f"\nNo table of peers: {error}; pip install '.[bench]'")
     else:
-        print_table("seconds a sweep (times imitation)", peers, "imitation, soft, dense")
+        sweeps = {
+            f"{n}x{n}": {name: f"{statistics.median(runs):.2g}" for name, runs in cells.items()}
+            for n, cells in peers.items()
+        }
+        print_table("processor seconds a sweep", sweeps)
         result["seconds_a_sweep"] = peers
 
     arguments.out.mkdir(parents=True, exist_ok=True)
