@@ -2,7 +2,8 @@
 
 `mereq_min.soft` imports this module only when its backend is "numba". It is faster than the numpy version
 because it passes over the transitions once per policy and preconditions BiCGSTAB by symmetric Gauss-Seidel,
-whose triangular solves cannot be written with array operations.
+whose triangular solves cannot be written with array operations. Where the graph has no cycle,
+as in a maze, the linear systems are solved exactly instead.
 """
 
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mereq_min import policy_chain
+from mereq_min.forest import find_forest, solve_on_forest
 from mereq_min.mdp import TabularMDP
 from mereq_min.policy_chain import rough_precision
 from mereq_min.validation import Array
@@ -32,6 +34,7 @@ MIN_RAISED_SHARE = 0.02
 """Share of the states whose value a greedy sweep must raise for another sweep to be worth it."""
 
 _patterns: WeakKeyDictionary[TabularMDP, tuple[NDArray, ...]] = WeakKeyDictionary()
+_forests: WeakKeyDictionary[TabularMDP, tuple[NDArray, NDArray]] = WeakKeyDictionary()
 _rounding_error = njit(cache=True)(policy_chain.rounding_error)
 
 
@@ -63,9 +66,11 @@ def solve_newton(
         action, weight = np.empty(P.nnz, np.min_scalar_type(A - 1)), np.empty(P.nnz, precision)
         first = _pattern_terms(transition, mdp.terminal, mdp.gamma, A, rows, columns, action, weight)
         pattern = _patterns[mdp] = (rows, columns, first, action, weight)
+        _forests[mdp] = find_forest(rows, columns, first, mdp.terminal)
     return _iterate(
         transition,
         pattern,
+        _forests[mdp],
         reward,
         mdp.terminal,
         mdp.gamma,
@@ -149,6 +154,7 @@ def _pattern_terms(
 def _iterate(
     transition: tuple,
     pattern: tuple,
+    forest: tuple,
     reward: Array,
     terminal: NDArray,
     gamma: float,
@@ -177,7 +183,9 @@ def _iterate(
         for s in range(S):
             b[s] = residual[s] / error
         rtol = _forcing_term(iteration, error / previous, tol / error)
-        if not _solve_bicgstab(pattern[0], pattern[1], entries, rtol, vectors):
+        if len(forest[0]):
+            solve_on_forest(forest[0], forest[1], entries, b, x)
+        elif not _solve_bicgstab(pattern[0], pattern[1], entries, rtol, vectors):
             x[:] = b  # a sweep of value iteration, which always makes progress
         for s in range(S):
             v[s] += error * x[s]

@@ -16,7 +16,7 @@ import mereq_min
 
 ROOT = Path(__file__).parents[2]
 
-NEED_MORE = {"mereq_min.lab", "mereq_min.soft_numba"}
+NEED_MORE = {"mereq_min.lab", "mereq_min.forest", "mereq_min.soft_numba"}
 """The lab and the compiled solver, which need the full installation."""
 
 IMPORT_ALONE = """
