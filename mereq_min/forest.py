@@ -50,19 +50,19 @@ def find_forest(
     order, links = np.empty(S, np.uint32), np.full((S, 3), NONE, np.uint32)
     count = 0
     for leaf in range(S):
-        s = np.uint32(leaf)
-        while degree[s] == 1:
-            parent = mixed[s]
-            order[count] = s
+        last = np.uint32(leaf)
+        while degree[last] == 1:
+            parent = mixed[last]
+            order[count] = last
             links[count, 0] = parent
-            links[count, 1] = _find_entry(rows, columns, first, s, parent)
-            links[count, 2] = _find_entry(rows, columns, first, parent, s)
+            links[count, 1] = _find_entry(rows, columns, first, last, parent)
+            links[count, 2] = _find_entry(rows, columns, first, parent, last)
             count += 1
-            degree[s] = 0
-            mixed[s] = NONE
+            degree[last] = 0
+            mixed[last] = NONE
             degree[parent] -= 1
-            mixed[parent] ^= s
-            s = parent
+            mixed[parent] ^= last
+            last = parent
     for s in range(S):
         if degree[s] > 0:
             return empty

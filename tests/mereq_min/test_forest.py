@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from numpy.typing import NDArray
 
 from mereq_min import TabularMDP, solve_soft
 from mereq_min.forest import find_forest, solve_on_forest
@@ -28,7 +29,7 @@ def make_tree(rng: np.random.Generator, S: int, *, one_way: float) -> Array:
     return 0.999 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
 
 
-def to_pattern(matrix: Array) -> tuple[Array, Array, Array, Array]:
+def to_pattern(matrix: Array) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     sparse = sp.csr_array(matrix)
     rows = np.stack([sparse.indptr, sparse.indptr], axis=1).astype(np.uint32)
     first = np.arange(sparse.nnz + 1, dtype=np.uint32)
