@@ -13,7 +13,7 @@ from torch import nn
 
 from deep.gaussian import SquashedGaussianPolicy
 from deep.heads import CategoricalHead, GaussianHead
-from deep.nets import mlp, to_tensor
+from deep.nets import check_hidden, mlp, to_tensor
 from deep.policies import DiscretePolicy
 from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps
@@ -40,6 +40,7 @@ class CloningConfig:
 
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, 0, exclusive=True)
+        check_hidden(self.hidden)
         check_number("batch_size", self.batch_size, 1, integer=True)
         check_number("updates", self.updates, 1, integer=True)
         check_number("pull", self.pull, 0)

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mereq_min.validation import check_number
+
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid,
 )  # fmt: skip
@@ -42,6 +44,16 @@ class OneHot(nn.Module):
     def forward(self, index: torch.Tensor) -> torch.Tensor:
         """Encode indices (N,) as (N, n)."""
         return nn.functional.one_hot(index.long(), self.n_states).float()
+
+
+WIDEST = 100_000
+"""Largest width of a hidden layer [units]."""
+
+
+def check_hidden(widths: Sequence[int]) -> None:
+    """Raise ValueError if the widths of hidden layers are not integers from 1 to `WIDEST`."""
+    for width in widths:
+        check_number("hidden", width, 1, WIDEST, integer=True)
 
 
 def mlp(

@@ -41,6 +41,7 @@ from deep.bellman import (
 )
 from deep.engines import Engine, check_engine, choose_engine, import_compiled
 from deep.nets import (
+    check_hidden,
     find_activation,
     load_arrays,
     load_optimiser,
@@ -82,6 +83,7 @@ class DQNConfig:
 
     def __post_init__(self) -> None:
         check_engine(self.engine)
+        check_hidden(self.hidden)
         check_number("learning_rate", self.learning_rate, 0, exclusive=True)
         check_number("batch_size", self.batch_size, 1, integer=True)
         check_number("replay_capacity", self.replay_capacity, 1, integer=True)

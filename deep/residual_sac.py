@@ -43,6 +43,7 @@ from deep.engines import Engine, check_engine, choose_engine, import_compiled
 from deep.gaussian import SquashedGaussianPolicy
 from deep.heads import TwinMLP, make_actor
 from deep.nets import (
+    check_hidden,
     load_arrays,
     load_optimiser,
     optimiser_to_arrays,
@@ -78,6 +79,7 @@ class SACConfig:
 
     def __post_init__(self) -> None:
         check_engine(self.engine)
+        check_hidden(self.hidden)
         check_number("learning_rate", self.learning_rate, 0, exclusive=True)
         check_number("batch_size", self.batch_size, 1, integer=True)
         check_number("replay_capacity", self.replay_capacity, 1, integer=True)

@@ -1,10 +1,10 @@
 """One writer at a time: the second is told who the first is, and settings never mix."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -123,6 +123,7 @@ class Expert:
 """
 
 
+@contextlib.contextmanager
 def align(cwd, steps, *more):
     command = [
         MEREQ,
@@ -136,26 +137,37 @@ def align(cwd, steps, *more):
         "waiting:Expert",
     ]
     command += ["--steps-per-iteration", str(steps), *more]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(file, process):
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
 def test_of_two_aligns_into_one_folder_one_runs_and_the_other_ends_with_a_sentence(tmp_path):
     (tmp_path / "waiting.py").write_text(WAITING)
-    first = align(tmp_path, 20)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "begun").exists():
-        assert first.poll() is None, first.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    for more in ([], ["--overwrite"]):
-        second = align(tmp_path, 30, *more)
-        said, _ = second.communicate(timeout=120)
-        assert second.returncode == 1
-        assert said.count("\n") == 1
-        assert f"is being written by process {first.pid} on {socket.gethostname()}; wait until" in said
-    (tmp_path / "go").touch()
-    assert first.wait(timeout=120) == 0
+    with align(tmp_path, 20) as first:
+        wait_for(tmp_path / "begun", first)
+        for more in ([], ["--overwrite"]):
+            with align(tmp_path, 30, *more) as second:
+                said, _ = second.communicate(timeout=120)
+            assert second.returncode == 1
+            said = said.splitlines()[-1]  # above it stands the bar of progress
+            assert f"is being written by process {first.pid} on {socket.gethostname()}; wait until" in said
+        (tmp_path / "go").touch()
+        first.communicate(timeout=120)
+    assert first.returncode == 0
     path = tmp_path / "runs/carpet/MEReQ-L/seed0"
     assert read_config(path)["config"]["loop"]["steps_per_iteration"] == 20
     assert [row["steps"] for row in read_rows(path)] == [20, 40]
@@ -218,13 +230,9 @@ def contents(path):
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_lock(tmp_path):
     (tmp_path / "waiting.py").write_text(WAITING)
-    first = align(tmp_path, 20)
-    while not (tmp_path / "begun").exists():
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    with align(tmp_path, 20) as first:
+        wait_for(tmp_path / "begun", first)
     (tmp_path / "go").touch()
-    second = align(tmp_path, 20)
-    said, _ = second.communicate(timeout=120)
+    with align(tmp_path, 20) as second:
+        said, _ = second.communicate(timeout=120)
     assert second.returncode == 0, said
