@@ -73,7 +73,9 @@ def find_forest(
 
 
 @njit(cache=True)
-def _find_entry(rows: NDArray, columns: NDArray, first: NDArray, s: np.integer, t: np.integer) -> np.uint32:
+def _find_entry(
+    rows: NDArray, columns: NDArray, first: NDArray, s: int | np.integer, t: int | np.integer
+) -> np.uint32:
     for k in range(rows[s, 0], rows[s + 1, 0]):
         if columns[k] == t and first[k] < first[k + 1]:
             return np.uint32(k)
