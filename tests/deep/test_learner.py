@@ -49,6 +49,7 @@ class Flat(VectorEnv):
 
     def __init__(self, lengths):
         self.envs, self.num_envs = [Counter(length) for length in lengths], len(lengths)
+        self.single_action_space = self.envs[0].action_space
 
     def reset(self, *, seed=None, options=None):
         return np.stack([env.reset()[0] for env in self.envs]), {}
