@@ -35,7 +35,7 @@ from mereq_min import TabularMDP, solve_soft
 from mereq_min.mdp import Array
 from mereq_min.soft import bellman_q, soft_value
 
-TEMPERATURE, TOL = 0.1, 1e-8
+TEMPERATURE, TOL = 0.1, 1e-8  # both in the unit of the reward
 SLIP, GAMMA = 0.1, 0.99
 OURS = ("Newton (default)", "Newton, numba")
 IMITATION, QUANTECON = "imitation, dense matrix", "QuantEcon, without entropy"
@@ -80,7 +80,7 @@ def iterate_on_stencil(n: int, reward: Array) -> Array:
 
 def solvers(n: int, mdp: TabularMDP, reward: Array) -> dict[str, Callable[[], Array]]:
     def solve(**options: str) -> Callable[[], Array]:
-        return lambda: solve_soft(mdp, reward, TEMPERATURE, tol=TOL, **options).v  # type: ignore[arg-type]
+        return lambda: solve_soft(mdp, reward, TEMPERATURE, tol=TOL / TEMPERATURE, **options).v  # type: ignore[arg-type]
 
     runs = {
         "value iteration, sparse matrix": solve(method="value_iteration"),
@@ -106,7 +106,9 @@ def other_packages(n: int, mdp: TabularMDP, reward: Array) -> dict[str, Callable
     if n <= MOST_DENSE:
         from imitation.algorithms.mce_irl import mce_partition_fh
 
-        sweeps = solve_soft(mdp, reward, TEMPERATURE, tol=TOL, method="value_iteration").iterations
+        sweeps = solve_soft(
+            mdp, reward, TEMPERATURE, tol=TOL / TEMPERATURE, method="value_iteration"
+        ).iterations
         dense = dense_environment(mdp, reward[:, 0] / TEMPERATURE, sweeps)
         runs[IMITATION] = lambda: mce_partition_fh(dense, discount=GAMMA)
     return runs
