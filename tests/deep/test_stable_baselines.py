@@ -19,6 +19,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from scipy.special import log_softmax
 from scipy.stats import norm
+from zips import write_members
 
 from deep.stable_baselines import load_for_task, load_zip
 from deep.torch_zip import read_tensors
@@ -177,14 +178,6 @@ def save_tensors(tensors):
 def read_members(data):
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
-
-
-def write_members(members, compression=zipfile.ZIP_STORED):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
 
 
 def altered(data, name, content):

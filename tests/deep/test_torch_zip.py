@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zips import write_members
 
 from deep import torch_zip
 from deep.torch_zip import MAX_MEMBERS, MAX_NAME, open_archive, read_tensors, shorten
@@ -58,14 +59,6 @@ def check_bounded(data):
         return str(found)
     assert all(isinstance(array, np.ndarray) for array in found.values())
     return found
-
-
-def write_members(members, compression=zipfile.ZIP_STORED):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-    return stream.getvalue()
 
 
 def with_pickle(pickled, storage=bytes(16)):
