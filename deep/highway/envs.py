@@ -56,6 +56,7 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (gymnasium's own)
+    _pool: ThreadPoolExecutor | None = None  # gymnasium closes even environments whose arguments were refused
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ DEEPEST_JSON = 32
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -73,7 +74,7 @@ class Row(TypedDict):
     """All steps of this and all earlier iterations [steps]."""
     theta: list[float] | None
     """(K,) inferred weights after the update; None for imitation."""
-    standard_errors: NotRequired[list[float | None]]
+    standard_errors: NotRequired[list[_NotNegative | None]]
     """(K,) of theta."""
     reward_distance: NotRequired[float | None]
     """STARC distance of theta to the true reward; only if the task has an oracle."""
