@@ -70,7 +70,7 @@ def test_each_mistake_is_answered_in_a_sentence(workplace, group):
 @pytest.mark.parametrize("group", edges.GROUPS)
 def test_every_mistake_of_the_table_is_answered_in_a_sentence(workplace, group):
     cases = [(5_000 + number, case) for number, case in numbered(group)]
-    assert len(cases) >= 28
+    assert len(cases) >= 25
     assert type_all(cases, workplace) == []
 
 
