@@ -44,7 +44,7 @@ Batch = dict[str, Array]
 @partial(jax.tree_util.register_dataclass, data_fields=["scale"], meta_fields=["activation"])
 @dataclass(frozen=True)
 class Form:
-    """What a perceptron has besides its layers."""
+    """Activation and input scale of a perceptron: all that is not in its layers."""
 
     activation: int
     """Index in `ACTIVATIONS`."""
@@ -117,7 +117,7 @@ def critic_loss(values: Array, target: Array) -> Array:
 
 
 class Progress(NamedTuple):
-    """What updates change. Trees have the structure of `parameters`."""
+    """State of the optimisation that updates change. Trees have the structure of `parameters`."""
 
     parameters: Any
     """Networks by name, and the logarithm of the temperature if it is tuned."""
@@ -152,7 +152,7 @@ def advance(progress: Progress, gradients: Any, online: str, rate: Array, target
 
 
 class SAC(NamedTuple):
-    """What an update of residual SAC depends on and does not change."""
+    """Constants of an update of residual SAC."""
 
     actor: Form
     """Of the actor's network."""
@@ -306,7 +306,7 @@ def update_sac(agent: Any, n_updates: int, rng: np.random.Generator) -> dict[str
 
 
 class DQN(NamedTuple):
-    """What an update of residual soft DQN depends on and does not change."""
+    """Constants of an update of residual soft DQN."""
 
     net: Form
     """Of both networks."""

@@ -1,4 +1,4 @@
-"""What computes the learners' updates: torch, or the same updates compiled with JAX."""
+"""Engines of the learners' updates: torch, or the same updates compiled with JAX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from deep.nets import find_activation
 
 Engine = Literal["torch", "jax"]
-"""What computes updates."""
+"""Name of an engine that computes a learner's updates."""
 
 
 def check_engine(engine: Engine | None) -> None:
