@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import run_until_killed
 from safetensors.numpy import save
 from tiny import make_tiny
 
@@ -43,10 +44,6 @@ LOOP = LoopConfig(iterations=3, steps_per_iteration=40)
 CONFIG = RunConfig("tiny", "MEReQ-L", 0, LOOP)
 
 
-class Killed(BaseException):
-    """Stands for kill -9."""
-
-
 @pytest.fixture(name="task", scope="module")
 def _task():
     return make_tiny()
@@ -55,14 +52,8 @@ def _task():
 @pytest.fixture(name="halfway", scope="module")
 def _halfway(task, tmp_path_factory):
     """A run that was killed after two of three iterations; returns the folder above its own."""
-
-    def kill(row):
-        if row["iteration"] == 2:
-            raise Killed
-
     out = tmp_path_factory.mktemp("halfway")
-    with pytest.raises(Killed):
-        run(task, CONFIG, out, on_iteration=kill)
+    run_until_killed(task, CONFIG, out, iteration=2)
     return out
 
 

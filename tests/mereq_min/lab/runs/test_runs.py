@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import Killed, run_until_killed
 from safetensors.numpy import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
@@ -41,21 +42,11 @@ def _task():
     return load_task("carpet")
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing after it runs."""
-
-
 @pytest.fixture(name="interrupted", scope="module")
 def _interrupted(task, tmp_path_factory):
     """Killed after two of three iterations."""
-
-    def kill(row):
-        if row["iteration"] == 2:
-            raise Killed
-
     out = tmp_path_factory.mktemp("interrupted")
-    with pytest.raises(Killed):
-        run(task, config(), out, on_iteration=kill)
+    run_until_killed(task, config(), out, iteration=2)
     return out / "carpet/MEReQ-L/seed0"
 
 
