@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 
 from mereq_min.lab.plugins import install_hint, load_expert
 from mereq_min.lab.runs.config import RunConfig, run_folder
@@ -163,8 +164,13 @@ def _parallel(engine: Engine, workers: int) -> Iterator[None]:
         RunError: if Ray is missing, or no cluster answers at RAY_ADDRESS.
     """
     if engine == "local":
-        with joblib.parallel_config("loky", n_jobs=workers):
-            yield
+        try:
+            with joblib.parallel_config("loky", n_jobs=workers):
+                yield
+        finally:
+            # joblib would keep them for the next sweep, which may start in another folder, from whose modules
+            # tasks are imported, or with other environment variables.
+            get_reusable_executor().shutdown(wait=True)
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray must not report usage statistics
     try:
