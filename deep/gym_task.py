@@ -160,8 +160,10 @@ class GymTask:
     @property
     def engine(self) -> Engine:
         """What computes the updates of the task's learner, see `engines.choose_engine`."""
-        of_learner = self.dqn if isinstance(self.action_space, spaces.Discrete) else self.sac
-        return choose_engine(of_learner.engine)
+        if isinstance(self.action_space, spaces.Discrete):
+            return choose_engine(self.dqn.engine)
+        nets = (self.prior.net,) if isinstance(self.prior, SquashedGaussianPolicy) else ()
+        return choose_engine(self.sac.engine, nets)
 
     @property
     def clone_kl(self) -> float | None:
