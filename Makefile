@@ -14,7 +14,7 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 	$(BIN)/mereq align highway --seed 1 --out runs/demo
 
 # By file, so that what a module trains once is trained once.
-PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := -m pytest -q --durations=25 --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Small networks and matrices: threads would only get into one another's way.
 test slow floor python-3.13 book book-check: export OMP_NUM_THREADS = 1
