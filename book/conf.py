@@ -38,6 +38,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables that cells set out may hold formulas and references
 nb_code_prompt_show = "Show code"
 nb_code_prompt_hide = "Hide code"
 
@@ -66,6 +67,7 @@ html_theme = "sphinx_book_theme"
 html_title = "Alignment from intervention"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = [("mereq.js", {"defer": "defer"}), ("widgets.js", {"defer": "defer"})]
 html_favicon = "_static/favicon.svg"
 html_theme_options = {
     "home_page_in_toc": True,

@@ -1,9 +1,11 @@
-"""What the figures of all pages share: one style, readable on white and on black, and maps as heat."""
+"""What all pages share: the style of figures, readable on white and on black, maps as heat, and tables."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.image import AxesImage
@@ -29,3 +31,17 @@ def draw_heat(
     ax.add_collection(LineCollection([*level, *upright], colors="#D55E00", linewidths=1.2))
     ax.set_axis_off()
     return image
+
+
+def tabulate(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Set out a table with a numbered caption; columns of numbers are aligned to the right.
+
+    Cells may hold formulas and links; None is an empty cell, and anything else is written as it stands.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    is_number = [
+        all(not cell or cell[0] in "0123456789-+>" for cell in column) for column in zip(*cells, strict=True)
+    ]
+    ruler = ["---:" if number else "---" for number in is_number]
+    lines = ("| " + " | ".join(row) + " |" for row in (header, ruler, *cells))
+    return Markdown("\n".join([f":::{{table}} {caption}", *lines, ":::"]))
