@@ -129,6 +129,23 @@ class TabularTask:
             scaled_prior_weight=self.scaled_prior_weight if residual else 0.0,
         )
 
+    def make_tempered_learner(self) -> ExactLearner:
+        """Return the exact learner of (theta, omega' / omega'_0 - 1), see `interfaces.TemperedLearner`.
+
+        The prior's own term, omega'_0 log pi, is its last feature. Where the prior never takes an action, the
+        feature is 0, and the prior rules the action out.
+        """
+        possible = np.isfinite(self.log_prior) & ~self.mdp.terminal[:, None]
+        term = self.scaled_prior_weight * np.where(possible, self.log_prior, 0.0)
+        features = np.concatenate([self.mdp.features, term[..., None]], axis=2)
+        return ExactLearner(
+            replace(self.mdp, features=features),
+            self.temperature,
+            horizon=self.horizon,
+            log_prior=self.log_prior,
+            scaled_prior_weight=self.scaled_prior_weight,
+        )
+
     def make_cloner(self, *, seed: int = 0) -> ExactCloner:
         """Return the exact cloner, which starts from the prior; `seed` has no effect."""
         return ExactCloner(self.log_prior)

@@ -186,13 +186,23 @@ class ExactLearner:
         """
         return self._centred_psi()[steps.state, steps.action].sum(axis=0) / self.temperature
 
-    def information(self, steps: Steps) -> Array:
+    def scores(self, steps: Steps) -> Array:
+        """Return the gradient (N, K) in theta of log pi_hat of each step's action; `score` is its sum."""
+        return self._centred_psi()[steps.state, steps.action] / self.temperature
+
+    def information(self, steps: Steps, weights: Array | None = None) -> Array:
         """Return the Fisher information (K, K): the sum over steps of Cov_pi_hat[psi(s, .)] / alpha_hat^2.
 
         Book: eq-information.
+
+        Args:
+            steps: the steps.
+            weights: (N,) weights of the steps; default: 1.
         """
         centred = self._centred_psi()[steps.state]
         probability = np.exp(self._solved().log_policy)[steps.state]
+        if weights is not None:
+            probability = probability * weights[:, None]
         return np.einsum("na,nak,nal->kl", probability, centred, centred) / self.temperature**2
 
     def state(self) -> dict[str, Array]:

@@ -181,6 +181,22 @@ class Learner(Protocol):
         ...
 
 
+class TemperedLearner(Learner, Protocol):
+    """A learner whose last parameter weighs the prior: it solves for (theta, omega' / omega'_0 - 1) (K + 1,).
+
+    omega'_0 is the task's scaled weight of the prior. Scores and information are in the K + 1 parameters. A
+    task that can offers one by `make_tempered_learner()`.
+    """
+
+    def scores(self, steps: Steps) -> Array:
+        """Return the gradient (N, K + 1), at the last parameters, of log pi_hat of each step's action."""
+        ...
+
+    def information(self, steps: Steps, weights: Array | None = None) -> Array:
+        """Return the Fisher information (K + 1, K + 1) in the actions of steps with weights (N,)."""
+        ...
+
+
 class Cloner(Protocol):
     """Behaviour cloning: fits a policy by weighted maximum likelihood, starting from the prior."""
 

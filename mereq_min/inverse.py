@@ -1,14 +1,18 @@
-"""Inverse reinforcement learning: two estimators of theta from expert steps, for any `Learner`."""
+"""Inverse reinforcement learning: estimators of theta from expert steps, for any `Learner`.
+
+`maximise_robust_likelihood` needs a `TemperedLearner`, which can also vary the weight of the prior.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from mereq_min.interfaces import Learner, Policy
+from mereq_min.interfaces import Learner, Policy, TemperedLearner
 from mereq_min.steps import Steps, mean_features, time_weights
-from mereq_min.validation import Array, check_array, check_number
+from mereq_min.validation import Array, Mask, check_array, check_number
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,21 @@ class Estimate:
     gradient_norm: float
     solves: int
     converged: bool
+
+
+@dataclass(frozen=True)
+class RobustEstimate(Estimate):
+    """An estimate that allows for an expert whose actions are noisier than the robot's.
+
+    `theta` and its errors are those at the robot's temperature, and so is `policy`.
+
+    Attributes:
+        error_rate: eps, the share of the expert's actions that are random.
+        temperature_ratio: the expert's temperature divided by alpha_hat.
+    """
+
+    error_rate: float
+    temperature_ratio: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,24 @@ class SegmentLikelihoodConfig:
         check_number("prior_sd", self.prior_sd, 0, exclusive=True)
         check_number("least_step", self.least_step, 0, exclusive=True)
         check_number("max_iterations", self.max_iterations, 1, integer=True)
+
+
+@dataclass(frozen=True)
+class RobustConfig:
+    """What the robust likelihood supposes of the expert's actions, beside the settings of the likelihood."""
+
+    error_rate: float = 0.05
+    """Most probable share of random actions before any step is seen; 0: the expert takes none."""
+    error_steps: float = 20.0
+    """How many expert steps that supposition is worth [steps]."""
+    temperature_sd: float = 0.5
+    """Standard deviation of the Gaussian prior on the robot's temperature divided by the expert's, around 1;
+    0: both have the same."""
+
+    def __post_init__(self) -> None:
+        check_number("error_rate", self.error_rate, 0, 0.5)
+        check_number("error_steps", self.error_steps, 0, exclusive=True)
+        check_number("temperature_sd", self.temperature_sd, 0)
 
 
 LONGEST_STEP = 0.5
@@ -142,31 +179,188 @@ def maximise_likelihood(
         ValueError: if there are no steps, an argument is malformed, or the prior never takes some expert
             action.
     """
-    check_number("longest_step", longest_step, 0, exclusive=True)
     if len(steps) == 0:
         raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
     theta = check_array("theta", theta, shape=(steps.features.shape[1],))
     precision = config.prior_sd**-2 * np.eye(len(theta))
-    last_step, reversals = np.zeros_like(theta), 0
-    for solves in range(1, config.max_iterations + 1):
+
+    def evaluate(theta: Array) -> _Point:
         policy = learner.solve(theta)
         if np.isneginf(policy.log_prob(steps.state, steps.action)).any():
-            raise ValueError(
-                "the expert took an action that the prior never takes, so no residual reward explains it; "
-                "give the prior a little probability everywhere"
-            )
+            raise ValueError(_NEVER_TAKEN)
         gradient = learner.score(steps) - precision @ theta
-        information = learner.information(steps) + precision
-        step = np.linalg.solve(information, gradient)
-        converged = float(step @ gradient) < config.least_step**2
+        return _Point(theta, policy, gradient, learner.information(steps) + precision)
+
+    top, solves, converged = _ascend(evaluate, theta, config, longest_step)
+    errors = np.sqrt(np.diag(np.linalg.inv(top.information)))
+    return Estimate(top.x, errors, top.policy, float(np.linalg.norm(top.gradient)), solves, converged)
+
+
+_NEVER_TAKEN = (
+    "the expert took an action that the prior never takes, so no residual reward explains it; "
+    "give the prior a little probability everywhere"
+)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Parameters x (n,), their policy, and gradient (n,) and information (n, n) of what is maximised."""
+
+    x: Array
+    policy: Policy
+    gradient: Array
+    information: Array
+
+
+def _ascend(
+    evaluate: Callable[[Array], _Point], x: Array, config: SegmentLikelihoodConfig, longest_step: float
+) -> tuple[_Point, int, bool]:
+    """Climb by Fisher scoring; returns where it ended, the number of points, and whether it converged."""
+    check_number("longest_step", longest_step, 0, exclusive=True)
+    last_step, reversals = np.zeros_like(x), 0
+    for solves in range(1, config.max_iterations + 1):
+        point = evaluate(x)
+        step = np.linalg.solve(point.information, point.gradient)
+        converged = float(step @ point.gradient) < config.least_step**2
         if converged or solves == config.max_iterations:
             break
         # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
         last_step = step * min(1.0, longest_step / float(np.linalg.norm(step))) / (1 + reversals)
-        theta = theta + last_step
-    errors = np.sqrt(np.diag(np.linalg.inv(information)))
-    return Estimate(theta, errors, policy, float(np.linalg.norm(gradient)), solves, converged)
+        x = x + last_step
+    return point, solves, converged
+
+
+LEAST_RATIO = 0.1
+"""Smallest omega' / omega'_0 that is believed: an expert at ten times the robot's temperature."""
+
+
+def maximise_robust_likelihood(
+    learner: TemperedLearner,
+    contaminant: Policy,
+    steps: Steps,
+    theta: Array,
+    config: SegmentLikelihoodConfig,
+    robust: RobustConfig,
+    *,
+    error_rate: float | None = None,
+    temperature_ratio: float = 1.0,
+    longest_step: float = LONGEST_STEP,
+) -> RobustEstimate:
+    """Infer theta by a segment likelihood that forgives random actions and another temperature (ours).
+
+    An expert step is a slip with probability eps, and then uniformly random; else it comes from the policy
+    for theta and omega', at alpha_hat:
+
+        p(a | s) = (1 - eps) pi_{theta, omega'}(a | s) + eps u(a).
+
+    Over a Box, u is a density. An expert at c times the temperature alpha_hat who wants theta* . f beyond
+    omega r acts as one at alpha_hat who wants 1/c of both, since policies depend on reward / temperature
+    alone: omega' / omega'_0 = 1/c, with omega'_0 the task's. So log pi is one more feature, with weight
+    omega', and the learner's parameters are (theta, omega' / omega'_0 - 1).
+
+    The parameters maximise the sum of log p plus the log-densities of their priors: theta is normal with
+    `config.prior_sd`, omega' / omega'_0 is normal around 1, and eps has a Beta distribution. Given the
+    responsibility rho_i = (1 - eps) pi(a_i | s_i) / p(a_i | s_i), the probability that step i is no slip,
+
+        d log p / d(theta, omega') = sum_i rho_i grad log pi(a_i | s_i),
+        d log p / d eps = (sum_i (1 - rho_i)) / eps - (sum_i rho_i) / (1 - eps).
+
+    The step is Fisher scoring with the information of steps whose slips are known, that is, EM with one
+    Newton step in place of the M-step (Dempster et al. 1977; Lange 1995); for eps it is the EM step itself.
+    Standard errors are from the observed information: that of known slips, less what not knowing them
+    costs, the sum of rho_i (1 - rho_i) v_i v_i^T, v_i = (grad log pi(a_i | s_i), -1 / (eps (1 - eps)))
+    (Louis 1982).
+
+    The policy that is returned acts at alpha_hat and omega'_0, and theta is rescaled to them: theta
+    omega'_0 / omega'. The robot need not be as noisy as its expert. With `error_rate` and `temperature_sd` 0
+    it is `maximise_likelihood`.
+
+    Book: eq-contamination, eq-expert-temperature, eq-responsibility, eq-robust-score, eq-louis.
+
+    Args:
+        learner: solves for (theta, omega' / omega'_0 - 1).
+        contaminant: the distribution u of slips, see `policies.UniformPolicy`.
+        steps: the expert steps.
+        theta: (K,) initial theta, at the robot's temperature.
+        config: prior on theta and largest number of steps.
+        robust: priors on eps and on omega'.
+        error_rate: initial eps; default: that of `robust`.
+        temperature_ratio: initial ratio of the expert's temperature to alpha_hat.
+        longest_step: longest step in the parameters [reward].
+
+    Raises:
+        ValueError: if there are no steps, an argument is malformed, or nothing explains some expert action.
+    """
+    if len(steps) == 0:
+        raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
+    K = steps.features.shape[1]
+    theta = check_array("theta", theta, shape=(K,))
+    is_free = np.array([True] * K + [robust.temperature_sd > 0, robust.error_rate > 0])
+    share = 1.0 / temperature_ratio
+    start = np.array([*(theta * share), share - 1.0, robust.error_rate if error_rate is None else error_rate])
+    start[K:] *= is_free[K:]
+    log_slip = contaminant.log_prob(steps.state, steps.action)
+    precision = np.diag([config.prior_sd**-2] * K + [robust.temperature_sd**-2 if is_free[K] else 1.0])
+    slips, others = robust.error_steps * np.array([robust.error_rate, 1.0 - robust.error_rate])
+
+    def responsibility(policy: Policy, eps: float) -> Array:
+        with np.errstate(divide="ignore"):
+            log_own = np.log1p(-eps) + policy.log_prob(steps.state, steps.action)
+            log_p = np.logaddexp(log_own, np.log(eps) + log_slip)
+        if np.isneginf(log_p).any():
+            raise ValueError(_NEVER_TAKEN)
+        return np.exp(log_own - log_p)
+
+    def evaluate(x: Array) -> _Point:
+        eps = x[-1]
+        policy = learner.solve(x[:-1])
+        rho = responsibility(policy, eps)
+        gradient, information = np.zeros(K + 2), np.eye(K + 2)
+        gradient[:-1] = rho @ learner.scores(steps) - precision @ x[:-1]
+        information[:-1, :-1] = learner.information(steps, rho) + precision
+        if is_free[-1]:
+            gradient[-1] = ((1.0 - rho).sum() + slips) / eps - (rho.sum() + others) / (1.0 - eps)
+            information[-1, -1] = (len(steps) + slips + others) / (eps * (1.0 - eps))
+        return _Point(x, policy, np.where(is_free, gradient, 0.0), _only(information, is_free))
+
+    top, solves, converged = _ascend(evaluate, start, config, longest_step)
+    share, eps = max(1.0 + float(top.x[K]), LEAST_RATIO), float(top.x[-1])
+    rho = responsibility(top.policy, eps)
+    observed = top.information.copy()
+    lost = learner.scores(steps)
+    if is_free[-1]:
+        observed[-1, -1] = ((1.0 - rho).sum() + slips) / eps**2 + (rho.sum() + others) / (1.0 - eps) ** 2
+        lost = np.column_stack([lost, np.full(len(steps), -1.0 / (eps * (1.0 - eps)))])
+    else:
+        lost = np.column_stack([lost, np.zeros(len(steps))])
+    observed = _only(observed - (rho * (1.0 - rho) * lost.T) @ lost, is_free)
+    theta = top.x[:K] / share
+    # theta / share changes with theta and with the share; a fixed share has no error.
+    jacobian = np.column_stack([np.eye(K), -theta * is_free[K], np.zeros(K)]) / share
+    policy = top.policy if share == 1.0 else learner.solve(np.append(theta, 0.0))
+    return RobustEstimate(
+        theta,
+        _robust_errors(observed, jacobian),
+        policy,
+        float(np.linalg.norm(top.gradient)),
+        solves,
+        converged,
+        eps,
+        1.0 / share,
+    )
+
+
+def _only(information: Array, is_free: Mask) -> Array:
+    """Return the information (n, n) on the free parameters, and the identity on those that are known."""
+    return np.where(np.outer(is_free, is_free), information, np.eye(len(is_free)))
+
+
+def _robust_errors(information: Array, jacobian: Array) -> Array:
+    """Return standard errors (K,) by the delta method; inf if the observed information is not definite."""
+    if np.linalg.eigvalsh(information)[0] <= 0:
+        return np.full(len(jacobian), np.inf)
+    return np.sqrt(np.diag(jacobian @ np.linalg.solve(information, jacobian.T)))
 
 
 def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:

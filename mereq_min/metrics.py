@@ -1,13 +1,17 @@
-"""Measures of alignment: expert samples to a threshold, feature divergence, and distance between rewards."""
+"""Measures of alignment: expert samples to a threshold, feature divergence, and distance between rewards.
+
+A first crossing of a threshold can be luck, since the rate of an iteration is noisy. `samples_to_stay` counts
+until all later rates are below it, too; `confirmed_rates` holds a crossing against a second measurement.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import rel_entr
+from scipy.special import rel_entr, stdtrit
 
 from mereq_min.mdp import TabularMDP
 from mereq_min.soft import discounted_sum
@@ -41,15 +45,57 @@ def samples_to_threshold(
     Raises:
         ValueError: if the run has no iterations or the sequences differ in length.
     """
+    _check_iterations(intervention_rates, expert_samples)
+    for rate, samples in zip(intervention_rates, expert_samples, strict=True):
+        if rate < threshold:
+            return SamplesToThreshold(int(samples), False)
+    return SamplesToThreshold(int(expert_samples[-1]), True)
+
+
+def samples_to_stay(
+    intervention_rates: Sequence[float], expert_samples: Sequence[int], threshold: float
+) -> SamplesToThreshold:
+    """Count the expert samples until lambda < delta for the rest of the run.
+
+    The run is censored unless at least one later rate confirms the first one that counts: a last rate below
+    delta may be luck.
+
+    Book: eq-samples-to-stay.
+
+    Args:
+        intervention_rates: lambda of each iteration.
+        expert_samples: cumulative expert samples after each iteration.
+        threshold: delta.
+
+    Raises:
+        ValueError: if the run has no iterations or the sequences differ in length.
+    """
+    _check_iterations(intervention_rates, expert_samples)
+    above = [i for i, rate in enumerate(intervention_rates) if not rate < threshold]
+    first = above[-1] + 1 if above else 0
+    if first + 1 < len(intervention_rates):
+        return SamplesToThreshold(int(expert_samples[first]), False)
+    return SamplesToThreshold(int(expert_samples[-1]), True)
+
+
+def confirmed_rates(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return lambda of each iteration of a run; where it was measured again, the larger of the two.
+
+    `runs.run.describe` measures the policies again that may have crossed a threshold by luck, so that
+    `samples_to_threshold` of these rates counts confirmed crossings alone.
+
+    Args:
+        rows: the rows of the run.
+    """
+    return [max(row["intervention_rate"], row.get("remeasured_rate") or 0.0) for row in rows]
+
+
+def _check_iterations(intervention_rates: Sequence[float], expert_samples: Sequence[int]) -> None:
     if len(intervention_rates) == 0 or len(intervention_rates) != len(expert_samples):
         raise ValueError(
             "intervention_rates and expert_samples must have one entry per iteration, at least one; got "
             f"{len(intervention_rates)} and {len(expert_samples)}"
         )
-    for rate, samples in zip(intervention_rates, expert_samples, strict=True):
-        if rate < threshold:
-            return SamplesToThreshold(int(samples), False)
-    return SamplesToThreshold(int(expert_samples[-1]), True)
 
 
 class Interval(NamedTuple):
@@ -85,8 +131,60 @@ def bootstrap_mean(values: ArrayLike, rng: np.random.Generator, confidence: floa
     return Interval(mean, float(found.low), float(found.high))
 
 
+def paired_difference(values: ArrayLike, others: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of values less others, paired by seed, with the interval of Student (1908).
+
+    Methods that start from the prior share their first iteration, so that their difference varies less from
+    seed to seed than either of them. With 8 pairs, Student's interval covers 93 to 96 % where 95 % are asked
+    for, unless the differences are very skewed; the percentile bootstrap covers 87 to 90 %.
+
+    The interval of a single pair is NaN.
+
+    Args:
+        values: (n,) a measure of one method, by seed.
+        others: (n,) that of the other method on the same seeds.
+        confidence: probability that the interval covers.
+
+    Raises:
+        ValueError: if there are no values, one is not finite, or there are not as many others.
+    """
+    values = check_array("values", values, ndim=1)
+    others = check_array("others", others, shape=values.shape)
+    if len(values) == 0:
+        raise ValueError("values must hold at least one number, got none")
+    differences = values - others
+    mean = float(differences.mean())
+    if len(differences) == 1:
+        return Interval(mean, np.nan, np.nan)
+    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+    half = float(stdtrit(len(differences) - 1, (1 + confidence) / 2)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def share_of_the_way(value: float, start: float, end: float) -> float:
+    """Return how far a value came from a start to an end: 0 at the start, 1 at the end.
+
+    For returns under the expert's reward, the start is the prior's and the end the expert's own.
+
+    Raises:
+        ValueError: if start and end are equal.
+    """
+    if start == end:
+        raise ValueError(f"start and end must differ, both are {start}; there is no way between them")
+    return (value - start) / (end - start)
+
+
+Count = Callable[[Sequence[float], Sequence[int], float], SamplesToThreshold]
+"""`samples_to_threshold` or `samples_to_stay`."""
+
+
 def samples_interval(
-    runs: Sequence[Sequence[Mapping[str, Any]]], threshold: float, *, least_success: float = 0.0
+    runs: Sequence[Sequence[Mapping[str, Any]]],
+    threshold: float,
+    *,
+    least_success: float = 0.0,
+    count: Count = samples_to_threshold,
+    confirmed: bool = False,
 ) -> tuple[Interval, int]:
     """Mean expert samples to a threshold with its 95 % bootstrap interval, and how many runs are censored.
 
@@ -96,18 +194,34 @@ def samples_interval(
         least_success: success that a policy must reach for its rate to count, since an expert who objects to
             one thing only also accepts a policy that no longer does the task. If it is above 0, the rate of
             the first policy never counts, because no row reports that policy's success.
+        count: what is counted: until the first rate below the threshold, or until all later ones are.
+        confirmed: whether a rate that was measured again counts only if it was low both times.
     """
-    counts = []
-    for rows in runs:
-        # The success of the policy that was watched is in the row before.
-        achieved = [0.0, *(row["success"] for row in rows[:-1])] if least_success else [0.0] * len(rows)
-        rates = [
-            row["intervention_rate"] if success >= least_success else np.inf
-            for row, success in zip(rows, achieved, strict=True)
-        ]
-        counts.append(samples_to_threshold(rates, [row["expert_samples"] for row in rows], threshold))
+    counts = [
+        count_samples(rows, threshold, least_success=least_success, count=count, confirmed=confirmed)
+        for rows in runs
+    ]
     interval = bootstrap_mean([count.samples for count in counts], np.random.default_rng(0))
     return interval, sum(count.censored for count in counts)
+
+
+def count_samples(
+    rows: Sequence[Mapping[str, Any]],
+    threshold: float,
+    *,
+    least_success: float = 0.0,
+    count: Count = samples_to_threshold,
+    confirmed: bool = False,
+) -> SamplesToThreshold:
+    """Expert samples of one run to a threshold; the arguments are those of `samples_interval`."""
+    # The success of the policy that was watched is in the row before.
+    achieved = [0.0, *(row["success"] for row in rows[:-1])] if least_success else [0.0] * len(rows)
+    measured = confirmed_rates(rows) if confirmed else [row["intervention_rate"] for row in rows]
+    rates = [
+        rate if success >= least_success else np.inf
+        for rate, success in zip(measured, achieved, strict=True)
+    ]
+    return count(rates, [row["expert_samples"] for row in rows], threshold)
 
 
 def feature_divergence(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def rollout(
     return Steps(**columns, policy_version=np.full(n_steps, policy_version))
 
 
-def watch(task: Task, policy: Policy, oracle: Oracle, n_steps: int, seed: int) -> Steps:
+def watch(task: Task, policy: Policy, oracle: Oracle, n_steps: int, seed: int | Sequence[int]) -> Steps:
     """Roll out a policy while the oracle's ideal expert watches.
 
     Args:
@@ -101,7 +101,7 @@ def watch(task: Task, policy: Policy, oracle: Oracle, n_steps: int, seed: int) -
         policy: proposes the actions.
         oracle: makes the expert.
         n_steps: steps to take.
-        seed: seed of environment, policy and expert.
+        seed: seed of environment, policy and expert; several numbers make one seed.
 
     Returns:
         The steps.

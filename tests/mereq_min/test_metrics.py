@@ -18,9 +18,13 @@ from mereq_min.mdp import Array, TabularMDP
 from mereq_min.metrics import (
     bootstrap_mean,
     canonicalise,
+    confirmed_rates,
     feature_divergence,
+    paired_difference,
     samples_interval,
+    samples_to_stay,
     samples_to_threshold,
+    share_of_the_way,
     starc_distance,
 )
 from mereq_min.soft import discounted_sum
@@ -67,6 +71,154 @@ def test_a_rate_counts_only_while_the_task_is_done_if_asked() -> None:
     assert samples_interval([rows], 0.3, least_success=0.9)[0].mean == 125
     assert samples_interval([rows], 0.5, least_success=0.9)[0].mean == 125  # nothing is known of the first
     assert samples_interval([rows], 0.05, least_success=0.96)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("rates", "samples", "censored"),
+    [
+        ([0.4, 0.1, 0.04, 0.03, 0.02], 155, False),
+        ([0.4, 0.04, 0.12, 0.04, 0.02], 167, False),  # the first crossing was luck
+        ([0.04, 0.03, 0.02, 0.01, 0.00], 100, False),  # the prior already was good enough
+        ([0.4, 0.04, 0.04, 0.04, 0.05], 172, True),  # equal to the threshold is not below it
+        ([0.4, 0.1, 0.1, 0.1, 0.04], 172, True),  # nothing confirms the last rate
+        ([0.4, 0.1, 0.04, 0.1, 0.04], 172, True),
+    ],
+)
+def test_golden_samples_to_stay(rates: Sequence[float], samples: int, censored: bool) -> None:
+    assert samples_to_stay(rates, SAMPLES, 0.05) == (samples, censored)
+
+
+@pytest.mark.parametrize(("rates", "samples"), [([], []), ([0.1], []), ([0.1], [1, 2])])
+def test_iterations_must_match_for_staying_too(rates: Sequence[float], samples: Sequence[int]) -> None:
+    with pytest.raises(ValueError, match=f"one entry per iteration.*{len(rates)} and {len(samples)}"):
+        samples_to_stay(rates, samples, 0.1)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 1))
+def test_staying_takes_no_fewer_samples_than_crossing(rates: list[float], threshold: float) -> None:
+    samples = list(range(10, 10 + len(rates)))
+    cross, stay = (count(rates, samples, threshold) for count in (samples_to_threshold, samples_to_stay))
+    assert stay.samples >= cross.samples
+    assert stay.censored >= cross.censored
+    if not stay.censored:
+        assert max(rates[samples.index(stay.samples) :]) < threshold
+
+
+def test_luck_of_one_rate_makes_crossings_early_and_staying_only_a_little_late() -> None:
+    """A true rate of 0.08 measured on 100 steps is below 0.05 in 10 % of iterations, and hardly ever stays."""
+    rng, runs = np.random.default_rng(0), 400
+    rates = np.hstack([rng.binomial(100, 0.08, size=(runs, 10)) / 100, np.full((runs, 2), 0.01)])
+    samples = list(range(12))
+    crossed, stayed = (
+        np.array([count(each, samples, 0.05).samples for each in rates])
+        for count in (samples_to_threshold, samples_to_stay)
+    )
+    assert (crossed < 10).mean() > 0.5
+    assert (stayed < 9).mean() < 0.02
+
+
+def make_rows(rates: Sequence[float], **columns: Sequence[Any]) -> list[dict[str, Any]]:
+    rows = [
+        {"intervention_rate": rate, "expert_samples": samples}
+        for rate, samples in zip(rates, SAMPLES, strict=True)
+    ]
+    for name, column in columns.items():
+        for row, value in zip(rows, column, strict=True):
+            row |= {} if value is None else {name: value}
+    return rows
+
+
+def test_a_crossing_counts_if_it_is_seen_twice() -> None:
+    rates = [0.4, 0.04, 0.1, 0.03, 0.02]
+    rows = make_rows(rates, remeasured_rate=[None, 0.09, None, 0.04, None])
+    assert confirmed_rates(rows) == [0.4, 0.09, 0.1, 0.04, 0.02]
+    for confirmed, samples in ((False, 125), (True, 167)):
+        assert samples_interval([rows], 0.05, confirmed=confirmed)[0].mean == samples
+    assert samples_interval([rows], 0.05, count=samples_to_stay)[0].mean == 167
+    assert samples_interval([rows], 0.05, count=samples_to_stay, confirmed=True)[0].mean == 167
+
+
+def test_an_idle_policy_does_not_count_though_its_rate_stays() -> None:
+    rows = make_rows([0.4, 0.0, 0.0, 0.04, 0.03], success=[0.0, 0.0, 0.96, 0.97, 0.97])
+    idle, able = (
+        samples_interval([rows], 0.05, least_success=least, count=samples_to_stay)[0].mean
+        for least in (0.0, 0.95)
+    )
+    assert (idle, able) == (125, 167)
+
+
+# Pairs and shares ------------------------------------------------------------------------------------------
+
+
+def test_golden_paired_difference() -> None:
+    """Differences 1, 2 and 3: mean 2, standard error 1 / sqrt(3), Student's quantile 4.3027."""
+    mean, low, high = paired_difference([11, 22, 33], [10, 20, 30])
+    assert mean == 2.0
+    assert_allclose([low, high], [2 - 4.302653 / np.sqrt(3), 2 + 4.302653 / np.sqrt(3)], rtol=1e-6)
+
+
+@given(generators, st.integers(2, 20))
+def test_what_pairs_share_cancels(rng: np.random.Generator, n: int) -> None:
+    values, others, shared = rng.normal(size=n), rng.normal(size=n), 100 * rng.normal(size=n)
+    found = paired_difference(values + shared, others + shared)
+    assert_allclose(found, paired_difference(values, others), rtol=0, atol=1e-10)
+    reverse = paired_difference(others, values)
+    assert_allclose(found, [-reverse.mean, -reverse.high, -reverse.low], rtol=0, atol=1e-10)
+
+
+DIFFERENCES: dict[str, Any] = {
+    "normal": (lambda rng, shape: rng.normal(size=shape), 0.0),
+    "heavy tails": (lambda rng, shape: rng.laplace(size=shape), 0.0),
+    "gamma less gamma": (lambda rng, shape: rng.gamma(4, 1, shape) - rng.gamma(4, 0.5, shape), 2.0),
+    "counts": (lambda rng, shape: rng.poisson(3, shape) - rng.poisson(1, shape), 2.0),
+    "skewed": (lambda rng, shape: rng.lognormal(0, 0.4, shape) - 0.1 * rng.normal(size=shape), np.exp(0.08)),
+}
+"""How differences of expert samples may be distributed over seeds, and their true mean."""
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_the_interval_of_eight_pairs_covers_as_often_as_it_says(name: str) -> None:
+    """Student's interval, which is why it was chosen; percentiles of a bootstrap are too narrow for eight."""
+    draw, truth = DIFFERENCES[name]
+    rng = np.random.default_rng(0)
+    values = draw(rng, (4000, 8))
+    intervals = np.array([paired_difference(each, np.zeros(8)) for each in values])
+    covered = ((intervals[:, 1] <= truth) & (truth <= intervals[:, 2])).mean()
+    assert 0.93 < covered < 0.97
+
+    means = values[:500, rng.integers(8, size=(500, 8))].mean(axis=2)
+    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    assert ((low <= truth) & (truth <= high)).mean() < covered - 0.03
+
+
+def test_a_single_pair_has_no_interval() -> None:
+    mean, low, high = paired_difference([4.0], [1.0])
+    assert (mean, np.isnan(low), np.isnan(high)) == (3.0, True, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "others", "message"),
+    [
+        ([], [], "values must hold at least one number, got none"),
+        ([1.0], [1.0, 2.0], "others must have shape (1,), got (2,)"),
+        ([np.nan], [1.0], "values must be finite, got 1 bad entries"),
+    ],
+)
+def test_paired_difference_refuses(values: Any, others: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        paired_difference(values, others)
+
+
+@given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.floats(-2.0, 2.0))
+def test_a_share_of_the_way_leads_back_to_the_value(start: float, end: float, share: float) -> None:
+    assume(abs(end - start) > 1e-6)
+    value = start + share * (end - start)
+    assert_allclose(share_of_the_way(value, start, end), share, rtol=0, atol=1e-6)
+
+
+def test_no_way_leads_from_a_return_to_itself() -> None:
+    with pytest.raises(ValueError, match=r"start and end must differ, both are -3.0"):
+        share_of_the_way(1.0, -3.0, -3.0)
 
 
 # Bootstrap -------------------------------------------------------------------------------------------------

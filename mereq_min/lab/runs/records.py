@@ -72,6 +72,10 @@ class Row(TypedDict):
     """Expert steps of this and all earlier iterations [steps]."""
     steps: _Positive
     """All steps of this and all earlier iterations [steps]."""
+    remeasured_rate: NotRequired[_Share | None]
+    """lambda of the policy that this iteration watched, measured again over at least
+    `run.REMEASURED_EPISODES` whole episodes by an expert who makes no errors; only where it is needed, see
+    `run.needs_remeasuring`."""
     theta: list[float] | None
     """(K,) inferred weights after the update; None for imitation."""
     standard_errors: NotRequired[list[_NotNegative | None]]
