@@ -98,6 +98,11 @@ class SimulatorOracle(RuleOracle):
         """The prior, customised for true_theta by the task's learner."""
         return self._train() if self.expert is None else self.expert
 
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The actions of the task."""
+        return self._task.action_space
+
     def advantage(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
         """Advantage (N,) of actions (N, ...) in states (N, ...) by the expert's own values [reward].
 

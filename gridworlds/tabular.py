@@ -15,7 +15,7 @@ from gridworlds.env import TabularEnv
 from gridworlds.maps import Layout
 from mereq_min.exact import ExactCloner, ExactLearner, tabulate, visitation
 from mereq_min.experts import RuleOracle
-from mereq_min.interfaces import Policy, RewardModel, Start
+from mereq_min.interfaces import Imperfections, Policy, RewardModel, Start
 from mereq_min.loop import Settings
 from mereq_min.mdp import TabularMDP
 from mereq_min.metrics import feature_divergence, starc_distance
@@ -270,12 +270,26 @@ class TabularOracle(RuleOracle):
     @cached_property
     def expert_policy(self) -> TabularPolicy:
         """The prior, customised exactly for true_theta."""
-        task = self._task
-        reward = task.mdp.reward(self.true_theta)
+        return self.erring_policy(Imperfections())
+
+    @property
+    def action_space(self) -> gym.spaces.Discrete:
+        """The actions of the task."""
+        return gym.spaces.Discrete(self._task.mdp.n_actions)
+
+    def erring_policy(self, imperfections: Imperfections) -> TabularPolicy:
+        """How an expert acts with errors that `Imperfections.change_policy`; without, the expert's own."""
+        task, errors = self._task, imperfections
+        mdp = replace(task.mdp, gamma=task.gamma * (1.0 - errors.myopia))
+        temperature = errors.temperature_ratio * task.temperature
         solution = solve_residual(
-            task.mdp, reward, task.log_prior, task.scaled_prior_weight, task.temperature
+            mdp,
+            mdp.reward(errors.wish_share * self.true_theta),
+            task.log_prior,
+            task.scaled_prior_weight,
+            temperature,
         )
-        return TabularPolicy(solution.log_policy, task.temperature)
+        return TabularPolicy(solution.log_policy, temperature)
 
     @cached_property
     def violation(self) -> Mask:

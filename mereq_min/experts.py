@@ -10,10 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Imperfections, Policy, RewardModel
+from mereq_min.policies import UniformPolicy
 from mereq_min.validation import Array, check_array, check_number
 
 Violation = Callable[[NDArray[Any], NDArray[Any]], bool]
 """(state, action) -> whether the expert objects to the action."""
+
+PRESETS = {
+    "none": Imperfections(),
+    "human": Imperfections(
+        miss_rate=0.2,
+        false_alarm_rate=0.01,
+        reaction_delay=1,
+        random_action_rate=0.1,
+        temperature_ratio=1.5,
+    ),
+}
+"""Imperfections by name. The human is not fitted to people: it is an expert who errs in five ways at once."""
 
 
 class SimulatedExpert:
@@ -28,10 +41,11 @@ class SimulatedExpert:
             state, a value rule at the expert's advantage of the action.
         patience: consecutive violations before a takeover, >= 1 [steps].
         release: consecutive steps without violation before handing back, >= 1 [steps].
-        imperfections: errors of the expert.
+        imperfections: errors of the expert; those that `Imperfections.change_policy` must be in `policy`.
+        slips: distribution of random actions; needed if there are any.
 
     Raises:
-        ValueError: if `patience` or `release` is below 1.
+        ValueError: if `patience` or `release` is below 1, or `slips` is missing.
     """
 
     def __init__(
@@ -42,9 +56,13 @@ class SimulatedExpert:
         patience: int,
         release: int,
         imperfections: Imperfections = Imperfections(),
+        slips: Policy | None = None,
     ) -> None:
         check_number("patience", patience, 1, integer=True)
         check_number("release", release, 1, integer=True)
+        if imperfections.random_action_rate > 0 and slips is None:
+            raise ValueError("an expert with random actions needs slips=UniformPolicy(action_space)")
+        self.slips = slips
         self.policy, self.violation = policy, violation
         self.patience, self.release = patience, release
         self.imperfections = imperfections
@@ -53,6 +71,7 @@ class SimulatedExpert:
     def reset(self, rng: np.random.Generator) -> None:
         """Begin a new episode with the policy in control; `rng` draws the expert's actions and errors."""
         self.rng = rng
+        self._t = 0
         self._hand_back()
 
     def _hand_back(self) -> None:
@@ -60,6 +79,7 @@ class SimulatedExpert:
         # Consecutive violations while the policy is in control, steps without one while the expert is.
         self._streak = 0
         self._due: int | None = None  # steps until a takeover that is already decided
+        self._last_action: NDArray[Any] | None = None  # of this intervention
 
     def intervene(self, state: NDArray[Any], policy_action: NDArray[Any]) -> NDArray[Any] | None:
         """Return the expert's action if it controls this step, else None; see `interfaces.Expert`."""
@@ -70,23 +90,39 @@ class SimulatedExpert:
             self._consider_takeover()
         violates = self._sees_violation(state, policy_action)
         self._streak = self._streak + 1 if violates != self._controls else 0
-        return self.policy.sample(np.asarray(state)[None], self.rng)[0] if self._controls else None
+        if self._controls:
+            self._last_action = self._act(state)
+        self._t += 1
+        return self._last_action
+
+    def _act(self, state: NDArray[Any]) -> NDArray[Any]:
+        if self._last_action is not None and self._errs("repeat_rate"):
+            return self._last_action
+        policy = self.slips if self.slips is not None and self._errs("random_action_rate") else self.policy
+        return policy.sample(np.asarray(state)[None], self.rng)[0]
+
+    def _errs(self, name: str) -> bool:
+        """Draw whether an error happens at the rate of that name, which grows with fatigue."""
+        rate: float = getattr(self.imperfections, name)
+        return rate > 0 and bool(self.rng.random() < rate * (1.0 + self.imperfections.fatigue * self._t))
 
     def _consider_takeover(self) -> None:
         if self._due is None:
             rate = self.imperfections.false_alarm_rate
             false_alarm = rate > 0 and self.rng.random() < rate
             if self._streak >= self.patience or false_alarm:
-                self._due = self.imperfections.reaction_delay
+                self._due = self.imperfections.reaction_delay + self._draw_extra_delay()
         if self._due == 0:
             self._controls, self._streak, self._due = True, 0, None
         elif self._due is not None:
             self._due -= 1
 
+    def _draw_extra_delay(self) -> int:
+        spread = self.imperfections.reaction_delay_spread
+        return int(self.rng.geometric(1.0 / (1.0 + spread))) - 1 if spread > 0 else 0
+
     def _sees_violation(self, state: NDArray[Any], policy_action: NDArray[Any]) -> bool:
-        rate = self.imperfections.miss_rate
-        missed = rate > 0 and self.rng.random() < rate
-        return not missed and self.violation(state, policy_action)
+        return not self._errs("miss_rate") and self.violation(state, policy_action)
 
 
 class DemonstratingExpert:
@@ -135,18 +171,40 @@ class RuleOracle(ABC):
     def expert_policy(self) -> Policy:
         """How the expert acts once in control."""
 
+    @property
+    @abstractmethod
+    def action_space(self) -> Any:
+        """Actions of the expert, a `Discrete` or a Box of gymnasium."""
+
+    def erring_policy(self, imperfections: Imperfections) -> Policy:
+        """How an expert acts whose errors change its policy, see `Imperfections.change_policy`.
+
+        Raises:
+            ValueError: if the oracle has no such policies.
+        """
+        raise ValueError(
+            "the expert of this task acts by a trained network, so that temperature_ratio, wish_share and "
+            "myopia cannot be had; leave them at 1, 1 and 0"
+        )
+
     @abstractmethod
     def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:
         """Return whether the expert objects to an action (...) in a state (...)."""
 
     def make_expert(self, imperfections: Imperfections = Imperfections()) -> SimulatedExpert:
-        """Return a simulated expert who takes over by this rule, with the given errors."""
+        """Return a simulated expert who takes over by this rule, with the given errors.
+
+        Raises:
+            ValueError: if the oracle has no policy with these errors.
+        """
+        errs = imperfections.change_policy
         return SimulatedExpert(
-            self.expert_policy,
+            self.erring_policy(imperfections) if errs else self.expert_policy,
             self.violates,
             patience=self.patience,
             release=self.release,
             imperfections=imperfections,
+            slips=UniformPolicy(self.action_space) if imperfections.random_action_rate > 0 else None,
         )
 
     def true_weights(self, reward: RewardModel) -> Array | None:

@@ -88,11 +88,37 @@ class Imperfections:
     reaction_delay: int = 0
     """Steps from the decision to take over until the takeover; violations before the last `patience` steps
     then count as good enough [steps]."""
+    reaction_delay_spread: float = 0.0
+    """Mean of a random time (geometric, so memoryless) that each takeover is later than that [steps]."""
+    random_action_rate: float = 0.0
+    """Probability that an action of the expert is uniformly random [per step under the expert's control]."""
+    repeat_rate: float = 0.0
+    """Probability of doing the last action again instead of choosing one [per step under the expert's
+    control, but for the first of an intervention]."""
+    temperature_ratio: float = 1.0
+    """Temperature of the expert's actions divided by the task's; above 1 they are noisier, and more so where
+    little is at stake."""
+    wish_share: float = 1.0
+    """Share of theta* that the expert acts for once in control; below 1 it is half-minded."""
+    myopia: float = 0.0
+    """By how much the expert's discount factor is too small: it is gamma (1 - myopia) when the expert acts
+    for theta*, while the habits of the prior keep their foresight."""
+    fatigue: float = 0.0
+    """Growth of `miss_rate`, `random_action_rate` and `repeat_rate` in an episode: they are multiplied by
+    1 + fatigue t, up to 1 [per step]."""
 
     def __post_init__(self) -> None:
-        check_number("miss_rate", self.miss_rate, 0, 1)
-        check_number("false_alarm_rate", self.false_alarm_rate, 0, 1)
+        for name in ("miss_rate", "false_alarm_rate", "random_action_rate", "repeat_rate", "myopia"):
+            check_number(name, getattr(self, name), 0, 1)
         check_number("reaction_delay", self.reaction_delay, 0, integer=True)
+        check_number("temperature_ratio", self.temperature_ratio, 0, exclusive=True)
+        for name in ("reaction_delay_spread", "wish_share", "fatigue"):
+            check_number(name, getattr(self, name), 0)
+
+    @property
+    def change_policy(self) -> bool:
+        """Whether the expert acts by another policy, beside random and repeated actions."""
+        return (self.temperature_ratio, self.wish_share, self.myopia) != (1.0, 1.0, 0.0)
 
 
 class Oracle(Protocol):

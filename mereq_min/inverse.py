@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from scipy.linalg import eigh
+from scipy.special import expit, logit
 
 from mereq_min.interfaces import Learner, Policy, TemperedLearner
 from mereq_min.steps import Steps, mean_features, time_weights
@@ -180,7 +183,7 @@ def maximise_likelihood(
             action.
     """
     if len(steps) == 0:
-        raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
+        raise ValueError(_NO_STEP)
     theta = check_array("theta", theta, shape=(steps.features.shape[1],))
     precision = config.prior_sd**-2 * np.eye(len(theta))
 
@@ -196,6 +199,7 @@ def maximise_likelihood(
     return Estimate(top.x, errors, top.policy, float(np.linalg.norm(top.gradient)), solves, converged)
 
 
+_NO_STEP = "the expert set is empty: no step has weight; roll out until the expert intervenes"
 _NEVER_TAKEN = (
     "the expert took an action that the prior never takes, so no residual reward explains it; "
     "give the prior a little probability everywhere"
@@ -210,25 +214,40 @@ class _Point:
     policy: Policy
     gradient: Array
     information: Array
+    value: float | None = None
+    """What is maximised, if it is known exactly."""
+
+
+_AnyPoint = TypeVar("_AnyPoint", bound=_Point)
 
 
 def _ascend(
-    evaluate: Callable[[Array], _Point], x: Array, config: SegmentLikelihoodConfig, longest_step: float
-) -> tuple[_Point, int, bool]:
-    """Climb by Fisher scoring; returns where it ended, the number of points, and whether it converged."""
+    evaluate: Callable[[Array], _AnyPoint], x: Array, config: SegmentLikelihoodConfig, longest_step: float
+) -> tuple[_AnyPoint, int, bool]:
+    """Climb by Fisher scoring; returns where it ended, the number of points, and whether it converged.
+
+    If values are known, a step that leads down is halved.
+    """
     check_number("longest_step", longest_step, 0, exclusive=True)
-    last_step, reversals = np.zeros_like(x), 0
+    last_step, reversals, top = np.zeros_like(x), 0, None
     for solves in range(1, config.max_iterations + 1):
         point = evaluate(x)
-        step = np.linalg.solve(point.information, point.gradient)
-        converged = float(step @ point.gradient) < config.least_step**2
-        if converged or solves == config.max_iterations:
-            break
+        if point.value is not None:
+            if top is not None and top.value is not None and point.value < top.value - 1e-9 * abs(top.value):
+                x = top.x + (x - top.x) / 2
+                continue
+            last_step = np.zeros_like(x)
+        top = point
+        step = np.linalg.solve(top.information, top.gradient)
+        converged = float(step @ top.gradient) < config.least_step**2
+        if converged:
+            return top, solves, True
         # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
         last_step = step * min(1.0, longest_step / float(np.linalg.norm(step))) / (1 + reversals)
         x = x + last_step
-    return point, solves, converged
+    assert top is not None  # the first point is always taken
+    return top, config.max_iterations, False
 
 
 LEAST_RATIO = 0.1
@@ -260,17 +279,16 @@ def maximise_robust_likelihood(
     omega', and the learner's parameters are (theta, omega' / omega'_0 - 1).
 
     The parameters maximise the sum of log p plus the log-densities of their priors: theta is normal with
-    `config.prior_sd`, omega' / omega'_0 is normal around 1, and eps has a Beta distribution. Given the
+    `config.prior_sd`, omega' / omega'_0 is normal around 1, and eps has a Beta distribution. With the
     responsibility rho_i = (1 - eps) pi(a_i | s_i) / p(a_i | s_i), the probability that step i is no slip,
 
         d log p / d(theta, omega') = sum_i rho_i grad log pi(a_i | s_i),
-        d log p / d eps = (sum_i (1 - rho_i)) / eps - (sum_i rho_i) / (1 - eps).
+        d log p / d logit eps = sum_i (1 - rho_i - eps).
 
-    The step is Fisher scoring with the information of steps whose slips are known, that is, EM with one
-    Newton step in place of the M-step (Dempster et al. 1977; Lange 1995); for eps it is the EM step itself.
-    Standard errors are from the observed information: that of known slips, less what not knowing them
-    costs, the sum of rho_i (1 - rho_i) v_i v_i^T, v_i = (grad log pi(a_i | s_i), -1 / (eps (1 - eps)))
-    (Louis 1982).
+    If it were known which steps are slips, the information would be that of the others. EM climbs by it
+    (Dempster et al. 1977; with one Newton step in place of the M-step, Lange 1995). Not knowing them costs
+    sum_i rho_i (1 - rho_i) v_i v_i^T, v_i = (grad log pi(a_i | s_i), -1) (Louis 1982). What is left gives
+    the standard errors and, where it is definite enough, faster steps.
 
     The policy that is returned acts at alpha_hat and omega'_0, and theta is rescaled to them: theta
     omega'_0 / omega'. The robot need not be as noisy as its expert. With `error_rate` and `temperature_sd` 0
@@ -292,63 +310,98 @@ def maximise_robust_likelihood(
     Raises:
         ValueError: if there are no steps, an argument is malformed, or nothing explains some expert action.
     """
-    if len(steps) == 0:
-        raise ValueError("the expert set is empty: no step has weight; roll out until the expert intervenes")
-    K = steps.features.shape[1]
+    mixture = _Mixture(learner, contaminant, steps, config, robust)
+    K = mixture.n_features
     theta = check_array("theta", theta, shape=(K,))
-    is_free = np.array([True] * K + [robust.temperature_sd > 0, robust.error_rate > 0])
-    share = 1.0 / temperature_ratio
-    start = np.array([*(theta * share), share - 1.0, robust.error_rate if error_rate is None else error_rate])
-    start[K:] *= is_free[K:]
-    log_slip = contaminant.log_prob(steps.state, steps.action)
-    precision = np.diag([config.prior_sd**-2] * K + [robust.temperature_sd**-2 if is_free[K] else 1.0])
-    slips, others = robust.error_steps * np.array([robust.error_rate, 1.0 - robust.error_rate])
-
-    def responsibility(policy: Policy, eps: float) -> Array:
-        with np.errstate(divide="ignore"):
-            log_own = np.log1p(-eps) + policy.log_prob(steps.state, steps.action)
-            log_p = np.logaddexp(log_own, np.log(eps) + log_slip)
-        if np.isneginf(log_p).any():
-            raise ValueError(_NEVER_TAKEN)
-        return np.exp(log_own - log_p)
-
-    def evaluate(x: Array) -> _Point:
-        eps = x[-1]
-        policy = learner.solve(x[:-1])
-        rho = responsibility(policy, eps)
-        gradient, information = np.zeros(K + 2), np.eye(K + 2)
-        gradient[:-1] = rho @ learner.scores(steps) - precision @ x[:-1]
-        information[:-1, :-1] = learner.information(steps, rho) + precision
-        if is_free[-1]:
-            gradient[-1] = ((1.0 - rho).sum() + slips) / eps - (rho.sum() + others) / (1.0 - eps)
-            information[-1, -1] = (len(steps) + slips + others) / (eps * (1.0 - eps))
-        return _Point(x, policy, np.where(is_free, gradient, 0.0), _only(information, is_free))
-
-    top, solves, converged = _ascend(evaluate, start, config, longest_step)
-    share, eps = max(1.0 + float(top.x[K]), LEAST_RATIO), float(top.x[-1])
-    rho = responsibility(top.policy, eps)
-    observed = top.information.copy()
-    lost = learner.scores(steps)
-    if is_free[-1]:
-        observed[-1, -1] = ((1.0 - rho).sum() + slips) / eps**2 + (rho.sum() + others) / (1.0 - eps) ** 2
-        lost = np.column_stack([lost, np.full(len(steps), -1.0 / (eps * (1.0 - eps)))])
-    else:
-        lost = np.column_stack([lost, np.zeros(len(steps))])
-    observed = _only(observed - (rho * (1.0 - rho) * lost.T) @ lost, is_free)
+    start = mixture.start(theta, temperature_ratio, robust.error_rate if error_rate is None else error_rate)
+    top, solves, converged = _ascend(mixture.evaluate, start, config, longest_step)
+    share = max(1.0 + float(top.x[K]), LEAST_RATIO)
     theta = top.x[:K] / share
-    # theta / share changes with theta and with the share; a fixed share has no error.
-    jacobian = np.column_stack([np.eye(K), -theta * is_free[K], np.zeros(K)]) / share
-    policy = top.policy if share == 1.0 else learner.solve(np.append(theta, 0.0))
+    # theta / share changes with theta and with the share; a known share has no error.
+    jacobian = np.column_stack([np.eye(K), -theta * mixture.is_free[K], np.zeros(K)]) / share
     return RobustEstimate(
         theta,
-        _robust_errors(observed, jacobian),
-        policy,
+        _delta_errors(top.observed, jacobian),
+        learner.solve(np.append(theta, 0.0)),
         float(np.linalg.norm(top.gradient)),
         solves,
         converged,
-        eps,
+        mixture.error_rate(top.x),
         1.0 / share,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MixturePoint(_Point):
+    observed: Array
+    """Observed information (n, n); `information` is that of the next step."""
+
+
+class _Mixture:
+    """Log-posterior of x = (theta, omega' / omega'_0 - 1, logit eps), see `maximise_robust_likelihood`."""
+
+    def __init__(
+        self,
+        learner: TemperedLearner,
+        contaminant: Policy,
+        steps: Steps,
+        config: SegmentLikelihoodConfig,
+        robust: RobustConfig,
+    ) -> None:
+        if len(steps) == 0:
+            raise ValueError(_NO_STEP)
+        self.learner, self.steps = learner, steps
+        self.log_slip = contaminant.log_prob(steps.state, steps.action)
+        self.n_features = K = steps.features.shape[1]
+        self.is_free = np.array([True] * K + [robust.temperature_sd > 0, robust.error_rate > 0])
+        widths = np.array([config.prior_sd] * K + [robust.temperature_sd if self.is_free[K] else 1.0])
+        self.precision = widths**-2
+        self.slips = robust.error_steps * robust.error_rate
+        self.others = robust.error_steps - self.slips
+
+    def start(self, theta: Array, temperature_ratio: float, error_rate: float) -> Array:
+        """Return x for theta at the robot's temperature; what is known has its known value."""
+        share = 1.0 / temperature_ratio if self.is_free[-2] else 1.0
+        return np.array([*(theta * share), share - 1.0, logit(error_rate) if self.is_free[-1] else 0.0])
+
+    def error_rate(self, x: Array) -> float:
+        """Return eps."""
+        return float(expit(x[-1])) if self.is_free[-1] else 0.0
+
+    def evaluate(self, x: Array) -> _MixturePoint:
+        """Return value, gradient and information at x.
+
+        Raises:
+            ValueError: if some expert action is impossible.
+        """
+        steps, eps = self.steps, self.error_rate(x)
+        policy = self.learner.solve(x[:-1])
+        with np.errstate(divide="ignore"):
+            log_own = np.log1p(-eps) + policy.log_prob(steps.state, steps.action)
+            log_p = np.logaddexp(log_own, np.log(eps) + self.log_slip)
+        if np.isneginf(log_p).any():
+            raise ValueError(_NEVER_TAKEN)
+        rho, scores = np.exp(log_own - log_p), self.learner.scores(steps)
+        value = log_p.sum() - 0.5 * self.precision @ x[:-1] ** 2
+        if self.is_free[-1]:
+            value += self.slips * np.log(eps) + self.others * np.log1p(-eps)
+        total = len(steps) + self.slips + self.others
+        pull = (1.0 - rho).sum() + self.slips - total * eps
+        gradient = np.append(rho @ scores - self.precision * x[:-1], pull)
+        known = np.zeros((len(x), len(x)))
+        known[:-1, :-1] = self.learner.information(steps, rho) + np.diag(self.precision)
+        known[-1, -1] = total * eps * (1.0 - eps)
+        doubt = np.column_stack([scores, np.full(len(steps), -1.0)])
+        observed = known - (rho * (1.0 - rho) * doubt.T) @ doubt
+        known, observed = _only(known, self.is_free), _only(observed, self.is_free)
+        enough = eigh(observed, known, eigvals_only=True)[0] > LEAST_LEFT
+        gradient = np.where(self.is_free, gradient, 0.0)
+        information = observed if enough else known
+        return _MixturePoint(x, policy, gradient, information, float(value), observed=observed)
+
+
+LEAST_LEFT = 0.1
+"""Share of the information of known slips that must be left in each direction for a step to rely on it."""
 
 
 def _only(information: Array, is_free: Mask) -> Array:
@@ -356,7 +409,7 @@ def _only(information: Array, is_free: Mask) -> Array:
     return np.where(np.outer(is_free, is_free), information, np.eye(len(is_free)))
 
 
-def _robust_errors(information: Array, jacobian: Array) -> Array:
+def _delta_errors(information: Array, jacobian: Array) -> Array:
     """Return standard errors (K,) by the delta method; inf if the observed information is not definite."""
     if np.linalg.eigvalsh(information)[0] <= 0:
         return np.full(len(jacobian), np.inf)

@@ -8,14 +8,27 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.interfaces import Aligner, Cloner, Info, Learner, Policy, RewardModel, Start, Task
+from mereq_min.interfaces import (
+    Aligner,
+    Cloner,
+    Info,
+    Learner,
+    Policy,
+    RewardModel,
+    Start,
+    Task,
+    TemperedLearner,
+)
 from mereq_min.inverse import (
     Estimate,
     FeatureMatchingConfig,
+    RobustConfig,
     SegmentLikelihoodConfig,
     match_features,
     maximise_likelihood,
+    maximise_robust_likelihood,
 )
+from mereq_min.policies import UniformPolicy
 from mereq_min.steps import ExpertSet, Steps, last_iteration, sample_weights
 from mereq_min.validation import Array
 
@@ -31,14 +44,18 @@ class Method:
         expert_set: the steps that are fitted, see `steps.sample_weights`.
         estimator: how theta (or, for cloning, the policy) is fitted.
         source: where the method was published.
+        iterations: whether the steps of all iterations are fitted, or only those of the last one.
+        tables_only: whether the method needs a tabular task.
     """
 
     name: str
     reward: RewardModel | None
     start: Start
     expert_set: ExpertSet
-    estimator: Literal["feature matching", "segment likelihood", "cloning"]
+    estimator: Literal["feature matching", "segment likelihood", "robust likelihood", "cloning"]
     source: str
+    iterations: Literal["all", "last"] = "all"
+    tables_only: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -53,9 +70,30 @@ METHODS: dict[str, Method] = {
         Method("HG-DAgger-FT", None, "prior", "expert", "cloning", "Kelly et al. 2019"),
         Method("IWR-FT", None, "prior", "expert + policy", "cloning", "Mandlekar et al. 2020"),
         Method("MEReQ-L", "residual", "prior", "expert", "segment likelihood", "this project"),
+        Method(
+            "MEReQ-last",
+            "residual",
+            "prior",
+            "expert + good-enough",
+            "feature matching",
+            "our reading of Chen et al. 2025",
+            iterations="last",
+        ),
+        Method(
+            "MEReQ-R",
+            "residual",
+            "prior",
+            "expert",
+            "robust likelihood",
+            "this project",
+            tables_only=True,
+        ),
     )
 }
 """The methods by name."""
+
+RECORDED_METHODS = tuple(METHODS)[:7]
+"""The paper's six and MEReQ-L, of which there are recorded runs on all tasks."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +101,20 @@ class EstimatorConfig:
     """Settings of the estimators; each method reads those of its own estimator."""
 
     accumulate: bool = True
-    """Fit the steps of all iterations; if False, only those of the last iteration."""
+    """Fit the steps of all iterations; with --no-accumulate, of the last one only, whatever the method.
+    Good-enough steps of older policies pull theta back to those policies, so that MEReQ needs fewer expert
+    samples without them; a likelihood only loses data. MEReQ-last is MEReQ with --no-accumulate."""
     matching: FeatureMatchingConfig = field(default_factory=FeatureMatchingConfig)
     """Settings of feature matching."""
     likelihood: SegmentLikelihoodConfig = field(default_factory=SegmentLikelihoodConfig)
     """Settings of the segment likelihood."""
+    robust: RobustConfig = field(default_factory=RobustConfig)
+    """Further settings of the robust likelihood."""
+
+
+def _used_steps(steps: Steps, method: Method, config: EstimatorConfig) -> Steps:
+    """Return the steps of those iterations that a method fits."""
+    return steps if config.accumulate and method.iterations == "all" else last_iteration(steps)
 
 
 class InverseRL:
@@ -94,8 +141,8 @@ class InverseRL:
         fitting again would only add the noise of a neural learner.
         """
         expert_samples = int(steps.is_intervention.sum())
-        known = self._expert_samples if self.method.estimator == "segment likelihood" else 0
-        used = steps if self.config.accumulate else last_iteration(steps)
+        known = 0 if self.method.estimator == "feature matching" else self._expert_samples
+        used = _used_steps(steps, self.method, self.config)
         if expert_samples == known or not used.is_intervention.any():
             return self.policy, self.info
         self._expert_samples = expert_samples
@@ -126,6 +173,56 @@ class InverseRL:
             self.policy = self.learner.policy
 
 
+class RobustInverseRL(InverseRL):
+    """Updates by `inverse.maximise_robust_likelihood`, starting from the last estimate.
+
+    Args:
+        task: the task; slips of its expert are uniform on its action space.
+        method: the method.
+        learner: solves for theta and for the weight of the prior.
+        config: settings of the estimators.
+    """
+
+    learner: TemperedLearner
+
+    def __init__(self, task: Task, method: Method, learner: TemperedLearner, config: EstimatorConfig) -> None:
+        super().__init__(task, method, learner, config)
+        env = task.make_env()
+        self.slips = UniformPolicy(env.action_space)
+        env.close()
+        self.noise = {"error_rate": config.robust.error_rate, "temperature_ratio": 1.0}
+
+    def update(self, steps: Steps, patience: int) -> tuple[Policy, Info]:
+        """Fit theta and the expert's noise to the steps, and solve for the policy of theta."""
+        policy, report = super().update(steps, patience)
+        self.info = {**self.info, **self.noise}
+        return policy, report
+
+    def _estimate(self, steps: Steps, patience: int) -> Estimate:
+        expert_steps = steps.select(steps.is_intervention)
+        likelihood, robust = self.config.likelihood, self.config.robust
+        estimate = maximise_robust_likelihood(
+            self.learner, self.slips, expert_steps, self.theta, likelihood, robust, **self.noise
+        )
+        self.noise = {name: getattr(estimate, name) for name in self.noise}
+        return estimate
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return theta, its standard errors, the expert's noise, and the state of the learner."""
+        learner = {f"learner.{name}": array for name, array in self.learner.state().items()}
+        noise = {name: np.array(value) for name, value in self.noise.items()}
+        return {"theta": self.theta, "standard_errors": self.info["standard_errors"], **noise, **learner}
+
+    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
+        """Restore theta, the expert's noise, the learner and its policy."""
+        self.noise = {name: float(state[name]) for name in self.noise}
+        prefix = "learner."
+        learner = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        own = {name: state[name] for name in ("theta", "standard_errors")}
+        super().restore({**learner, **own}, steps, patience)
+        self.info = {**self.info, **self.noise}
+
+
 class Cloning:
     """Updates by behaviour cloning of the expert set; each policy is a function of the steps alone.
 
@@ -142,7 +239,7 @@ class Cloning:
 
     def update(self, steps: Steps, patience: int) -> tuple[Policy, Info]:
         """Clone the steps with the weights of the method; see `interfaces.Aligner`."""
-        used = steps if self.config.accumulate else last_iteration(steps)
+        used = _used_steps(steps, self.method, self.config)
         self.policy = self.cloner.clone(used, sample_weights(used, self.method.expert_set, patience))
         return self.policy, self.info
 
@@ -165,10 +262,21 @@ def make_aligner(
         method: a row of `METHODS`.
         config: settings of the estimators; default: `recorded_settings` of the task, if it has any.
         seed: seed of the networks.
+
+    Raises:
+        ValueError: if the method needs a table and the task is none.
     """
     if config is None:
         recorded = getattr(task, "recorded_settings", None)
         config = EstimatorConfig() if recorded is None else recorded.estimators
+    if method.estimator == "robust likelihood":
+        make_learner = getattr(task, "make_tempered_learner", None)
+        if make_learner is None:
+            raise ValueError(
+                f"{method.name} varies the weight of the prior, for which it needs an exact table, and "
+                f"{task.name} is none; use MEReQ-L"
+            )
+        return RobustInverseRL(task, method, make_learner(), config)
     if method.reward is None:
         return Cloning(task, method, task.make_cloner(seed=seed), config)
     learner = task.make_learner(method.reward, config.matching.discount, start=method.start, seed=seed)

@@ -218,8 +218,7 @@ def count_samples(
     achieved = [0.0, *(row["success"] for row in rows[:-1])] if least_success else [0.0] * len(rows)
     measured = confirmed_rates(rows) if confirmed else [row["intervention_rate"] for row in rows]
     rates = [
-        rate if success >= least_success else np.inf
-        for rate, success in zip(measured, achieved, strict=True)
+        rate if success >= least_success else np.inf for rate, success in zip(measured, achieved, strict=True)
     ]
     return count(rates, [row["expert_samples"] for row in rows], threshold)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import tyro
 
+from mereq_min.experts import PRESETS
 from mereq_min.interfaces import Policy, Task
 from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.commands.show import count_iterations, show_run
@@ -15,7 +16,7 @@ from mereq_min.lab.plugins import SIMULATED, check_name, load_expert, load_task
 from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.runs.records import Row, read_rows
 from mereq_min.lab.runs.run import RunConfig, load_config_task, run, run_folder
-from mereq_min.loop import Settings, settings_of
+from mereq_min.loop import LoopConfig, Settings, settings_of
 from mereq_min.methods import METHODS
 
 
@@ -41,7 +42,8 @@ class Align(Output, Settings):
     task: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ"
-    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L."""
+    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last; on tables also
+    MEReQ-R."""
     prior: str | None = None
     """The policy to align, in place of the task's own: a file (.safetensors, or .zip of Stable-Baselines3),
     module:attribute of your own, or random for the uniformly random policy. The simulated expert is made anew
@@ -54,6 +56,9 @@ class Align(Output, Settings):
     """alpha_hat, the temperature of the aligned policy; default: the task's [reward]."""
     prior_weight: float | None = None
     """omega, the weight of the prior's reward in the expert's; default: the task's."""
+    imperfections: str = "none"
+    """Errors of the simulated expert by name: none, or human for one who errs in five ways at once.
+    --miss-rate and the like change single ones."""
     seed: int = 0
     """Seed of the run."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -62,7 +67,8 @@ class Align(Output, Settings):
     def with_recorded_settings(self) -> Self:
         """The defaults of this command for its task: with the settings of the task's recorded runs."""
         settings = settings_of(load_task(self.task))
-        return type(self)(task=self.task, loop=settings.loop, estimators=settings.estimators)
+        loop = with_imperfections(settings.loop, self.imperfections)
+        return type(self)(task=self.task, loop=loop, estimators=settings.estimators)
 
     @property
     def config(self) -> RunConfig:
@@ -108,6 +114,16 @@ class Align(Output, Settings):
 
             write_events(path / "tensorboard", rows, task.feature_names)
         return 0
+
+
+def with_imperfections(loop: LoopConfig, name: str) -> LoopConfig:
+    """Settings of a loop whose expert has the errors of that name; its own if that is none.
+
+    Raises:
+        UsageError: if there is no such name.
+    """
+    check_name("imperfections", name, PRESETS)
+    return loop if name == "none" else replace(loop, imperfections=PRESETS[name])
 
 
 def train_expert(task: Task) -> None:

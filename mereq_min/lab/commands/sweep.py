@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import tyro
 from rich.progress import TextColumn
 
-from mereq_min.lab.commands.align import Output
+from mereq_min.lab.commands.align import Output, with_imperfections
 from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.plugins import UsageError, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig, run_folder, slug
@@ -21,7 +21,7 @@ from mereq_min.lab.runs.sweep import Engine, Sweep
 from mereq_min.lab.show.published import PAPER_NAMES
 from mereq_min.lab.show.tables import comparison_table
 from mereq_min.loop import Settings, settings_of
-from mereq_min.methods import METHODS
+from mereq_min.methods import METHODS, RECORDED_METHODS
 from mereq_min.validation import check_number
 
 MAX_SEEDS = 100_000
@@ -34,8 +34,8 @@ SECONDS_BETWEEN_LOOKS = 2.0
 class Many(Output):
     """Options that the commands of many runs share."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Names of the methods."""
+    methods: tuple[str, ...] = RECORDED_METHODS
+    """Names of the methods; also MEReQ-last and, on tables, MEReQ-R."""
     seeds: int = 30
     """Runs of each method on each task [runs]."""
     first_seed: int = 0
@@ -101,6 +101,12 @@ class Compare(Many, Settings):
 
     tasks: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
     """Names of the tasks."""
+    imperfections: str = "none"
+    """Errors of the simulated expert by name, as of `mereq align`."""
+
+    def with_recorded_settings(self) -> Self:
+        """The defaults of this command, with the errors of that name."""
+        return type(self)(tasks=self.tasks, loop=with_imperfections(self.loop, self.imperfections))
 
     def __call__(self) -> int:
         """Run all tasks with the same settings."""

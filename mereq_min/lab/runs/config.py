@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mereq_min.experts import PRESETS
 from mereq_min.interfaces import Imperfections
 from mereq_min.lab.plugins import SIMULATED
 from mereq_min.loop import LoopConfig
@@ -53,7 +54,8 @@ class RunConfig:
 def slug(config: RunConfig) -> str:
     """The name of the folder that holds the runs of a task, without characters that Windows or scp refuse.
 
-    Runs with another prior, and runs that learn from demonstrations, have folders of their own.
+    Runs with another prior, runs that learn from demonstrations, and runs whose expert errs as one of
+    `experts.PRESETS` have folders of their own.
     """
     parts = [_portable(config.task)]
     if config.prior is not None:
@@ -61,6 +63,8 @@ def slug(config: RunConfig) -> str:
         parts.append(_portable(name if ":" in name else Path(name).stem))
     if config.loop.demonstrations:
         parts.append("demonstrations")
+    errs = config.loop.imperfections
+    parts += [name for name, preset in PRESETS.items() if errs == preset != Imperfections()]
     return "-".join(parts)
 
 

@@ -215,7 +215,7 @@ def _go_on(
 
 
 def needs_remeasuring(log: Sequence[Row], row: Row) -> bool:
-    """Whether the rate of an iteration is below a threshold that no earlier iteration is known to have passed.
+    """Whether the rate of an iteration is below a threshold that none before is known to have passed.
 
     A first rate below a threshold may be luck; it is confirmed if the policy has such a rate again.
 
