@@ -24,7 +24,88 @@ _ROW = (
     "t",
     "terminated",
     "truncated",
+    "policy_version",
 )
+
+
+class Drive:
+    """Steps through episodes of an environment, one at a time, while somebody may take over at each.
+
+    The policy proposes an action for every step, also while the expert is in control; what is taken is the
+    proposal or the expert's own action. Between steps, `policy` and `policy_version` may be replaced: they
+    count from the next proposal on.
+
+    Args:
+        env: the environment, whose info holds the features; it is reset.
+        policy: proposes the actions.
+        rng: draws the policy's actions and seeds the environment.
+        policy_version: recorded with each step.
+        first_episode: index of the first episode.
+
+    Attributes:
+        state: the state that the next action is taken in.
+        t: time within the episode [steps].
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        policy: Policy,
+        rng: np.random.Generator,
+        *,
+        policy_version: int = 0,
+        first_episode: int = 0,
+    ) -> None:
+        self.env, self.policy, self.policy_version = env, policy, policy_version
+        self._rng, self._check = rng, ActionCheck(env.action_space)
+        self._rows: list[tuple[Any, ...]] = []
+        self._proposal: tuple[Any, int] = (None, policy_version)
+        self.state, _ = env.reset(seed=int(rng.integers(2**31)))
+        self.episode, self.t = first_episode, 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def propose(self) -> Any:
+        """Draw the action (...) that the policy would take now; to be called once before each step."""
+        action = self._check(self.policy.sample(np.asarray(self.state)[None], self._rng), 1)[0]
+        self._proposal = action, self.policy_version
+        return action
+
+    def take(self, expert_action: Any | None) -> bool:
+        """Take the expert's action (...), or for None the proposal; return whether that ended the episode.
+
+        Raises:
+            ValueError: if what the expert returned is no action.
+        """
+        policy_action, version = self._proposal
+        intervened = expert_action is not None
+        if intervened:
+            self._check.one(expert_action)
+        action = expert_action if intervened else policy_action
+        following, _, terminated, truncated, info = self.env.step(action)
+        features = np.array(info["features"], dtype=np.float64)
+        self._rows.append(
+            (
+                self.state, action, policy_action, features, intervened, self.episode, self.t, terminated,
+                truncated, version,
+            )
+        )  # fmt: skip
+        self.state, self.t = following, self.t + 1
+        return bool(terminated or truncated)
+
+    def begin_episode(self) -> None:
+        """Reset the environment for the next episode."""
+        self.state, _ = self.env.reset()
+        self.episode, self.t = self.episode + 1, 0
+
+    def steps(self) -> Steps:
+        """The steps so far; if the last episode goes on, it is truncated there."""
+        columns = {
+            name: np.array(column) for name, column in zip(_ROW, zip(*self._rows, strict=True), strict=True)
+        }
+        columns["truncated"][-1] |= not columns["terminated"][-1]
+        return Steps(**columns)
 
 
 def rollout(
@@ -63,34 +144,22 @@ def rollout(
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
     env = task.make_env() if env is None else env
-    check = ActionCheck(env.action_space)
-    rows: list[tuple[Any, ...]] = []
     if expert_rng is None:
         expert_rng = rng.spawn(1)[0]
-    state, _ = env.reset(seed=int(rng.integers(2**31)))
-    episode, t = first_episode, 0
+    drive = Drive(env, policy, rng, policy_version=policy_version, first_episode=first_episode)
     if expert is not None:
         expert.reset(expert_rng)
-    for i in range(n_steps):
-        policy_action = check(policy.sample(np.asarray(state)[None], rng), 1)[0]
-        expert_action = None if expert is None else expert.intervene(state, policy_action)
-        if expert_action is not None:
-            check.one(expert_action)
-        action = policy_action if expert_action is None else expert_action
-        next_state, _, terminated, truncated, info = env.step(action)
-        truncated = truncated or (i == n_steps - 1 and not terminated)
-        intervened, features = expert_action is not None, np.array(info["features"], dtype=np.float64)
-        rows.append((state, action, policy_action, features, intervened, episode, t, terminated, truncated))
-        on_step(intervened)
-        state, t = next_state, t + 1
-        if terminated or truncated:
-            state, _ = env.reset()
-            episode, t = episode + 1, 0
+    for _ in range(n_steps):
+        proposal = drive.propose()
+        expert_action = None if expert is None else expert.intervene(drive.state, proposal)
+        ended = drive.take(expert_action)
+        on_step(expert_action is not None)
+        if ended:
+            drive.begin_episode()
             if expert is not None:
                 expert.reset(expert_rng)
     env.close()
-    columns = {name: np.array(column) for name, column in zip(_ROW, zip(*rows, strict=True), strict=True)}
-    return Steps(**columns, policy_version=np.full(n_steps, policy_version))
+    return drive.steps()
 
 
 def watch(task: Task, policy: Policy, oracle: Oracle, n_steps: int, seed: int | Sequence[int]) -> Steps:
