@@ -35,6 +35,7 @@ from deep.residual_sac import ResidualSAC, SACConfig
 from deep.rollouts import Rollout, collect
 from deep.stable_baselines import load_for_task
 from mereq_min.interfaces import Oracle, Policy, RewardModel, Start
+from mereq_min.lab.human.scenes import Scene
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.loop import Settings
 from mereq_min.policies import UniformPolicy, check_fit
@@ -105,6 +106,7 @@ class GymTask:
         oracle: the truth behind the simulated expert, None if nobody knows it. It is bound to this task: on
             another prior or temperature, another expert is trained when it is first needed.
         recorded_settings: those of the task's recorded runs.
+        scene: how the task is shown to a person, see `scenes`; None for the pictures of `env`.
         observation_space: space of one environment's observations.
         action_space: space of its actions.
         clone_kl: KL(prior || its clone) that remains if the prior had to be cloned, else None [nats].
@@ -134,6 +136,7 @@ class GymTask:
     measure: Callable[[Rollout], dict[str, float]] = measure_length
     oracle: BoundOracle | None = None
     recorded_settings: Settings | None = None
+    scene: Scene | None = None
     observation_space: spaces.Box = field(init=False, repr=False)
     action_space: spaces.Discrete | spaces.Box = field(init=False, repr=False)
 

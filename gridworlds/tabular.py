@@ -16,6 +16,7 @@ from gridworlds.maps import Layout
 from mereq_min.exact import ExactCloner, ExactLearner, tabulate, visitation
 from mereq_min.experts import RuleOracle
 from mereq_min.interfaces import Imperfections, Policy, RewardModel, Start
+from mereq_min.lab.human.scenes import Scene
 from mereq_min.loop import Settings
 from mereq_min.mdp import TabularMDP
 from mereq_min.metrics import feature_divergence, starc_distance
@@ -48,6 +49,7 @@ class TabularTask:
         oracle: the truth behind the simulated expert; None if it is unknown. The task binds it to itself, so
             that its expert customises the prior of this task.
         recorded_settings: settings of the task's recorded runs.
+        scene: how the task is shown to a person, see `scenes`; None for the pictures of `draw`.
 
     Raises:
         ValueError: naming the argument, what it got and what would be right.
@@ -67,6 +69,7 @@ class TabularTask:
     prior_weight: float = 1.0
     oracle: TabularOracle | None = None
     recorded_settings: Settings | None = None
+    scene: Scene | None = None
 
     def __post_init__(self) -> None:
         S, A, K = self.mdp.features.shape

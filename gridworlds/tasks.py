@@ -18,6 +18,15 @@ from numpy.typing import NDArray
 
 from gridworlds.draw import draw_lanes, draw_map, draw_shelf
 from gridworlds.maps import Layout, goal_distance, map_mdp, map_transition, parse_map, stack_features
+from gridworlds.scenes import (
+    CARPET_LEGEND,
+    CARPET_WORDS,
+    WINDY_LEGEND,
+    WINDY_WORDS,
+    lanes_scene,
+    map_scene,
+    shelf_scene,
+)
 from gridworlds.tabular import TabularTask, make_task
 from mereq_min.mdp import TabularMDP
 from mereq_min.validation import Array
@@ -119,6 +128,7 @@ def make_carpet() -> TabularTask:
         hazard=np.zeros_like(goal),
         layout=layout,
         draw=draw_map,
+        scene=map_scene(layout, CARPET_LEGEND, CARPET_WORDS),
     )
 
 
@@ -162,6 +172,7 @@ def make_windy() -> TabularTask:
         hazard=pit,
         layout=layout,
         draw=draw_map,
+        scene=map_scene(layout, WINDY_LEGEND, WINDY_WORDS),
     )
 
 
@@ -237,6 +248,7 @@ def make_lanes() -> TabularTask:
         hazard=ended,
         layout=Layout(np.full((n_lanes, n_gaps), "."), cells),
         draw=partial(draw_lanes, shape=LANES_SHAPE),
+        scene=lanes_scene(LANES_SHAPE),
     )
 
 
@@ -304,6 +316,7 @@ def make_shelf() -> TabularTask:
             np.hstack([n_heights - 1 - height, hand_column]).astype(np.int32),
         ),
         draw=partial(draw_shelf, shape=SHELF_SHAPE),
+        scene=shelf_scene(SHELF_SHAPE),
     )
 
 

@@ -45,6 +45,7 @@ class Drive:
     Attributes:
         state: the state that the next action is taken in.
         t: time within the episode [steps].
+        info: what the environment said of the last step.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Drive:
         self._rows: list[tuple[Any, ...]] = []
         self._proposal: tuple[Any, int] = (None, policy_version)
         self.state, _ = env.reset(seed=int(rng.integers(2**31)))
-        self.episode, self.t = first_episode, 0
+        self.episode, self.t, self.info = first_episode, 0, dict[str, Any]()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -91,8 +92,13 @@ class Drive:
                 truncated, version,
             )
         )  # fmt: skip
-        self.state, self.t = following, self.t + 1
+        self.state, self.t, self.info = following, self.t + 1, info
         return bool(terminated or truncated)
+
+    @property
+    def last_action(self) -> Any:
+        """The action of the last step; None before the first."""
+        return self._rows[-1][_ROW.index("action")] if self._rows else None
 
     def begin_episode(self) -> None:
         """Reset the environment for the next episode."""

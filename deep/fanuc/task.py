@@ -18,6 +18,7 @@ from deep.fanuc.cells import HORIZON, Cells
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv
 from deep.fanuc.eraser import EraserCells
 from deep.fanuc.pillow import PillowCells
+from deep.fanuc.scene import cell_scene
 from deep.gaussian import squashed_gaussian_policy
 from deep.gym_task import GymTask
 from deep.learner import LearnerConfig
@@ -123,6 +124,7 @@ def make_cell_task(name: str, *, limit: float, release: int, patience: int = 4) 
             make_gram=partial(advantage_gram, kind=cells),
         ),
         recorded_settings=RECORDED,
+        scene=cell_scene(cells),
     )
 
 

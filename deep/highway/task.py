@@ -22,6 +22,7 @@ from deep.gym_task import GymTask
 from deep.highway.envs import HighwayEnv, HighwayVectorEnv
 from deep.highway.reference import DrawnHighwayEnv, ReferenceEnv
 from deep.highway.roads import ACTIONS, FEATURES, RoadConfig, RoadState
+from deep.highway.scene import highway_scene
 from deep.learner import LearnerConfig
 from deep.oracle import SimulatorOracle, gram_of_values
 from deep.policies import DiscretePolicy, discrete_policy
@@ -108,6 +109,7 @@ def make_highway(config: RoadConfig = RoadConfig()) -> GymTask:
         measure=measure_driving,
         oracle=oracle,
         recorded_settings=RECORDED,
+        scene=highway_scene(config),
     )
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SIMULATED = "simulated"
 """The name of the expert that a task's oracle simulates."""
+HUMAN = "human"
+"""The name of a person in the browser, see `mereq teach`."""
 
 
 TASK_PARTS = (
@@ -414,7 +416,7 @@ def load_expert(name: str, task: Task) -> Expert | None:
             )
         return None
     if ":" not in name:
-        raise UsageError(f"expert must be {SIMULATED} or module:attribute, got {name!r}")
+        raise UsageError(f"expert must be {SIMULATED}, {HUMAN} or module:attribute, got {name!r}")
     with _loading("expert", name):
         expert = import_attribute(name)
         if isinstance(expert, type) or not hasattr(expert, "intervene"):

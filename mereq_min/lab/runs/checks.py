@@ -9,8 +9,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from mereq_min.lab.plugins import HUMAN
+from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.records import Row
-from mereq_min.loop import LoopConfig
 from mereq_min.steps import Steps
 
 
@@ -49,15 +50,20 @@ def _check_column(name: str, column: NDArray[Any], space: gymnasium.Space[Any]) 
             raise ValueError(f"some {name} is none of the {space.n} from {space.start} that there are")
 
 
-def check_against_row(steps: Steps, row: Row, loop: LoopConfig, done: Sequence[Steps]) -> None:
+def check_against_row(steps: Steps, row: Row, config: RunConfig, done: Sequence[Steps]) -> None:
     """Check that steps are as many as the settings ask for, follow those before, and are those of the row.
+
+    A person ends an iteration when they like, and its first steps are by the policy that drove while the last
+    update was made.
 
     Raises:
         ValueError: if they are not.
     """
-    if len(steps) != loop.steps_per_iteration:
-        raise ValueError(f"it has {len(steps)} steps instead of {loop.steps_per_iteration}")
-    if (steps.policy_version != row["iteration"] - 1).any():
+    is_human, version = config.expert == HUMAN, row["iteration"] - 1
+    n = row["steps"] - sum(map(len, done)) if is_human else config.loop.steps_per_iteration
+    if len(steps) != n:
+        raise ValueError(f"it has {len(steps)} steps instead of {n}")
+    if not np.isin(steps.policy_version, (version - 1, version) if is_human else version).all():
         raise ValueError("its steps are of another iteration")
     if done and steps.episode[0] <= done[-1].episode[-1]:
         raise ValueError("its episodes are those of the iteration before")

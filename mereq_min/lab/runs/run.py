@@ -35,6 +35,7 @@ from mereq_min.lab.plugins import UsageError, change_task, load_policy, load_tas
 from mereq_min.lab.runs.checks import check_against_row, check_steps
 from mereq_min.lab.runs.config import RunConfig, run_folder
 from mereq_min.lab.runs.files import (
+    Arrays,
     RunError,
     damaged,
     hash_arrays,
@@ -173,8 +174,8 @@ def run(
     with hold(path):
         if overwrite:
             _delete(path)
-        header = _claim(path, config, task)
-        log = _open(path, header, config)
+        header = claim(path, config, task)
+        log = open_run(path, header, config)
         for row in log:
             on_iteration(unseal(row))
         if not is_finished(log, config.loop):
@@ -193,13 +194,13 @@ def _go_on(
     """Do the iterations of a run that are not in its log yet."""
     seconds = read_seconds(path)
     if not log:
-        _save_prior(path, config, task)
+        save_prior(path, config, task)
     expert = expert or make_watcher(task, config.loop)
     begun = time.perf_counter()
     aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
-    done = _read_done(path, log, task, config)
+    done = read_done(path, log, task, config)
     if done:
-        _restore(path, aligner, log, done, expert.patience)
+        restore(path, aligner, log, done, expert.patience)
         begun = time.perf_counter()
     watched = aligner.policy
     for iteration in align(task, aligner, config.loop, seed=config.seed, expert=expert, done=done):
@@ -209,7 +210,7 @@ def _go_on(
         watched = iteration.policy
         seconds[iteration.iteration] = time.perf_counter() - begun
         write_file(path / "seconds.json", json.dumps(seconds).encode())
-        _commit(path, log, row, iteration, aligner)
+        commit(path, log, row, iteration.steps, aligner.state(), policy_arrays(iteration.policy))
         on_iteration(row)
         begun = time.perf_counter()
 
@@ -271,16 +272,16 @@ def describe(task: Task, config: RunConfig, iteration: Iteration) -> Row:
     }
     if oracle is not None:
         row["reward_distance"] = None if reward is None else oracle.reward_distance(theta, reward)
-    return cast(Row, _plain({**row, **task.evaluate(iteration.policy)}))
+    return cast(Row, plain({**row, **task.evaluate(iteration.policy)}))
 
 
-def _claim(path: Path, config: RunConfig, task: Task) -> Header:
+def claim(path: Path, config: RunConfig, task: Task) -> Header:
     """Begin a run in `path`, or make sure that the one there is the same, or a shorter one.
 
     Returns:
         What config.json now says.
     """
-    wanted: dict[str, Any] = {"config": _plain(asdict(config)), "definition": define_task(task)}
+    wanted: dict[str, Any] = {"config": plain(asdict(config)), "definition": define_task(task)}
     arrays = _prior_arrays(config, task)
     if arrays is not None:
         temperature = getattr(task.prior, "temperature", None)
@@ -320,7 +321,7 @@ def _take_up(path: Path, header: Header, wanted: dict[str, Any], finished: bool)
     return header
 
 
-def _open(path: Path, header: Header, config: RunConfig) -> list[Row]:
+def open_run(path: Path, header: Header, config: RunConfig) -> list[Row]:
     """Check the files of a run whose lock is held, and end what a crash left half done; returns its rows.
 
     A run from before hashes were kept is left as it is.
@@ -334,7 +335,7 @@ def _open(path: Path, header: Header, config: RunConfig) -> list[Row]:
     if log:
         read_policy(path, log)
         read_prior(path, header)
-        load_run_arrays(_checkpoint(path, len(log)), log[-1]["sha256"]["checkpoint"])
+        load_run_arrays(checkpoint_file(path, len(log)), log[-1]["sha256"]["checkpoint"])
         if is_finished(log, config.loop):  # else they are read when the run goes on
             for row in log:
                 load_steps(path, row["iteration"], row)
@@ -358,7 +359,7 @@ def _is_left_over(name: str, iterations: int) -> bool:
     return number > iterations if kind == "steps" else kind == "policy" or number != iterations
 
 
-def _save_prior(path: Path, config: RunConfig, task: Task) -> None:
+def save_prior(path: Path, config: RunConfig, task: Task) -> None:
     """Keep a prior that is not the task's own beside its run, if it offers its arrays."""
     arrays = _prior_arrays(config, task)
     if arrays is not None:
@@ -367,8 +368,7 @@ def _save_prior(path: Path, config: RunConfig, task: Task) -> None:
 
 def _prior_arrays(config: RunConfig, task: Task) -> dict[str, Any] | None:
     """The arrays of a prior that is not the task's own, if it offers them."""
-    state = getattr(task.prior, "state", None)
-    return None if config.prior is None or state is None else state()
+    return None if config.prior is None else policy_arrays(task.prior)
 
 
 def find_differences(wanted: dict[str, Any], header: Header) -> dict[str, str]:
@@ -389,13 +389,13 @@ def define_task(task: Task) -> dict[str, Any]:
         `oracle` holds theta*, patience, release and, if it is a number, the rule of the oracle, if any.
     """
     names = ("feature_names", "gamma", "horizon", "temperature", "scaled_prior_weight")
-    of_contract = {name: _plain(getattr(task, name)) for name in names}
+    of_contract = {name: plain(getattr(task, name)) for name in names}
     settings: list[str] = [each.name for each in fields(task) if each.init] if is_dataclass(task) else []
     numbers = {name: value for name in settings if _is_plain(value := getattr(task, name))}
     definition: dict[str, Any] = {**numbers, **of_contract}
     if task.oracle is not None:
         of_oracle = {
-            name: _plain(getattr(task.oracle, name)) for name in ("true_theta", "patience", "release")
+            name: plain(getattr(task.oracle, name)) for name in ("true_theta", "patience", "release")
         }
         rule = getattr(task.oracle, "rule", None)
         definition["oracle"] = {**of_oracle, "rule": rule} if _is_plain(rule) else of_oracle
@@ -406,23 +406,45 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 
 
-def _commit(path: Path, log: list[Row], row: Row, iteration: Iteration, aligner: Aligner) -> None:
-    """Write an iteration down; it counts from the moment that iterations.jsonl is replaced."""
-    number = iteration.iteration
+def commit(
+    path: Path, log: list[Row], row: Row, steps: Steps, checkpoint: Arrays, policy: Arrays | None
+) -> None:
+    """Write an iteration down; it counts from the moment that iterations.jsonl is replaced.
+
+    Args:
+        path: the run's folder, whose lock is held.
+        log: the rows before; the new one is appended.
+        row: the new row, without hashes.
+        steps: the steps of the iteration.
+        checkpoint: what the next update depends on.
+        policy: the policy's arrays, None if it offers none.
+    """
+    number = row["iteration"]
     files = {
-        "steps": save_arrays(path / f"steps-{number:03d}.safetensors", iteration.steps.columns()),
-        "checkpoint": save_arrays(_checkpoint(path, number), aligner.state()),
+        "steps": save_arrays(path / f"steps-{number:03d}.safetensors", steps.columns()),
+        "checkpoint": save_arrays(checkpoint_file(path, number), checkpoint),
     }
-    if hasattr(iteration.policy, "state"):  # the policy of the row before must stay until this row is there
-        files["policy"] = save_arrays(path / f"policy-{number:03d}.safetensors", iteration.policy.state())
+    if policy is not None:  # the policy of the row before must stay until this row is there
+        files["policy"] = save_arrays(path / f"policy-{number:03d}.safetensors", policy)
     log.append(seal(row, files, log))
-    write_file(path / "iterations.jsonl", "".join(json.dumps(each) + "\n" for each in log).encode())
+    write_log(path, log)
     if "policy" in files:
         move_file(path / f"policy-{number:03d}.safetensors", path / "policy.safetensors")
-    _checkpoint(path, number - 1).unlink(missing_ok=True)
+    checkpoint_file(path, number - 1).unlink(missing_ok=True)
 
 
-def _read_done(path: Path, log: Sequence[Row], task: Task, config: RunConfig) -> list[Steps]:
+def write_log(path: Path, log: Sequence[Row]) -> None:
+    """Replace iterations.jsonl."""
+    write_file(path / "iterations.jsonl", "".join(json.dumps(each) + "\n" for each in log).encode())
+
+
+def policy_arrays(policy: Policy) -> Arrays | None:
+    """The arrays of a policy, None if it offers none."""
+    state = getattr(policy, "state", None)
+    return None if state is None else state()
+
+
+def read_done(path: Path, log: Sequence[Row], task: Task, config: RunConfig) -> list[Steps]:
     """The steps of the iterations of a run, which must be such as its task and its rows allow.
 
     Raises:
@@ -437,15 +459,20 @@ def _read_done(path: Path, log: Sequence[Row], task: Task, config: RunConfig) ->
         steps = load_steps(path, row["iteration"], row)
         try:
             check_steps(steps, env, len(task.feature_names))
-            check_against_row(steps, row, config.loop, done)
+            check_against_row(steps, row, config, done)
         except ValueError as error:
             raise damaged(path / f"steps-{row['iteration']:03d}.safetensors", error) from error
         done.append(steps)
     return done
 
 
-def _restore(path: Path, aligner: Aligner, log: Sequence[Row], done: list[Steps], patience: int) -> None:
-    file, row = _checkpoint(path, len(done)), log[-1]
+def restore(path: Path, aligner: Aligner, log: Sequence[Row], done: list[Steps], patience: int) -> None:
+    """Put an aligner back to where it was after the last iteration of a run.
+
+    Raises:
+        RunError: if the checkpoint is missing or damaged, or is not that of the last row.
+    """
+    file, row = checkpoint_file(path, len(done)), log[-1]
     state = load_run_arrays(file, row["sha256"]["checkpoint"])
     try:
         if row["theta"] is not None and not np.array_equal(state["theta"], row["theta"]):
@@ -455,16 +482,17 @@ def _restore(path: Path, aligner: Aligner, log: Sequence[Row], done: list[Steps]
         raise damaged(file, error) from error
 
 
-def _checkpoint(path: Path, iteration: int) -> Path:
+def checkpoint_file(path: Path, iteration: int) -> Path:
+    """The file of what the update after an iteration depends on."""
     return path / f"checkpoint-{iteration:03d}.safetensors"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrays and numpy numbers as JSON knows them; numbers that are not finite as null."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -307,7 +307,11 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, ca
         (("alinge", "carpet"), 2, r"unknown command 'alinge'; did you mean 'align'\?"),
         (("align", "carpet", "--prior", "piror"), 2, "policy must be prior, expert, random, .*got 'piror'"),
         (("align", "carpet", "--prior", "gone.safetensors"), 2, "cannot load policy 'gone.safetensors'"),
-        (("align", "carpet", "--expert", "me"), 2, "expert must be simulated or module:attribute, got 'me'"),
+        (
+            ("align", "carpet", "--expert", "me"),
+            2,
+            "expert must be simulated, human or module:attribute, got 'me'",
+        ),
         (
             ("align", "carpet", "--expert", "math:pi"),
             2,

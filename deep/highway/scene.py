@@ -1,0 +1,48 @@
+"""What the highway looks like in the page of a live session, and its keys; see `lab.human.scenes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+from deep.highway.engine import LANE_WIDTH, LENGTH, WIDTH
+from deep.highway.roads import ACTIONS, RoadConfig
+from mereq_min.lab.human.protocol import ActionName
+from mereq_min.lab.human.scenes import Scene
+
+IN_SIGHT = 120.0
+"""Distance along the road from the ego up to which cars are shown [m]."""
+WORDS = {
+    "collision": ("minds a crash less", "avoids a crash more"),
+    "right_lane": ("keeps right more", "keeps right less"),
+    "high_speed": ("drives faster", "drives slower"),
+}
+"""For each feature, what more of it and what less of it is called."""
+
+
+def highway_scene(config: RoadConfig) -> Scene:
+    """The scene of a road."""
+    keys = ("ArrowUp", "s", "ArrowDown", "ArrowRight", "ArrowLeft")
+    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(ACTIONS, keys, strict=True)))
+    still = {"lanes": config.lanes_count, "lane_width": LANE_WIDTH, "length": LENGTH, "width": WIDTH}
+    idle = ACTIONS.index("idle")
+    return Scene("highway", still, show_cars, actions, idle, float(config.policy_frequency), words=WORDS)
+
+
+def show_cars(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """The cars in sight, the ego first."""
+    road: Any = env.unwrapped
+    cars = road.get_state().cars[0]
+    near = cars[abs(cars["x"] - cars["x"][0]) <= IN_SIGHT]
+    return {
+        "cars": [
+            [
+                round(float(car["x"]), 2),
+                round(float(car["y"]), 2),
+                round(float(car["heading"]), 3),
+                bool(car["crashed"]),
+            ]
+            for car in near
+        ]
+    }

@@ -1,0 +1,119 @@
+"""What the tasks look like in the page of a live session, and their keys; see `lab.human.scenes`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from gridworlds.maps import MOVES, Layout
+from mereq_min.interfaces import Policy
+from mereq_min.lab.human.protocol import ActionName
+from mereq_min.lab.human.scenes import ARROWS, Chart, Scene
+from mereq_min.validation import Array
+
+Words = Mapping[str, tuple[str, str]]
+"""For each feature, what more of it and what less of it is called."""
+
+CARPET_LEGEND = {"#": "wall", "S": "start", "G": "goal", "c": "carpet", "p": "puddle", "t": "tiles"}
+WINDY_LEGEND = {"#": "wall", "S": "start", "G": "goal", "x": "pit"}
+"""Names of the cells of the maps, by letter."""
+
+CARPET_WORDS: Words = {
+    "distance": ("hurries to the goal less", "hurries to the goal more"),
+    "carpet": ("minds the carpet less", "keeps off the carpet more"),
+    "puddle": ("minds puddles less", "keeps off puddles more"),
+    "tiles": ("likes tiles more", "keeps off the tiles more"),
+    "move": ("moves more", "stands still more"),
+}
+WINDY_WORDS: Words = {
+    "distance": ("hurries to the goal less", "hurries to the goal more"),
+    "fall": ("minds the pits less", "keeps out of pits more"),
+    "edge": ("minds the edges less", "keeps off the edges more"),
+    "move": ("moves more", "stands still more"),
+}
+"""Words for the features of `make_carpet` and `make_windy`."""
+
+GRID_RATE = 3.0
+"""Steps a second of a policy that is watched [1/s]."""
+
+
+def map_scene(layout: Layout, legend: Mapping[str, str], words: Words) -> Scene:
+    """The scene of a map.
+
+    Args:
+        layout: the map.
+        legend: name of a cell by letter.
+        words: for the features.
+    """
+    still = {"map": ["".join(row) for row in layout.letters], "legend": dict(legend)}
+    keys = [*ARROWS, "s"]
+    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(MOVES, keys, strict=True)))
+    idle = list(MOVES).index("stay")
+
+    def moving(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+        return {"cell": layout.cells[_state(env)].tolist()}
+
+    chart = partial(chart_map, layout=layout)
+    return Scene("map", still, moving, actions, idle, GRID_RATE, "turns", words, chart)
+
+
+def chart_map(policy: Policy, theta: Array | None, *, layout: Layout) -> Chart:
+    """Arrows of a policy on a map: its most probable action in each cell."""
+    S, A = len(layout.cells), len(MOVES)
+    states, actions = np.repeat(np.arange(S), A), np.tile(np.arange(A), S)
+    best = policy.log_prob(states, actions).reshape(S, A).argmax(axis=1)
+    return None, [[*map(int, cell), int(a)] for cell, a in zip(layout.cells, best, strict=True)]
+
+
+def lanes_scene(shape: tuple[int, int, int, int]) -> Scene:
+    """The scene of `make_lanes`, for the shape of its states."""
+    lanes, _, gaps, speeds = shape
+    names = ("lane left", "idle", "lane right", "faster", "slower")
+    keys = ("ArrowUp", "s", "ArrowDown", "ArrowRight", "ArrowLeft")
+    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(names, keys, strict=True)))
+    words: Words = {
+        "collision": ("minds a crash less", "avoids a crash more"),
+        "right_lane": ("keeps right more", "keeps right less"),
+        "high_speed": ("drives faster", "drives slower"),
+        "tailgating": ("minds tailgating less", "keeps its distance more"),
+        "lane_change": ("changes lanes more", "changes lanes less"),
+    }
+
+    def moving(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+        state = _state(env)
+        crashed = state >= np.prod(shape)
+        place = np.unravel_index(0 if crashed else state, shape)
+        names = ("lane", "other", "gap", "speed")
+        return {**{name: int(i) for name, i in zip(names, place, strict=True)}, "crashed": bool(crashed)}
+
+    still = {"lanes": lanes, "gaps": gaps, "speeds": speeds}
+    return Scene("lanes", still, moving, actions, 1, GRID_RATE, "turns", words)
+
+
+def shelf_scene(shape: tuple[int, int, int]) -> Scene:
+    """The scene of `make_shelf`, for the shape of its states."""
+    places, distances, heights = shape
+    names = ("forward and up", "forward", "forward and down", "back", "stay")
+    keys = ("ArrowUp", "ArrowRight", "ArrowDown", "ArrowLeft", "s")
+    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(names, keys, strict=True)))
+    words: Words = {
+        "hand2bottle": ("keeps away from the bottle more", "stays at the bottle more"),
+        "bottle2goal": ("hurries less", "hurries to the goal more"),
+        "control": ("moves more", "moves less"),
+        "height": ("pushes higher", "pushes lower"),
+    }
+
+    def moving(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+        place = np.unravel_index(_state(env), shape)
+        return {name: int(i) for name, i in zip(("place", "distance", "height"), place, strict=True)}
+
+    still = {"places": places, "distances": distances, "heights": heights}
+    return Scene("shelf", still, moving, actions, 4, GRID_RATE, "turns", words)
+
+
+def _state(env: gymnasium.Env[Any, Any]) -> int:
+    return int(env.unwrapped.state)  # type: ignore[attr-defined]

@@ -1,0 +1,525 @@
+"""Conducting a live session: the clock, the person's hands, the journal, the updates and the pages.
+
+One coroutine drives. Messages only say what is wanted, and wake it up; everything that takes time (the disk,
+the simulator, networks, pictures) happens in a thread while it waits, so that the server always answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mereq_min.interfaces import Task
+from mereq_min.lab.human.folder import Folder
+from mereq_min.lab.human.hands import make_hands
+from mereq_min.lab.human.journal import Adopt, Learn, Take, Undo, UndoUpdate
+from mereq_min.lab.human.learning import Update, Worker
+from mereq_min.lab.human.protocol import (
+    Act,
+    Action,
+    ActionName,
+    Begin,
+    Claim,
+    Frame,
+    FromPage,
+    Go,
+    HandBack,
+    LearnNow,
+    Mode,
+    Notice,
+    Pause,
+    Ping,
+    Pong,
+    SavePolicy,
+    SetPace,
+    Stop,
+    Welcome,
+)
+from mereq_min.lab.human.protocol import Undo as UndoSteps
+from mereq_min.lab.human.protocol import UndoUpdate as UndoTheUpdate
+from mereq_min.lab.human.reaction import Reactions
+from mereq_min.lab.human.report import make_report
+from mereq_min.lab.human.scenes import scene_of
+from mereq_min.lab.human.server import Room
+from mereq_min.lab.human.session import Session
+from mereq_min.lab.runs.config import RunConfig
+
+MOMENT = 0.7
+"""Time for which the last state of an episode is shown [s]."""
+LONGEST_THOUGHT = 10.0
+"""Most of the time between two keys that counts as the person's, turn by turn [s]."""
+
+
+class Conductor:
+    """Conducts one session until it is stopped.
+
+    Args:
+        task: the task.
+        config: the run.
+        out: root of the run folders.
+        host: address to listen on.
+        port: port; 0 takes a free one.
+        reaction: time from what provokes a takeover to the key, where it cannot be measured [s].
+        on_open: called with the link.
+
+    Raises:
+        RunError: if the run's folder is in use, holds another run, or is damaged.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: RunConfig,
+        out: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        reaction: float = 0.5,
+        on_open: Callable[[str], None] = lambda link: None,
+    ) -> None:
+        self.task, self.config, self.scene = task, config, scene_of(task)
+        self._out, self._on_open = out, on_open
+        self.folder = Folder(task, config, out)
+        self.room = Room(
+            host, port, on_message=self._hear, on_connect=self._greet, on_change=self._change_control
+        )
+        env = task.make_env()
+        env.close()
+        self._space: Any = env.action_space
+        self.hands = make_hands(self._space, self.scene.idle)
+        self.reactions = Reactions(task.oracle, reaction)
+        self.session: Session | None = None
+        self.phase, self.paused, self.why = "tutorial", True, ""
+        self.pace, self.speed = self.scene.pace, 1.0
+        self.lateness: deque[float] = deque(maxlen=100_000)
+        self.key_to_frame: deque[float] = deque(maxlen=100_000)
+        self._keyed: float | None = None  # when a key came that no frame has shown yet [s]
+        self._wishes: deque[FromPage] = deque()
+        self._go = 0
+        self._woken = asyncio.Event()
+        self._worker: Worker | None = None
+        self._is_ready, self._asked = False, False
+        self._update: Update | None = None
+        self._frame: Frame | None = None
+        self._stepped = time.monotonic()
+
+    # --- Life -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Open the session's page, and drive until somebody stops it."""
+        try:
+            self._worker = Worker(self.config, self._out)
+            kind, first = await asyncio.to_thread(self._worker.receive)
+            assert kind == "first"
+            await asyncio.to_thread(self._start, first)
+            listening = asyncio.create_task(self._listen())
+            self._on_open(await self.room.open())
+            try:
+                await self._drive()
+            finally:
+                listening.cancel()
+                await self.room.close()
+        finally:
+            if self._worker is not None:
+                self._worker.close()
+            if self.session is not None:
+                self.session.close()
+            self.folder.close()
+
+    def _start(self, first: Any) -> None:
+        """Bring the session to where its journal ends."""
+        self.folder.begin(time.time())
+        self.folder.keep_first_policy(first)
+        self.session = Session(
+            self.task,
+            self.config.seed,
+            self.folder.policy,
+            steps_per_round=self.config.loop.steps_per_iteration,
+            render_mode=self.scene.render_mode,
+        )
+        self.folder.resume(self.session)
+        if self._live.history:
+            self.phase = "driving"
+        batches = [each.steps for each in self._live.rounds if each.steps is not None]
+        done = len(self.folder.log)
+        if done:
+            assert self._worker is not None
+            self._worker.ask("restore", self.folder.checkpoint(done), batches[:done], self._patience_of(done))
+        for each in self._live.history:
+            if isinstance(each, Take):
+                self.reactions.remember(each.reaction)
+        self._make_frame()
+
+    def _patience_of(self, round_number: int) -> int:
+        learns = [each for each in self._live.history if isinstance(each, Learn)]
+        return learns[round_number - 1].patience
+
+    @property
+    def _live(self) -> Session:
+        assert self.session is not None  # made before anybody can connect
+        return self.session
+
+    # --- Driving --------------------------------------------------------------------------------------------
+
+    async def _drive(self) -> None:
+        """Do what is wanted and what is due, one thing after another."""
+        due = time.monotonic()
+        while self.phase != "finished":
+            self._woken.clear()
+            try:
+                if self._wishes:
+                    await self._grant(self._wishes.popleft())
+                elif self._update is not None:
+                    await self._finish_update()
+                elif self._live.is_learning and not self._asked:
+                    await self._begin_update()
+                elif self._live.is_due:
+                    await self._decide(self._learn(asked=False))
+                elif self.phase == "tutorial" or (self.paused and not self._go):
+                    due = await self._wait_for_wish()
+                elif self._live.ended:
+                    due = await self._begin_episode()
+                elif self.pace == "turns" and self.hands.is_waited_for and not self._go:
+                    due = await self._wait_for_wish()
+                elif not self._go and await self._wait_until(due):
+                    continue  # something else may be wanted now
+                else:
+                    due = await self._step(due)
+            except OSError as error:
+                self._halt(f"{error.strerror or error}: nothing is lost; make room on the disk, then go on")
+
+    async def _wait_for_wish(self) -> float:
+        await self._woken.wait()
+        return time.monotonic()  # the next step is due at once
+
+    async def _wait_until(self, due: float) -> bool:
+        """Wait until a step is due; returns whether something was wanted before."""
+        left = due - time.monotonic()
+        if left <= 0:
+            return False
+        try:
+            await asyncio.wait_for(self._woken.wait(), left)
+        except TimeoutError:
+            return False
+        turn = self.pace == "turns" and self.hands.in_control and not self.hands.is_waited_for
+        return not turn  # a key of the person's turn takes its step at once
+
+    async def _begin_episode(self) -> float:
+        """Show the end of an episode for a moment, then the beginning of the next."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), MOMENT / self.speed)
+        if self._wishes or self.paused:
+            return time.monotonic()
+        await self._work(self._live.proceed)
+        return time.monotonic() + self._interval
+
+    async def _step(self, due: float) -> float:
+        """Take a step; returns when the next one is due."""
+        now = time.monotonic()
+        if not self._go and self.pace == "real time":
+            self.lateness.append(now - due)
+        self._go = max(0, self._go - 1)
+        keyed, self._keyed = self._keyed, None
+        keys, person = self.hands.keys, self.hands.in_control
+        action = self.hands.decide(self._live.proposal)
+        taken = Take(
+            at=round(time.time(), 3),
+            action=action,
+            by=(self.room.controller or "") if action is not None else "",
+            keys=keys,
+            reaction=self.reactions.take_measured(),
+            seconds=round(min(now - self._stepped, LONGEST_THOUGHT), 3) if action is not None else 0.0,
+        )
+        self._stepped = now
+        await self._decide(taken)
+        if keyed is not None:
+            self.key_to_frame.append(time.monotonic() - keyed)
+        if person != self.hands.in_control:
+            self._send_mode()
+        late = time.monotonic() - (due + self._interval) > self._interval
+        return time.monotonic() if late else due + self._interval
+
+    @property
+    def _interval(self) -> float:
+        """Time between two steps [s]."""
+        return 1 / (self.scene.rate * self.speed)
+
+    async def _decide(self, decision: Any) -> None:
+        """Write a decision down, do it, and show what comes of it."""
+
+        def do() -> None:
+            self.folder.journal.append(decision)
+            self._live.apply(decision)
+
+        await self._work(do, rewound=isinstance(decision, Undo | UndoUpdate))
+
+    async def _work(self, do: Callable[[], Any], *, rewound: bool = False) -> None:
+        """Do something to the session beside the server, and show what comes of it."""
+
+        def both() -> None:
+            do()
+            self._make_frame(rewound=rewound)
+
+        await asyncio.to_thread(both)
+        assert self._frame is not None  # just made
+        self.room.send(self._frame)
+        self._see_proposal()
+
+    def _see_proposal(self) -> None:
+        """Note when the person could first see that the policy was about to do something wrong."""
+        live = self._live
+        if not live.ended and not self.hands.in_control:
+            assert live.drive is not None
+            self.reactions.see(live.drive.state, live.proposal, time.monotonic())
+
+    # --- Updates --------------------------------------------------------------------------------------------
+
+    def _learn(self, *, asked: bool) -> Learn:
+        rate = self.scene.rate * self.speed
+        waits = self.pace == "turns" and self.paused
+        return Learn(time.time(), 0 if waits else self.reactions.patience(rate), asked)
+
+    async def _begin_update(self) -> None:
+        assert self._worker is not None
+        batches = [each.steps for each in self._live.rounds if each.steps is not None]
+        self._asked = True
+        await asyncio.to_thread(self._worker.ask, "update", batches, self._patience_of(len(batches)))
+        self._send_mode()
+
+    async def _listen(self) -> None:
+        """Hear what the worker says."""
+        assert self._worker is not None
+        while True:
+            try:
+                kind, found = await asyncio.to_thread(self._worker.receive)
+            except EOFError:
+                self._halt("the process that learns has ended; start the same command again to go on")
+                return
+            if kind == "ready":
+                self._is_ready = True
+                self._send_mode()
+            elif kind == "update":
+                self._update = found
+            else:
+                self._asked = self._live.is_learning  # it is not asked again until something is taken back
+                self._halt(f"the update failed ({found}); take it back, or stop here")
+            self._woken.set()
+
+    async def _finish_update(self) -> None:
+        """Write an update down, let its policy take over, and report."""
+        update, live = self._update, self._live
+        assert update is not None  # _drive has looked
+        number = update.row["iteration"]
+        finished = live.rounds[number - 1] if number <= len(live.rounds) else None
+        if finished is None or finished.steps is None or not live.is_learning:
+            self._update = None  # it was taken back meanwhile
+            return
+        first, last = finished.first, live.rounds[number].first
+        takes = [each for each in live.history[first:last] if isinstance(each, Take)]
+        report = make_report(
+            self.task,
+            self.scene,
+            update,
+            self.folder.log,
+            finished.steps,
+            takes,
+            self._patience_of(number),
+        )
+        await asyncio.to_thread(self.folder.commit, update, finished.steps, report)
+        self._update, self._asked = None, False
+        await self._decide(Adopt(time.time()))
+        self.room.send(report)
+        self._send_mode()
+
+    # --- What is wanted -------------------------------------------------------------------------------------
+
+    def _hear(self, tab: str, message: FromPage) -> None:
+        """Take a message of a tab; what takes time is left to `_drive`."""
+        if isinstance(message, Ping):
+            self.room.tell(tab, Pong(message.t))
+        elif isinstance(message, Claim):
+            self.room.give_control(tab)
+        elif tab != self.room.controller:
+            self.room.tell(tab, Notice("another tab is in control; claim it first", wrong=True))
+        elif isinstance(message, Act):
+            self._act(tab, message)
+        else:
+            self._want(message)
+            self._woken.set()
+
+    def _act(self, tab: str, act: Act) -> None:
+        if self.phase == "finished":
+            return
+        try:
+            took_over = self.hands.act(act.action, act.down, act.keys)
+        except ValueError as error:
+            self.room.tell(tab, Notice(str(error), wrong=True))
+            return
+        now = time.monotonic()
+        self._keyed = self._keyed or now
+        if took_over:
+            self.reactions.take_over(now)
+            self._stepped = now
+            self._send_mode()
+        self._woken.set()
+
+    def _want(self, message: FromPage) -> None:
+        if isinstance(message, Begin):
+            if self.phase == "tutorial":
+                self.phase, self.paused = "driving", False
+        elif isinstance(message, HandBack):
+            self.hands.hand_back()
+        elif isinstance(message, Pause):
+            self.paused, self.why = message.on, ""
+        elif isinstance(message, Go):
+            self._go += self.paused
+        elif isinstance(message, SetPace):
+            self.pace = message.pace or self.pace
+            self.speed = message.speed or self.speed
+            self.hands.release = message.release or self.hands.release
+        elif len(self._wishes) < 16:
+            self._wishes.append(message)
+        self._send_mode()
+
+    async def _grant(self, wish: FromPage) -> None:
+        """Do what takes time."""
+        live = self._live
+        if isinstance(wish, UndoSteps):
+            self.paused, self.why = True, ""
+            self.hands.let_go()
+            await self._decide(Undo(time.time(), min(wish.steps, len(live.takes))))
+        elif isinstance(wish, UndoTheUpdate):
+            await self._undo_update()
+        elif isinstance(wish, LearnNow):
+            if live.is_learning or not live.takes:
+                self.room.send(Notice("there is nothing to learn from yet, or an update is being made"))
+            else:
+                await self._decide(self._learn(asked=True))
+        elif isinstance(wish, SavePolicy):
+            await self._save_policy()
+        elif isinstance(wish, Stop):
+            await asyncio.to_thread(self.folder.finish)
+            self.phase = "finished"
+        self._send_mode()
+
+    async def _undo_update(self) -> None:
+        if len(self._live.rounds) == 1:
+            self.room.send(Notice("there is no update to take back"))
+            return
+        self.paused, self.why = True, ""
+        self.hands.let_go()
+        await self._decide(UndoUpdate(time.time()))
+        while len(self.folder.log) >= len(self._live.rounds):
+            await asyncio.to_thread(self.folder.take_back)
+        self._update = None
+        done = len(self.folder.log)
+        batches = [each.steps for each in self._live.rounds if each.steps is not None]
+        assert self._worker is not None
+        self._worker.ask(
+            "restore", self.folder.checkpoint(done), batches, self._patience_of(done) if done else 0
+        )
+        self._asked = False
+
+    async def _save_policy(self) -> None:
+        if not self._live.version:
+            self.room.send(Notice("the prior drives; there is no policy of yours yet"))
+            return
+        file = await asyncio.to_thread(self.folder.save_policy, self._live.version)
+        self.room.send(Notice(f"the policy is kept as {file}"))
+
+    # --- What is told ---------------------------------------------------------------------------------------
+
+    def _change_control(self, why: str) -> None:
+        """Control went to another tab, or to nobody: hands that are gone hold nothing."""
+        self.hands.let_go()
+        if self.phase == "driving":
+            self._halt(why)
+        else:
+            self._send_mode()
+
+    def _halt(self, why: str) -> None:
+        """Pause, and say why."""
+        self.paused, self.why, self._go = True, why, 0
+        self._send_mode()
+        self._woken.set()
+
+    def _send_mode(self) -> None:
+        if self.session is not None:
+            self.room.send(self._mode())
+
+    def _mode(self) -> Mode:
+        live = self._live
+        return Mode(
+            phase=self.phase,  # type: ignore[arg-type]
+            paused=self.paused,
+            why=self.why if self.paused else "",
+            person=self.hands.in_control,
+            pace=self.pace,
+            speed=self.speed,
+            release=self.hands.release,
+            controller=self.room.controller,
+            tabs=self.room.tabs,
+            learning=live.is_learning,
+            ready=self._is_ready,
+            version=live.version,
+            can_learn=bool(live.takes) and not live.is_learning,
+            can_undo=bool(live.takes),
+            can_undo_update=len(live.rounds) > 1,
+        )
+
+    def _greet(self, tab: str) -> list[msgspec.Struct]:
+        assert self._frame is not None  # made before anybody can connect
+        return [self._welcome(tab), self._mode(), self._frame, *self.folder.reports()]
+
+    def _welcome(self, tab: str) -> Welcome:
+        return Welcome(
+            task=self.config.task,
+            method=self.config.method,
+            seed=self.config.seed,
+            features=list(self.task.feature_names),
+            actions=[ActionName(each.name, each.key, each.action) for each in self.scene.actions],
+            discrete=hasattr(self._space, "n"),
+            horizon=self.task.horizon,
+            rate=self.scene.rate,
+            scene={"kind": self.scene.kind, **self.scene.still},
+            tab=tab,
+            replay=False,
+        )
+
+    def _make_frame(self, *, rewound: bool = False) -> None:
+        live, last = self._live, self._live.last
+        assert live.drive is not None
+        self._frame = Frame(
+            n=live.n_steps,
+            episode=live.drive.episode,
+            t=live.drive.t,
+            ended=live.ended,
+            success=bool(live.info["success"]) if "success" in live.info else None,
+            scene={"kind": self.scene.kind, **self.scene.moving(live.env)},
+            proposal=self._shown(live.proposal),
+            by=None if last is None else "policy" if last.action is None else "person",
+            action=None if last is None else self._shown(live.drive.last_action),
+            version=live.version,
+            round=len(live.rounds),
+            round_steps=len(live.drive),
+            round_person=sum(each.action is not None for each in live.takes),
+            steps_per_round=live.steps_per_round,
+            rewound=rewound,
+        )
+
+    def _shown(self, action: Any) -> Action | None:
+        """An action as the protocol has it."""
+        if action is None:
+            return None
+        if hasattr(self._space, "n"):
+            return int(action)
+        low, high = self._space.low, self._space.high
+        return np.clip(2 * (np.asarray(action) - low) / (high - low) - 1, -1, 1).tolist()

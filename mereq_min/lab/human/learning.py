@@ -1,0 +1,216 @@
+"""The updates of a session: a method at work, in a process of its own, beside whoever drives.
+
+`Pupil` is the method, and does the same in any process. `Worker` keeps one in another process, so that what
+it computes holds up neither keys nor steps.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from mereq_min.interfaces import Policy, Task
+from mereq_min.lab.human.films import film_scenes
+from mereq_min.lab.human.scenes import Chart, scene_of
+from mereq_min.lab.runs.config import RunConfig
+from mereq_min.lab.runs.files import Arrays
+from mereq_min.lab.runs.records import Row
+from mereq_min.lab.runs.run import describe, load_config_task, policy_arrays
+from mereq_min.loop import Iteration
+from mereq_min.methods import METHODS, make_aligner
+from mereq_min.steps import Steps, concatenate
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update came to.
+
+    Attributes:
+        row: the row of its iteration.
+        checkpoint: what the next update depends on.
+        policy: the new policy's arrays.
+        seconds: time that it took [s].
+        before: what an episode of the policy before shows, see `films.film_scenes`.
+        after: the same of the new policy, from the same start.
+        chart: heat and arrows, for a scene with cells.
+    """
+
+    row: Row
+    checkpoint: Arrays
+    policy: Arrays
+    seconds: float
+    before: list[dict[str, Any]]
+    after: list[dict[str, Any]]
+    chart: Chart
+
+
+class Pupil:
+    """The method of a session at work.
+
+    Args:
+        task: the task.
+        config: the run that the session makes.
+
+    Raises:
+        ValueError: if the policies of the task cannot be written down.
+    """
+
+    def __init__(self, task: Task, config: RunConfig) -> None:
+        self.task, self.config = task, config
+        with threadpool_limits(1):  # how sums are split over threads shows in their last bits
+            self.aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
+        self._policy = self.aligner.policy
+
+    @property
+    def first_policy(self) -> Arrays | None:
+        """The arrays of the policy that drives first; None if it is the task's prior."""
+        return None if self.aligner.policy is self.task.prior else _arrays_of(self.aligner.policy)
+
+    def warm_up(self) -> None:
+        """Solve for theta 0, the slowest solve, so that the task's learner need not do it again."""
+        method = METHODS[self.config.method]
+        if method.reward != "residual":
+            return
+        with threadpool_limits(1):
+            learner = self.task.make_learner(
+                method.reward,
+                self.config.estimators.matching.discount,
+                start=method.start,
+                seed=self.config.seed,
+            )
+            learner.solve(np.zeros(len(self.task.feature_names)))
+
+    def update(self, batches: Sequence[Steps], patience: int) -> Update:
+        """Update the policy to all rounds so far.
+
+        Args:
+            batches: the steps of each round; the last is the one that was not learned from yet.
+            patience: steps before each takeover that count as its cause [steps].
+        """
+        begun, before = time.perf_counter(), self._policy
+        everything, steps = concatenate(batches), batches[-1]
+        with threadpool_limits(1):
+            _, info = self.aligner.update(everything, patience)
+            self._policy = self.aligner.policy
+            samples = int(everything.is_intervention.sum())
+            iteration = Iteration(
+                len(batches), steps, steps.intervention_rate, samples, self.aligner.policy, info
+            )
+            row = describe(self.task, self.config, iteration)
+        row["steps"] = len(everything)
+        seconds = time.perf_counter() - begun
+        chart = scene_of(self.task).chart
+        return Update(
+            row,
+            self.aligner.state(),
+            _arrays_of(self._policy),
+            seconds,
+            film_scenes(self.task, before, self.config.seed),
+            film_scenes(self.task, self._policy, self.config.seed),
+            (None, None) if chart is None else chart(self._policy, info["theta"]),
+        )
+
+    def restore(self, checkpoint: Arrays, batches: Sequence[Steps], patience: int) -> None:
+        """Go back to where an update left, or, without rounds, to the beginning.
+
+        Args:
+            checkpoint: what that update returned.
+            batches: the steps of the rounds up to it.
+            patience: what was passed to it.
+        """
+        with threadpool_limits(1):
+            if batches:
+                self.aligner.restore(checkpoint, concatenate(batches), patience)
+            else:
+                self.__init__(self.task, self.config)  # type: ignore[misc]
+        self._policy = self.aligner.policy
+
+
+def _arrays_of(policy: Policy) -> Arrays:
+    arrays = policy_arrays(policy)
+    if arrays is None:
+        raise ValueError("a session can only be taught to a policy that offers its arrays by state()")
+    return arrays
+
+
+class Worker:
+    """A `Pupil` in a process of its own, which ends with this one.
+
+    Args:
+        config: the run; the task is loaded by its name, as the run's own process did.
+        out: root of the run folders.
+    """
+
+    def __init__(self, config: RunConfig, out: Path) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, config, out), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, request: str, *arguments: Any) -> None:
+        """Ask for `update` or `restore` of the pupil, with these arguments."""
+        self._connection.send((request, *arguments))
+
+    def receive(self) -> tuple[str, Any]:
+        """Wait for what the pupil says next.
+
+        Returns:
+            `first` and its arrays, once; `ready` and None, once; `update` and an `Update` or, if it failed,
+            `failed` and why, for each update.
+
+        Raises:
+            EOFError: if the process ended.
+        """
+        try:
+            found: tuple[str, Any] = self._connection.recv()
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+        self._connection.close()
+
+
+def _serve(connection: Connection, config: RunConfig, out: Path) -> None:
+    """What the process of a `Worker` does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(5)  # whoever drives goes first
+    pupil = Pupil(load_config_task(config, out), config)
+    connection.send(("first", pupil.first_policy))
+    pupil.warm_up()
+    connection.send(("ready", None))
+    while True:
+        try:
+            request, *arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = getattr(pupil, request)(*arguments)
+        except Exception as error:
+            connection.send(("failed", f"{type(error).__name__}: {error}"))
+            continue
+        if request == "update":
+            connection.send(("update", answer))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does, even in the middle of an update."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
