@@ -106,7 +106,8 @@ class Conductor:
         self._go = 0
         self._woken = asyncio.Event()
         self._worker: Worker | None = None
-        self._is_ready, self._asked = False, False
+        self._is_ready = False
+        self._request, self._asked = 0, False  # number of the last request, and whether it is an update
         self._update: Update | None = None
         self._frame: Frame | None = None
         self._stepped = time.monotonic()
@@ -117,8 +118,7 @@ class Conductor:
         """Open the session's page, and drive until somebody stops it."""
         try:
             self._worker = Worker(self.config, self._out)
-            kind, first = await asyncio.to_thread(self._worker.receive)
-            assert kind == "first"
+            first = (await asyncio.to_thread(self._worker.receive))[2]
             await asyncio.to_thread(self._start, first)
             listening = asyncio.create_task(self._listen())
             self._on_open(await self.room.open())
@@ -151,8 +151,7 @@ class Conductor:
         batches = [each.steps for each in self._live.rounds if each.steps is not None]
         done = len(self.folder.log)
         if done:
-            assert self._worker is not None
-            self._worker.ask("restore", self.folder.checkpoint(done), batches[:done], self._patience_of(done))
+            self._ask("restore", self.folder.checkpoint(done), batches[:done], self._patience_of(done))
         for each in self._live.history:
             if isinstance(each, Take):
                 self.reactions.remember(each.reaction)
@@ -288,29 +287,34 @@ class Conductor:
         return Learn(time.time(), 0 if waits else self.reactions.patience(rate), asked)
 
     async def _begin_update(self) -> None:
-        assert self._worker is not None
         batches = [each.steps for each in self._live.rounds if each.steps is not None]
         self._asked = True
-        await asyncio.to_thread(self._worker.ask, "update", batches, self._patience_of(len(batches)))
+        await asyncio.to_thread(self._ask, "update", batches, self._patience_of(len(batches)))
         self._send_mode()
+
+    def _ask(self, request: str, *arguments: Any) -> None:
+        assert self._worker is not None  # made before anything is asked
+        self._request += 1
+        self._worker.ask(self._request, request, *arguments)
 
     async def _listen(self) -> None:
         """Hear what the worker says."""
         assert self._worker is not None
         while True:
             try:
-                kind, found = await asyncio.to_thread(self._worker.receive)
+                kind, number, found = await asyncio.to_thread(self._worker.receive)
             except EOFError:
                 self._halt("the process that learns has ended; start the same command again to go on")
                 return
             if kind == "ready":
                 self._is_ready = True
                 self._send_mode()
-            elif kind == "update":
-                self._update = found
-            else:
-                self._asked = self._live.is_learning  # it is not asked again until something is taken back
+            elif number != self._request:
+                continue  # it was taken back meanwhile
+            elif kind == "failed":
                 self._halt(f"the update failed ({found}); take it back, or stop here")
+            elif isinstance(found, Update):
+                self._update = found
             self._woken.set()
 
     async def _finish_update(self) -> None:
@@ -318,10 +322,8 @@ class Conductor:
         update, live = self._update, self._live
         assert update is not None  # _drive has looked
         number = update.row["iteration"]
-        finished = live.rounds[number - 1] if number <= len(live.rounds) else None
-        if finished is None or finished.steps is None or not live.is_learning:
-            self._update = None  # it was taken back meanwhile
-            return
+        finished = live.rounds[number - 1]
+        assert finished.steps is not None  # the update was made from them
         first, last = finished.first, live.rounds[number].first
         takes = [each for each in live.history[first:last] if isinstance(each, Take)]
         report = make_report(
@@ -379,6 +381,9 @@ class Conductor:
             self.hands.hand_back()
         elif isinstance(message, Pause):
             self.paused, self.why = message.on, ""
+            self.reactions.forget()
+            if not message.on:
+                self._see_proposal()
         elif isinstance(message, Go):
             self._go += self.paused
         elif isinstance(message, SetPace):
@@ -419,14 +424,10 @@ class Conductor:
         await self._decide(UndoUpdate(time.time()))
         while len(self.folder.log) >= len(self._live.rounds):
             await asyncio.to_thread(self.folder.take_back)
-        self._update = None
         done = len(self.folder.log)
         batches = [each.steps for each in self._live.rounds if each.steps is not None]
-        assert self._worker is not None
-        self._worker.ask(
-            "restore", self.folder.checkpoint(done), batches, self._patience_of(done) if done else 0
-        )
-        self._asked = False
+        self._update, self._asked = None, False
+        self._ask("restore", self.folder.checkpoint(done), batches, self._patience_of(done) if done else 0)
 
     async def _save_policy(self) -> None:
         if not self._live.version:
@@ -477,7 +478,7 @@ class Conductor:
 
     def _greet(self, tab: str) -> list[msgspec.Struct]:
         assert self._frame is not None  # made before anybody can connect
-        return [self._welcome(tab), self._mode(), self._frame, *self.folder.reports()]
+        return [self._welcome(tab), self._mode(), self._frame, *self.folder.reports]
 
     def _welcome(self, tab: str) -> Welcome:
         return Welcome(

@@ -52,6 +52,7 @@ class Folder:
         path: the folder.
         journal: its journal.
         log: the rows of its iterations, see `records.read_log`.
+        reports: what the person was told after each of them.
 
     Raises:
         RunError: if another process holds it, or it holds another run, or is damaged.
@@ -77,6 +78,7 @@ class Folder:
         self.log = open_run(self.path, header, config)
         if not self.log:
             save_prior(self.path, config, self.task)
+        self.reports: list[Report] = []
 
     @property
     def live(self) -> Path:
@@ -129,6 +131,7 @@ class Folder:
         learned = sum(isinstance(each, Learn) for each in history)
         while len(self.log) > learned:
             self.take_back()
+        self.reports = [read_report(self._file("report", row["iteration"], "json")) for row in self.log]
         session.replay(history)
         done = read_done(self.path, self.log, self.task, self.config)
         for number, (steps, found) in enumerate(zip(done, session.rounds, strict=False), 1):
@@ -145,6 +148,7 @@ class Folder:
         save_arrays(self._file("checkpoint", number), update.checkpoint)
         write_file(self._file("report", number, "json"), msgspec.json.encode(report))
         commit(self.path, self.log, update.row, steps, update.checkpoint, update.policy)
+        self.reports.append(report)
 
     def take_back(self) -> None:
         """Take back the last iteration of the run."""
@@ -154,6 +158,7 @@ class Folder:
             save_arrays(checkpoint_file(self.path, kept), self.checkpoint(kept))
             save_arrays(self.path / f"policy-{kept:03d}.safetensors", load_arrays(self._file("policy", kept)))
         self.log.pop()
+        self.reports = self.reports[:kept]
         write_log(self.path, self.log)
         if kept:
             move_file(self.path / f"policy-{kept:03d}.safetensors", self.path / "policy.safetensors")
@@ -168,10 +173,6 @@ class Folder:
             header = read_config(self.path)
             header["config"]["loop"]["iterations"] = len(self.log)
             write_config(self.path, header)
-
-    def reports(self) -> list[Report]:
-        """What the person was told after each round that counts."""
-        return [read_report(self._file("report", row["iteration"], "json")) for row in self.log]
 
     def save_policy(self, version: int) -> Path:
         """Keep a copy of a policy beside the run, as `evaluate` and `--prior` read it; returns the file."""

@@ -22,6 +22,7 @@ class Hands:
     """What a person does, over indices.
 
     Args:
+        n: number of actions.
         idle: the action of a person in control who presses nothing; None repeats the last one.
 
     Attributes:
@@ -30,8 +31,8 @@ class Hands:
         keys: keystrokes since the last step.
     """
 
-    def __init__(self, idle: Action | None) -> None:
-        self.idle = idle
+    def __init__(self, n: int, idle: Action | None) -> None:
+        self.n, self.idle = n, idle
         self.release: Release = "key"
         self.let_go()
 
@@ -53,8 +54,8 @@ class Hands:
         Raises:
             ValueError: if it is no index.
         """
-        if not isinstance(action, int):
-            raise ValueError("an action of this task is an index")
+        if not isinstance(action, int) or action >= self.n:
+            raise ValueError(f"an action of this task is an index below {self.n}")
         if not down:
             self._held = [each for each in self._held if each != action]
             if self.release == "letting go" and not self._held and self._tapped is None:
@@ -173,4 +174,4 @@ class SmoothHands:
 
 def make_hands(space: Any, idle: Action | None) -> Hands | SmoothHands:
     """The hands for an action space, Discrete or a bounded Box."""
-    return Hands(idle) if hasattr(space, "n") else SmoothHands(space.low, space.high)
+    return Hands(int(space.n), idle) if hasattr(space, "n") else SmoothHands(space.low, space.high)

@@ -158,22 +158,28 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def ask(self, request: str, *arguments: Any) -> None:
-        """Ask for `update` or `restore` of the pupil, with these arguments."""
-        self._connection.send((request, *arguments))
+    def ask(self, number: int, request: str, *arguments: Any) -> None:
+        """Ask for `update` or `restore` of the pupil, with these arguments.
 
-    def receive(self) -> tuple[str, Any]:
+        Args:
+            number: given back with the answer.
+            request: name of the pupil's method.
+            *arguments: its arguments.
+        """
+        self._connection.send((number, request, *arguments))
+
+    def receive(self) -> tuple[str, int, Any]:
         """Wait for what the pupil says next.
 
         Returns:
-            `first` and its arrays, once; `ready` and None, once; `update` and an `Update` or, if it failed,
-            `failed` and why, for each update.
+            `first` and its arrays, once; `ready`, once; and to each request `done` and what it returned, or
+            `failed` and why; between the two, the number of the request.
 
         Raises:
             EOFError: if the process ended.
         """
         try:
-            found: tuple[str, Any] = self._connection.recv()
+            found: tuple[str, int, Any] = self._connection.recv()
         except OSError as error:
             raise EOFError(str(error)) from error
         return found
@@ -191,21 +197,19 @@ def _serve(connection: Connection, config: RunConfig, out: Path) -> None:
     if hasattr(os, "nice"):
         os.nice(5)  # whoever drives goes first
     pupil = Pupil(load_config_task(config, out), config)
-    connection.send(("first", pupil.first_policy))
+    connection.send(("first", 0, pupil.first_policy))
     pupil.warm_up()
-    connection.send(("ready", None))
+    connection.send(("ready", 0, None))
     while True:
         try:
-            request, *arguments = connection.recv()
+            number, request, *arguments = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            answer = getattr(pupil, request)(*arguments)
+            answer = "done", number, getattr(pupil, request)(*arguments)
         except Exception as error:
-            connection.send(("failed", f"{type(error).__name__}: {error}"))
-            continue
-        if request == "update":
-            connection.send(("update", answer))
+            answer = "failed", number, f"{type(error).__name__}: {error}"
+        connection.send(answer)
 
 
 def _end_with_parent() -> None:

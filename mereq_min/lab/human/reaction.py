@@ -38,6 +38,10 @@ class Reactions:
         elif self._since is None:
             self._since = now
 
+    def forget(self) -> None:
+        """What was seen does not count, for instance after a pause."""
+        self._since = None
+
     def take_over(self, now: float) -> None:
         """The person takes over now."""
         if self._since is not None and now - self._since <= LONGEST:

@@ -179,6 +179,7 @@ class Session:
             self._propose()
 
     def _adopt(self) -> None:
+        self.proceed()  # whoever looked may have seen the next episode begin, whose first proposal is drawn
         self.version += 1
         self._driving.policy = self._policies(self.version)
         self._driving.policy_version = self.version

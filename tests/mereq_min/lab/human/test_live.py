@@ -1,0 +1,272 @@
+"""Whole sessions over real sockets: somebody teaches, the server dies, the disk fills, tabs come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from person import Carpet, Page, serving, teach_carpet, visit
+
+from mereq_min.lab.human.folder import same_steps
+from mereq_min.lab.human.journal import Take, UndoUpdate, read_journal
+from mereq_min.lab.human.replay import derive
+from mereq_min.lab.plugins import HUMAN, load_task
+from mereq_min.lab.runs.config import RunConfig
+from mereq_min.lab.runs.records import read_config, read_rows, read_steps
+from mereq_min.loop import LoopConfig, settings_of
+
+STEPS = "25"
+"""Short rounds, which end after one episode."""
+
+
+def run_of(out: Path) -> Path:
+    return out / "carpet/MEReQ-L/seed0"
+
+
+def config_of(n: int) -> RunConfig:
+    estimators = settings_of(load_task("carpet")).estimators
+    return RunConfig("carpet", "MEReQ-L", 0, LoopConfig(1000, n), estimators, expert=HUMAN)
+
+
+def assert_derived_from_its_journal(out: Path, n: int) -> None:
+    """Steps, weights and standard errors of the run are those that its journal leads to, bit for bit."""
+    path = run_of(out)
+    session, updates = derive(load_task("carpet"), config_of(n), read_journal(path / "live/journal.jsonl"))
+    rows = read_rows(path)
+    assert rows and len(rows) <= len(updates)
+    for number, (row, update) in enumerate(zip(rows, updates, strict=False), 1):
+        steps = session.rounds[number - 1].steps
+        assert steps is not None and same_steps(read_steps(path, number), steps)
+        assert row == update.row
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """One server, for all tests that leave it as they found it."""
+    out = tmp_path_factory.mktemp("live") / "out"
+    with serving(out, "--steps", "100") as (_, link):
+        yield out, link
+
+
+def play(link: str, what: Callable[[Page], Awaitable[None]], tab: str = "a") -> None:
+    async def run() -> None:
+        async with visit(link, tab) as page:
+            await what(page)
+
+    asyncio.run(run())
+
+
+def test_a_person_teaches_the_policy_to_keep_off_the_carpet(server: tuple[Path, str]) -> None:
+    out, link = server
+
+    async def teach(page: Page) -> None:
+        await teach_carpet(page, 3, Carpet())
+        await page.send("pause", on=True)
+        await page.until(lambda each: each.last["mode"]["paused"])
+
+    play(link, teach)
+    rows = read_rows(run_of(out))
+    rates = [row["intervention_rate"] for row in rows]
+    assert rates[0] >= 0.3 and min(rates[1:]) <= 0.1
+    theta = rows[-1]["theta"]
+    assert theta is not None and theta[load_task("carpet").feature_names.index("carpet")] < -0.5
+    assert read_config(run_of(out))["config"]["expert"] == HUMAN
+    assert run_of(out).stat().st_mode & 0o777 == 0o700
+    assert_derived_from_its_journal(out, 100)
+
+
+def test_undo_while_driving(server: tuple[Path, str]) -> None:
+    _, link = server
+
+    async def undo(page: Page) -> None:
+        await page.send("pause", on=True)
+        before = page.last["frame"]["n"]
+        await page.tap(1)
+        for k in range(1, 6):
+            await page.send("go")
+            await page.until(lambda each, n=before + k: each.last["frame"]["n"] == n)  # type: ignore[misc]
+        assert page.last["frame"]["by"] == "person"
+        await page.send("undo", steps=5)
+        await page.until(lambda each: each.last["frame"]["rewound"])
+        assert page.last["frame"]["n"] == before
+
+    play(link, undo)
+
+
+def test_a_second_tab_watches_and_may_claim(server: tuple[Path, str]) -> None:
+    _, link = server
+
+    async def run() -> None:
+        async with visit(link, "one") as one, visit(link, "two") as two:
+            await two.send("act", action=1)
+            await two.until(lambda each: bool(each.notices))
+            assert "another tab is in control" in two.notices[0]
+            assert two.last["mode"]["controller"] == "one" and not two.last["mode"]["person"]
+            await two.send("claim")
+            await one.until(lambda each: each.last["mode"]["controller"] == "two")
+            assert one.last["mode"]["paused"]  # it goes on when the new one says so
+
+    asyncio.run(run())
+
+
+def test_a_closed_tab_pauses_with_nobody_in_control(server: tuple[Path, str]) -> None:
+    _, link = server
+
+    async def run() -> None:
+        async with visit(link, "watching") as watching:
+            async with visit(link, "driving") as driving:
+                await driving.send("claim")
+                await driving.send("begin")
+                await driving.send("pause", on=False)
+                await driving.send("act", action=1)
+                await driving.until(lambda each: each.last["mode"]["person"])
+            await watching.until(lambda each: each.last["mode"]["controller"] is None)
+            mode = watching.last["mode"]
+            assert mode["paused"] and not mode["person"] and "closed" in mode["why"]
+
+    asyncio.run(run())
+
+
+def test_two_servers_on_one_session_are_refused(server: tuple[Path, str]) -> None:
+    out, _ = server
+    command = [sys.executable, "-m", "mereq_min.lab.commands.main", "teach", "carpet", "--no-browser"]
+    second = subprocess.run(
+        [*command, "--out", str(out), "--steps", "100"], capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 1
+    assert "is being written by process" in second.stderr and "Traceback" not in second.stderr
+
+
+def test_taking_an_update_back(server: tuple[Path, str]) -> None:
+    out, link = server
+    before = len(read_rows(run_of(out)))
+
+    async def undo(page: Page) -> None:
+        await page.send("undo_update")
+        await page.until(lambda each: each.last["frame"]["rewound"])
+        assert page.last["mode"]["version"] == before - 1
+        await page.send("learn")
+        await page.until(lambda each: each.last.get("report", {}).get("round") == before)
+        await page.until(lambda each: each.last["mode"]["version"] == before)
+
+    first = read_rows(run_of(out))
+    play(link, undo)
+    assert any(isinstance(each, UndoUpdate) for each in read_journal(run_of(out) / "live/journal.jsonl"))
+    assert read_rows(run_of(out))[:-1] == first[:-1]
+    assert_derived_from_its_journal(out, 100)
+
+
+def kill_again_and_again(tmp_path: Path, times: int, seed: int) -> None:
+    """Kill the server at random moments of a session, then end it, and derive everything again."""
+    rng, out, person = random.Random(seed), tmp_path / "out", Carpet()
+    shown = 0
+
+    async def drive(link: str, seconds: float, kill: Callable[[], None]) -> int:
+        async with visit(link) as page:
+            start = page.last["frame"]["n"]
+            assert start >= shown - 1  # what the page saw, but for the decision in flight
+            if start:
+                assert page.last["mode"]["phase"] == "driving" and page.last["mode"]["paused"]
+            asyncio.get_running_loop().call_later(seconds, kill)
+            try:
+                await teach_carpet(page, 10**9, person)
+            except Exception:  # the connection was cut
+                return int(page.last["frame"]["n"])
+        raise AssertionError("the server lives")
+
+    for _ in range(times):
+        with serving(out, "--steps", STEPS) as (process, link):
+            shown = asyncio.run(
+                drive(
+                    link, rng.uniform(0.05, 4.0), lambda process=process: process.send_signal(signal.SIGKILL)
+                )
+            )
+    with serving(out, "--steps", STEPS) as (process, link):
+
+        async def finish(page: Page) -> None:
+            done = max(page.reports, default=0)
+            await teach_carpet(page, done + 2, person)
+            await page.send("stop")
+            await page.until(lambda each: each.last["mode"]["phase"] == "finished")
+
+        play(link, finish)
+        assert process.wait(60) == 0
+    assert_derived_from_its_journal(out, int(STEPS))
+    assert read_config(run_of(out))["config"]["loop"]["iterations"] == len(read_rows(run_of(out)))
+
+
+def test_a_server_that_is_killed_goes_on_at_the_same_step(tmp_path: Path) -> None:
+    kill_again_and_again(tmp_path, 2, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_twenty_kills(tmp_path: Path, seed: int) -> None:
+    kill_again_and_again(tmp_path, 5, seed=seed)
+
+
+def test_a_full_disk_pauses_says_so_and_loses_nothing(tmp_path: Path) -> None:
+    """The operating system refuses to let files of the server grow, as a full disk does."""
+    out = tmp_path / "out"
+    with serving(out, "--steps", "1000") as (process, link):
+
+        async def fill(page: Page) -> None:
+            await page.send("begin")
+            await page.send("pace", speed=10)
+            await page.until(lambda each: each.last["frame"]["n"] >= 5)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
+            await page.until(lambda each: each.last["mode"]["paused"])
+            assert "nothing is lost" in page.last["mode"]["why"]
+            n = page.last["frame"]["n"]
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+            await page.send("pause", on=False)
+            await page.until(lambda each: each.last["frame"]["n"] >= n + 5)
+            await page.send("pause", on=True)
+            await page.until(lambda each: each.last["mode"]["paused"])
+
+        play(link, fill)
+    entries = read_journal(run_of(out) / "live/journal.jsonl")
+    assert all(isinstance(each, Take) for each in entries[1:]) and len(entries) > 10
+
+
+def test_another_session_in_the_same_place_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with serving(out, "--steps", "25") as (_, link):
+
+        async def one(page: Page) -> None:
+            await page.send("begin")
+            await page.until(lambda each: each.last["frame"]["n"] >= 1)
+
+        play(link, one)
+    command = [sys.executable, "-m", "mereq_min.lab.commands.main", "teach", "carpet", "--no-browser"]
+    other = subprocess.run(
+        [*command, "--out", str(out), "--steps", "50"], capture_output=True, text=True, check=False
+    )
+    assert other.returncode == 1 and "steps_per_round 25, not 50" in other.stderr
+
+
+def test_a_journal_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    """A run whose steps were changed is not gone on with; the hashes of the run say so first."""
+    out = tmp_path / "out"
+    with serving(out, "--steps", STEPS) as (_, link):
+        play(link, lambda page: teach_carpet(page, 1, Carpet()))
+    journal = run_of(out) / "live/journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    entry: dict[str, Any] = json.loads(lines[2])["entry"]
+    assert entry["type"] == "take"
+    journal.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    command = [sys.executable, "-m", "mereq_min.lab.commands.main", "teach", "carpet", "--no-browser"]
+    other = subprocess.run(
+        [*command, "--out", str(out), "--steps", STEPS], capture_output=True, text=True, check=False
+    )
+    assert other.returncode == 1 and "line 3 of" in other.stderr and "is damaged" in other.stderr

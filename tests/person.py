@@ -1,0 +1,146 @@
+"""A scripted person: a page without a screen, which watches, takes over and hands back over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+
+from mereq_min.interfaces import Task
+from mereq_min.lab.plugins import load_task
+
+Message = dict[str, Any]
+"""A message of the protocol."""
+
+
+class Page:
+    """A page that is connected, and the last message of each kind.
+
+    Attributes:
+        last: the last message by type.
+        reports: all reports, by round.
+    """
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.last: dict[str, Message] = {}
+        self.reports: dict[int, Message] = {}
+        self.notices: list[str] = []
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        """Send a message."""
+        await self.socket.send(json.dumps({"type": kind, **fields}))
+
+    async def receive(self) -> Message:
+        """Wait for a message."""
+        message: Message = json.loads(await asyncio.wait_for(self.socket.recv(), 60))
+        self.last[message["type"]] = message
+        if message["type"] == "report":
+            self.reports[message["round"]] = message
+        if message["type"] == "notice":
+            self.notices.append(message["text"])
+        return message
+
+    async def until(self, condition: Callable[[Page], bool]) -> None:
+        """Receive until a condition holds."""
+        while not condition(self):
+            await self.receive()
+
+    async def tap(self, action: int) -> None:
+        """Press a key and let it go."""
+        await self.send("act", action=action)
+        await self.send("act", action=action, down=False)
+
+
+@asynccontextmanager
+async def visit(link: str, tab: str = "a") -> AsyncIterator[Page]:
+    """Open the page of a session, greeted, pinging every second."""
+    origin = link.rsplit("/", 2)[0]
+    async with connect(f"{link.replace('http', 'ws')}ws?tab={tab}", origin=origin, max_size=2**26) as socket:
+        page = Page(socket)
+
+        async def ping() -> None:
+            while True:
+                await page.send("ping", t=time.time())
+                await asyncio.sleep(1)
+
+        pinging = asyncio.create_task(ping())
+        try:
+            await page.until(lambda each: {"welcome", "mode", "frame"} <= each.last.keys())
+            yield page
+        finally:
+            pinging.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await pinging
+
+
+class Carpet:
+    """What the simulated expert of `carpet` would do, told from what the page shows."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.task: Task = load_task("carpet")
+        self._rng = np.random.default_rng(seed)
+        layout: Any = self.task.layout  # type: ignore[attr-defined]
+        self._states = {tuple(cell): s for s, cell in enumerate(layout.cells.tolist())}
+        self.calm = 0
+
+    async def respond(self, page: Page) -> None:
+        """Look at the last frame, and take over, go on, or hand back."""
+        frame, mode = page.last["frame"], page.last["mode"]
+        if frame["proposal"] is None or mode["paused"]:
+            return
+        oracle = self.task.oracle
+        assert oracle is not None
+        state = np.array(self._states[tuple(frame["scene"]["cell"])])
+        objects = oracle.violates(state, np.array(frame["proposal"]))
+        if not objects and not mode["person"]:
+            return
+        self.calm = 0 if objects else self.calm + 1
+        if mode["person"] and self.calm >= oracle.release:
+            self.calm = 0
+            await page.send("hand_back")
+        else:
+            await page.tap(int(oracle.expert_policy.sample(state[None], self._rng)[0]))
+
+
+async def teach_carpet(page: Page, rounds: int, person: Carpet) -> None:
+    """Teach until a round is reported."""
+    await page.send("begin")
+    await page.send("pause", on=False)
+    await page.send("pace", speed=10)
+    while max(page.reports, default=0) < rounds:
+        message = await page.receive()
+        if message["type"] == "frame":
+            await person.respond(page)
+
+
+@contextmanager
+def serving(out: Path, *options: str, task: str = "carpet") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, and its link; killed at the end."""
+    command = [sys.executable, "-m", "mereq_min.lab.commands.main", "teach", task, "--no-browser"]
+    with (out.parent / f"{out.name}.log").open("a") as log:
+        process = subprocess.Popen(
+            [*command, "--out", str(out), *options], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + (out.parent / f"{out.name}.log").read_text()
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
