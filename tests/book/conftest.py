@@ -20,3 +20,8 @@ def load(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def road() -> ModuleType:
     return load("road")
+
+
+@pytest.fixture(scope="session")
+def exercises() -> ModuleType:
+    return load("exercises")

@@ -66,3 +66,21 @@ def test_each_name_of_the_library_is_a_link(name):
     """Links are resolved by the build; a dotted name in plain code would go unchecked."""
     text = re.sub(r"```.*?```|\{[\w:]+\}`[^`]*`", "", PAGES[name], flags=re.DOTALL)
     assert re.findall(r"`(?:mereq_min|gridworlds|deep)\.[\w.]+(?:\(\))?`", text) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_figure_has_a_number_and_a_text_for_those_who_do_not_see_it(name):
+    for options in re.findall(r"^---\nmystnb:\n(.*?)^---$", PAGES[name], flags=re.MULTILINE | re.DOTALL):
+        assert re.search(r'^    alt: ".{15,}"$', options, flags=re.MULTILINE)
+        assert re.search(r"^    name: fig-[\w-]+$", options, flags=re.MULTILINE)
+        assert re.search(r"^    caption: \|\n      \S", options, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name >= "03"])
+def test_each_chapter_shows_the_lines_of_the_road_that_it_replaces(name):
+    shown = re.findall(r"```\{literalinclude\} road.py\n(.*?)```", CHAPTERS[name], flags=re.DOTALL)
+    assert shown and all(":lineno-match:" in options for options in shown)
+    road = (ROOT / "book/road.py").read_text(encoding="utf-8")
+    for options in shown:
+        for function in re.findall(":pyobject: (.+)", options):
+            assert f"\ndef {function}(" in road
