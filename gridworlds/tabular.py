@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,17 +14,27 @@ from numpy.typing import ArrayLike, NDArray
 from gridworlds.draw import Draw
 from gridworlds.env import TabularEnv
 from gridworlds.maps import Layout
+from mereq_min.baselines import FeatureCloner, ProxyValues, ResidualCloner, TakeoverReward
 from mereq_min.exact import ExactCloner, ExactLearner, tabulate, visitation
 from mereq_min.experts import RuleOracle
-from mereq_min.interfaces import Imperfections, Policy, RewardModel, Start
+from mereq_min.interfaces import Cloner, Imperfections, Policy, RewardModel, Start
 from mereq_min.lab.human.scenes import Scene
 from mereq_min.loop import Settings
 from mereq_min.mdp import TabularMDP
+from mereq_min.methods import TableBaseline
 from mereq_min.metrics import feature_divergence, starc_distance
 from mereq_min.policies import TabularPolicy
 from mereq_min.residual import scaled_prior_weight, solve_residual
 from mereq_min.soft import solve_soft
 from mereq_min.validation import Array, Mask, check_array, check_log_probabilities, check_number
+
+TABLE_BASELINES: dict[TableBaseline, Callable[..., Cloner]] = {
+    "feature cloning": FeatureCloner,
+    "residual cloning": ResidualCloner,
+    "takeover reward": TakeoverReward,
+    "proxy values": ProxyValues,
+}
+"""The baselines of `TabularTask.make_table_cloner`."""
 
 LOWEST_LOG_PROB = -20.0
 """Floor of log pi(a | s) in `kl_to_expert` [nats], which is finite even if a policy never takes an action."""
@@ -152,6 +163,10 @@ class TabularTask:
     def make_cloner(self, *, seed: int = 0) -> ExactCloner:
         """Return the exact cloner, which starts from the prior; `seed` has no effect."""
         return ExactCloner(self.log_prior)
+
+    def make_table_cloner(self, kind: TableBaseline) -> Cloner:
+        """Return a baseline of `mereq_min.baselines` on this task."""
+        return TABLE_BASELINES[kind](self.mdp, self.log_prior, self.scaled_prior_weight, self.temperature)
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> TabularPolicy:
         """Rebuild a policy from the arrays of its `state()`.

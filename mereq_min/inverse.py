@@ -400,7 +400,7 @@ class _Mixture:
         return _MixturePoint(x, policy, gradient, information, float(value), observed=observed)
 
 
-LEAST_LEFT = 0.1
+LEAST_LEFT = 1e-3
 """Share of the information of known slips that must be left in each direction for a step to rely on it."""
 
 

@@ -32,6 +32,11 @@ from mereq_min.policies import UniformPolicy
 from mereq_min.steps import ExpertSet, Steps, last_iteration, sample_weights
 from mereq_min.validation import Array
 
+TableBaseline = Literal["feature cloning", "residual cloning", "takeover reward", "proxy values"]
+"""How the baselines of `mereq_min.baselines` fit a policy."""
+Estimator = Literal["feature matching", "segment likelihood", "robust likelihood", "cloning", TableBaseline]
+"""How theta or, without one, the policy is fitted."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -52,7 +57,7 @@ class Method:
     reward: RewardModel | None
     start: Start
     expert_set: ExpertSet
-    estimator: Literal["feature matching", "segment likelihood", "robust likelihood", "cloning"]
+    estimator: Estimator
     source: str
     iterations: Literal["all", "last"] = "all"
     tables_only: bool = False
@@ -88,6 +93,28 @@ METHODS: dict[str, Method] = {
             "this project",
             tables_only=True,
         ),
+        Method(
+            "HG-DAgger-1",
+            None,
+            "prior",
+            "expert",
+            "feature cloning",
+            "Kelly et al. 2019, on features of one step",
+            tables_only=True,
+        ),
+        Method(
+            "Residual-BC",
+            None,
+            "prior",
+            "expert",
+            "residual cloning",
+            "Silver et al. 2018, for cloning",
+            tables_only=True,
+        ),
+        Method(
+            "RLIF", None, "prior", "expert + policy", "takeover reward", "Luo et al. 2024", tables_only=True
+        ),
+        Method("PVP", None, "prior", "expert + policy", "proxy values", "Peng et al. 2023", tables_only=True),
     )
 }
 """The methods by name."""
@@ -165,9 +192,14 @@ class InverseRL:
 
     def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Restore theta, the learner and its policy."""
+        self._restore(state, state, steps)
+
+    def _restore(
+        self, state: dict[str, NDArray[Any]], learner: dict[str, NDArray[Any]], steps: Steps
+    ) -> None:
         self.theta = state["theta"]
         self.info = {"theta": self.theta, "standard_errors": state["standard_errors"]}
-        self.learner.restore(state)
+        self.learner.restore(learner)
         self._expert_samples = int(steps.is_intervention.sum())
         if self._expert_samples or self.method.start == "scratch":
             self.policy = self.learner.policy
@@ -215,11 +247,10 @@ class RobustInverseRL(InverseRL):
 
     def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Restore theta, the expert's noise, the learner and its policy."""
-        self.noise = {name: float(state[name]) for name in self.noise}
-        prefix = "learner."
+        prefix, own = "learner.", {name: state[name] for name in ("theta", "standard_errors")}
         learner = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-        own = {name: state[name] for name in ("theta", "standard_errors")}
-        super().restore({**learner, **own}, steps, patience)
+        self.noise = {name: float(state[name]) for name in self.noise}
+        self._restore(own, learner, steps)
         self.info = {**self.info, **self.noise}
 
 
@@ -269,15 +300,22 @@ def make_aligner(
     if config is None:
         recorded = getattr(task, "recorded_settings", None)
         config = EstimatorConfig() if recorded is None else recorded.estimators
-    if method.estimator == "robust likelihood":
-        make_learner = getattr(task, "make_tempered_learner", None)
-        if make_learner is None:
-            raise ValueError(
-                f"{method.name} varies the weight of the prior, for which it needs an exact table, and "
-                f"{task.name} is none; use MEReQ-L"
-            )
-        return RobustInverseRL(task, method, make_learner(), config)
+    if method.tables_only:
+        return _make_table_aligner(task, method, config)
     if method.reward is None:
         return Cloning(task, method, task.make_cloner(seed=seed), config)
     learner = task.make_learner(method.reward, config.matching.discount, start=method.start, seed=seed)
     return InverseRL(task, method, learner, config)
+
+
+def _make_table_aligner(task: Any, method: Method, config: EstimatorConfig) -> Aligner:
+    """Build a method that needs more of a task than its contract, which tabular tasks offer."""
+    name = "make_tempered_learner" if method.reward is not None else "make_table_cloner"
+    if not hasattr(task, name):
+        raise ValueError(
+            f"{method.name} works on tables only, and {task.name} is none; choose one of "
+            f"{', '.join(each for each in METHODS if not METHODS[each].tables_only)}"
+        )
+    if method.reward is not None:
+        return RobustInverseRL(task, method, task.make_tempered_learner(), config)
+    return Cloning(task, method, task.make_table_cloner(method.estimator), config)

@@ -44,7 +44,14 @@ def test_the_table_of_methods_reads_like_the_papers():
         ("HG-DAgger-FT", None, "prior", "expert", "cloning"),
         ("IWR-FT", None, "prior", "expert + policy", "cloning"),
         ("MEReQ-L", "residual", "prior", "expert", "segment likelihood"),
+        ("MEReQ-last", "residual", "prior", "expert + good-enough", "feature matching"),
+        ("MEReQ-R", "residual", "prior", "expert", "robust likelihood"),
+        ("HG-DAgger-1", None, "prior", "expert", "feature cloning"),
+        ("Residual-BC", None, "prior", "expert", "residual cloning"),
+        ("RLIF", None, "prior", "expert + policy", "takeover reward"),
+        ("PVP", None, "prior", "expert + policy", "proxy values"),
     }
+    assert {m.name for m in METHODS.values() if m.iterations == "last"} == {"MEReQ-last"}
 
 
 def test_running_totals_versions_and_episodes_fit_together():
@@ -328,7 +335,31 @@ def test_without_accumulation_only_the_last_iteration_counts(name):
         policy, _ = aligner.update(given, 1)
         fitted[accumulate, given is last] = tabulate(task.mdp, policy)
     np.testing.assert_array_equal(fitted[False, False], fitted[True, True])
+    if METHODS[name].iterations == "last":
+        np.testing.assert_array_equal(fitted[False, False], fitted[True, False])
+        return
     assert np.abs(np.exp(fitted[False, False]) - np.exp(fitted[True, False])).max() > 1e-3
+
+
+def test_mereq_last_is_mereq_without_accumulation():
+    """And with less of the prior's own steps it needs fewer of the expert's, see `EstimatorConfig`."""
+    task, found = load_task("carpet"), {}
+    for name, accumulate in (("MEReQ", False), ("MEReQ-last", True)):
+        aligner = make_aligner(task, METHODS[name], EstimatorConfig(accumulate))
+        done = list(align(task, aligner, LoopConfig(iterations=3, steps_per_iteration=100), seed=3))
+        found[name] = [each.info["theta"] for each in done]
+    np.testing.assert_array_equal(found["MEReQ"], found["MEReQ-last"])
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.tables_only])
+def test_methods_of_tables_say_so_on_other_tasks(name):
+    class Network:
+        name = "pendulum"
+
+    with pytest.raises(
+        ValueError, match=f"^{name} works on tables only, and pendulum is none; choose one of"
+    ):
+        make_aligner(Network(), METHODS[name], EstimatorConfig())
 
 
 def test_without_accumulation_an_iteration_without_interventions_changes_nothing():

@@ -105,7 +105,7 @@ def test_staying_takes_no_fewer_samples_than_crossing(rates: list[float], thresh
 
 
 def test_luck_of_one_rate_makes_crossings_early_and_staying_only_a_little_late() -> None:
-    """A true rate of 0.08 measured on 100 steps is below 0.05 in 10 % of iterations and hardly ever stays."""
+    """A rate of 0.08 measured on 100 steps is below 0.05 in 10 % of iterations, and hardly ever stays so."""
     rng, runs = np.random.default_rng(0), 400
     rates = np.hstack([rng.binomial(100, 0.08, size=(runs, 10)) / 100, np.full((runs, 2), 0.01)])
     samples = list(range(12))

@@ -75,8 +75,18 @@ METHOD_COLOURS = {
     "IWR-FT": "#CC79A7",
     "MEReQ-L": "#0072B2",
 }
-"""Colour of each method, from the palette of Okabe and Ito, which colour-blind readers can tell apart."""
-COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS}
+"""Colour of each recorded method, from the palette of Okabe and Ito, which colour-blind readers can tell
+apart."""
+OTHER_COLOURS = {
+    "MEReQ-last": "#A64A00",
+    "MEReQ-R": "#003F63",
+    "HG-DAgger-1": "#5FBFA0",
+    "Residual-BC": "#006B50",
+    "RLIF": "#8C2D62",
+    "PVP": "#E8B4CE",
+}
+"""Colour of the methods that are not recorded on all tasks."""
+COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS, **OTHER_COLOURS}
 """Colours of the methods, the prior and the expert."""
 
 GREY = "#777777"
@@ -145,7 +155,8 @@ def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
     axes[0, 0].set_ylabel("intervention rate (dashed: 0.05)")
     for ax in axes[1:, 0]:
         ax.set_ylabel("expert samples until rate < δ")
-    add_legend(figure)
+    present = {method for runs in comparison.values() for method in runs}
+    add_legend(figure, [method for method in OTHER_COLOURS if method in present])
     return figure
 
 
@@ -155,10 +166,10 @@ def count_seeds(runs: Runs) -> str:
     return f"{count} seed{'s' * (count > 1)}"
 
 
-def add_legend(figure: Figure) -> None:
-    """Say which colour is which method."""
+def add_legend(figure: Figure, others: Sequence[str] = ()) -> None:
+    """Say which colour is which method: the recorded ones, and others."""
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colour, lw=3, label=method) for method, colour in METHOD_COLOURS.items()
+        Line2D([], [], color=COLOURS[method], lw=3, label=method) for method in [*METHOD_COLOURS, *others]
     ]
     handles.append(
         Patch(
@@ -189,10 +200,11 @@ def draw_rates(ax: Axes, runs: Runs) -> None:
 
 def draw_samples(ax: Axes, runs: Runs) -> None:
     """Bars with 95 % intervals; hatched if some runs never reached the threshold: then a lower bound."""
+    methods = [*METHOD_COLOURS, *(method for method in OTHER_COLOURS if method in runs)]
     for method, _ in _present(runs):
         for group, threshold in enumerate(THRESHOLDS):
             (mean, low, high), censored = samples_interval(runs[method], threshold)
-            x = draw_bar(ax, group, method, mean, hatch="////" if censored else None)
+            x = draw_bar(ax, group, method, mean, hatch="////" if censored else None, methods=methods)
             ax.errorbar(x, mean, [[mean - low], [high - mean]], color=GREY, lw=0.8, capsize=1.5)
             if censored:
                 top = np.nanmax([mean, high])  # one seed has no interval
@@ -202,7 +214,7 @@ def draw_samples(ax: Axes, runs: Runs) -> None:
 
 def _present(runs: Runs) -> list[tuple[str, str]]:
     """Methods that were run, with their colours."""
-    return [(method, colour) for method, colour in METHOD_COLOURS.items() if method in runs]
+    return [(method, colour) for method, colour in COLOURS.items() if method in runs]
 
 
 def draw_published(ax: Axes, samples: Mapping[tuple[str, float], float]) -> None:
@@ -212,11 +224,18 @@ def draw_published(ax: Axes, samples: Mapping[tuple[str, float], float]) -> None
     label_thresholds(ax)
 
 
-def draw_bar(ax: Axes, group: int, method: str, height: float, hatch: str | None = None) -> float:
-    """One method's bar in the group of a threshold; returns where it stands."""
-    width = 0.8 / len(METHOD_COLOURS)
-    x = group + (list(METHOD_COLOURS).index(method) - (len(METHOD_COLOURS) - 1) / 2) * width
-    ax.bar(x, height, 0.92 * width, color=METHOD_COLOURS[method], hatch=hatch, edgecolor="white", lw=0)
+def draw_bar(
+    ax: Axes,
+    group: int,
+    method: str,
+    height: float,
+    hatch: str | None = None,
+    methods: Sequence[str] = tuple(METHOD_COLOURS),
+) -> float:
+    """One method's bar among those of `methods` in the group of a threshold; returns where it stands."""
+    width = 0.8 / len(methods)
+    x = group + (list(methods).index(method) - (len(methods) - 1) / 2) * width
+    ax.bar(x, height, 0.92 * width, color=COLOURS[method], hatch=hatch, edgecolor="white", lw=0)
     return x
 
 

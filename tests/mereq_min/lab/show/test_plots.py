@@ -21,6 +21,7 @@ from mereq_min.lab.show.film import film
 from mereq_min.lab.show.plots import (
     COLOURS,
     METHOD_COLOURS,
+    OTHER_COLOURS,
     draw_comparison,
     draw_features,
     draw_returns,
@@ -30,7 +31,7 @@ from mereq_min.lab.show.plots import (
 )
 from mereq_min.lab.show.published import read_published
 from mereq_min.lab.show.tables import comparison_table
-from mereq_min.methods import METHODS
+from mereq_min.methods import METHODS, RECORDED_METHODS
 from mereq_min.metrics import THRESHOLDS, samples_interval
 from mereq_min.policies import TabularPolicy, UniformPolicy
 from mereq_min.rollout import rollout
@@ -316,7 +317,8 @@ def test_returns_are_those_under_the_experts_reward(task, known):
 
 
 def test_the_colours_name_every_method():
-    assert list(METHOD_COLOURS) == list(METHODS)
+    assert tuple(METHOD_COLOURS) == RECORDED_METHODS
+    assert [*METHOD_COLOURS, *OTHER_COLOURS] == list(METHODS)
     assert len(set(COLOURS.values())) == len(METHODS) + 2
 
 
