@@ -4,17 +4,23 @@ Patterns are read from left to right, one character a step: `v` a violation, `.`
 answer has P where the policy executed the step, E where the expert did.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import binomtest
 from strategies import generators
+from tiny import make_tiny
 
-from mereq_min.experts import DemonstratingExpert, SimulatedExpert
+from mereq_min.experts import PRESETS, DemonstratingExpert, RuleOracle, SimulatedExpert
 from mereq_min.interfaces import Imperfections, Policy
+from mereq_min.policies import UniformPolicy
+from mereq_min.soft import solve_soft
 
 patterns = st.text("v.", max_size=40)
 counts = st.integers(1, 4)
@@ -285,6 +291,131 @@ def test_the_generator_of_reset_is_the_only_source_of_randomness(
     assert episode(used) == episode(make_expert(patience, release, imperfections, policy=Uniform(0)))
 
 
+class Alternating(Constant):
+    """A policy that never does the same twice in a row."""
+
+    def sample(self, state: Any, rng: np.random.Generator) -> Any:
+        self.action += 1
+        return np.full(len(state), self.action)
+
+
+def actions(imperfections: Imperfections, policy: Policy, pattern: str, seed: int = 0) -> list[int]:
+    """What the expert does in the steps that it controls; slips are actions from 100 to 109."""
+    expert = SimulatedExpert(
+        policy,
+        lambda state, action: bool(state),
+        patience=1,
+        release=1,
+        imperfections=imperfections,
+        slips=UniformPolicy(Discrete(10, start=100)),
+    )
+    expert.reset(np.random.default_rng(seed))
+    answers = [expert.intervene(np.array(int(c == "v")), np.array(0)) for c in pattern]
+    return [int(answer) for answer in answers if answer is not None]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_actions_are_random_at_the_stated_rate_and_uniformly(rate: float) -> None:
+    done = actions(Imperfections(random_action_rate=rate), Constant(7), "v" * 8000)
+    assert_rate(sum(action != 7 for action in done), len(done), rate)
+    assert set(done) == {7, *range(100, 110)}
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_actions_are_repeated_at_the_stated_rate(rate: float) -> None:
+    done = actions(Imperfections(repeat_rate=rate), Alternating(0), "v" * 8000)
+    repeated = [a == b for a, b in itertools.pairwise(done)]
+    assert_rate(sum(repeated), len(repeated), rate)
+
+
+def test_an_intervention_does_not_begin_with_an_action_of_the_last_one() -> None:
+    assert actions(Imperfections(repeat_rate=1.0), Alternating(0), "vv..vv..") == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_delays_spread_by_a_geometric_time(spread: float) -> None:
+    """Its mean is the spread, and its probability of 0 is 1 / (1 + spread)."""
+    expert = make_expert(1, 1, Imperfections(reaction_delay=2, reaction_delay_spread=spread), seed=4)
+    who = watch(expert, ("v" + "." * 60 + "|") * 4000).split("|")[:-1]
+    extra = np.array([each.index("E") - 3 for each in who])
+    assert extra.min() == 0
+    assert_rate(int((extra == 0).sum()), len(extra), 1 / (1 + spread))
+    error = np.sqrt(spread * (1 + spread) / len(extra))
+    assert abs(extra.mean() - spread) < 4 * error
+
+
+def test_fatigue_grows_within_an_episode_and_ends_with_it() -> None:
+    """At step t a violation is missed with probability 0.1 (1 + t / 2), from t = 18 on always."""
+    errs = Imperfections(miss_rate=0.1, fatigue=0.5)
+    for t, rate in ((0, 0.1), (4, 0.3), (18, 1.0), (25, 1.0)):
+        who = watch(make_expert(1, 1, errs, seed=5), ("." * t + "v.|") * 2000)
+        assert_rate(who.count("E"), 2000, 1.0 - rate)
+
+
+def test_the_human_is_the_one_of_the_study() -> None:
+    assert PRESETS["human"] == Imperfections(0.2, 0.01, 1, random_action_rate=0.1, temperature_ratio=1.5)
+    assert PRESETS["none"] == Imperfections()
+
+
+def test_an_expert_without_slips_to_draw_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs slips=UniformPolicy"):
+        make_expert(1, 1, Imperfections(random_action_rate=0.1))
+
+
+# The policies of experts who err ---------------------------------------------------------------------------
+
+
+def erring(**errors: float) -> Any:
+    oracle = make_tiny().oracle
+    assert oracle is not None
+    return oracle.erring_policy(Imperfections(**errors)).log_policy
+
+
+def test_without_errors_the_policy_is_the_experts_own() -> None:
+    task = make_tiny()
+    assert task.oracle is not None
+    assert_array_equal(
+        task.oracle.erring_policy(Imperfections()).log_policy, task.oracle.expert_policy.log_policy
+    )
+    assert task.oracle.make_expert().policy is task.oracle.expert_policy
+
+
+def test_an_expert_who_wants_nothing_acts_as_the_prior() -> None:
+    assert_allclose(np.exp(erring(wish_share=0.0)), np.exp(make_tiny().log_prior), rtol=0, atol=1e-6)
+
+
+def test_a_hot_expert_is_soft_optimal_for_the_same_reward_at_a_higher_temperature() -> None:
+    task = make_tiny()
+    assert task.oracle is not None and task.oracle.full_weights is not None
+    expected = solve_soft(task.mdp, task.mdp.reward(task.oracle.full_weights), 2.0 * task.temperature)
+    assert_allclose(np.exp(erring(temperature_ratio=2.0)), np.exp(expected.log_policy), rtol=0, atol=1e-6)
+
+
+def test_a_wholly_myopic_expert_weighs_the_features_of_one_step_against_the_prior() -> None:
+    task = make_tiny()
+    assert task.oracle is not None
+    logits = task.log_prior + task.mdp.reward(task.oracle.true_theta) / task.temperature
+    found = np.exp(erring(myopia=1.0))
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert np.abs(found - np.exp(erring())).max() > 0.01
+
+
+@pytest.mark.parametrize("errors", [{"temperature_ratio": 1.5}, {"wish_share": 0.5}, {"myopia": 0.3}])
+def test_oracles_without_such_policies_say_so(errors: dict[str, float]) -> None:
+    class Network(RuleOracle):
+        patience = release = 1
+        expert_policy = ALWAYS_7
+        action_space = Discrete(2)
+
+        def violates(self, state: Any, action: Any) -> bool:
+            return False
+
+    assert Network().make_expert(Imperfections(random_action_rate=0.1)).policy is ALWAYS_7
+    with pytest.raises(ValueError, match=r"acts by a trained network.*leave them at 1, 1 and 0"):
+        Network().make_expert(Imperfections(**errors))
+
+
 # Demonstrations --------------------------------------------------------------------------------------------
 
 
@@ -299,13 +430,22 @@ def test_a_demonstrating_expert_controls_every_step_with_its_own_policy() -> Non
 # Refusals --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["miss_rate", "false_alarm_rate"])
+RATES = ["miss_rate", "false_alarm_rate", "random_action_rate", "repeat_rate", "myopia"]
+
+
+@pytest.mark.parametrize("name", RATES)
 @pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
 def test_rates_that_are_no_probability_are_refused(name: str, value: Any) -> None:
     with pytest.raises(
         ValueError, match=f"{name} must be a finite number at least 0 and at most 1, got {value}"
     ):
         Imperfections(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["reaction_delay_spread", "wish_share", "fatigue", "temperature_ratio"])
+def test_what_cannot_be_negative_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a finite number (at least|above) 0, got -0.5"):
+        Imperfections(**{name: -0.5})
 
 
 def test_negative_delay_is_refused() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 import tyro
 from rich.progress import TextColumn
 
+from mereq_min.interfaces import Task
 from mereq_min.lab.commands.align import Output, with_imperfections
 from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.plugins import UsageError, check_name, load_task
@@ -19,7 +20,7 @@ from mereq_min.lab.runs.config import RunConfig, run_folder, slug
 from mereq_min.lab.runs.records import bundle, find_runs, read_record
 from mereq_min.lab.runs.sweep import Engine, Sweep
 from mereq_min.lab.show.published import PAPER_NAMES
-from mereq_min.lab.show.tables import comparison_table
+from mereq_min.lab.show.tables import comparison_table, outcomes_table
 from mereq_min.loop import Settings, settings_of
 from mereq_min.methods import METHODS, RECORDED_METHODS
 from mereq_min.validation import check_number
@@ -81,7 +82,11 @@ class Many(Output):
             ran = [run_folder(sweep.out, config) for config in mine]
             file = self.out / f"{slug(mine[0])}.jsonl.gz"
             found = find_runs(sweep.out / slug(mine[0]))
-            console.print(comparison_table(task, [read_record(path) for path in ran if path not in failures]))
+            records = [read_record(path) for path in ran if path not in failures]
+            console.print(comparison_table(task, records))
+            console.print(
+                outcomes_table(task, records, _expert_returns(load_task(task)) if records else None)
+            )
             try:
                 bundle([path for path in found if path not in failures], file)
             except OSError as error:  # a full disk, which is perhaps why runs failed
@@ -143,6 +148,16 @@ class Reproduce(Many):
             return replace(recorded, loop=replace(recorded.loop, **given))
 
         return self.sweep(self.tasks, settings)
+
+
+def _expert_returns(task: Task) -> tuple[float, float] | None:
+    """Returns of prior and expert under the expert's reward; None without an oracle."""
+    if task.oracle is None:
+        return None
+    prior, expert = (
+        task.evaluate(policy)["expert_return"] for policy in (task.prior, task.oracle.expert_policy)
+    )
+    return prior, expert
 
 
 @contextlib.contextmanager

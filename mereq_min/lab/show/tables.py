@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mereq_min.interfaces import Policy, RewardModel, Task
     from mereq_min.lab.runs.calibration import Calibration
     from mereq_min.lab.runs.records import Record, Row
+    from mereq_min.metrics import Interval
 
 LABELS = {
     "task_return": "return, task's reward",
@@ -180,10 +181,86 @@ def comparison_table(task: str, records: Sequence[Record]) -> Table:
     return table
 
 
-def _samples_cell(runs: Sequence[Sequence[Row]], threshold: float) -> str:
+def outcomes_table(task: str, records: Sequence[Record], returns: tuple[float, float] | None) -> Table:
+    """What came of the methods, by measures that one lucky rate cannot move.
+
+    Args:
+        task: its name.
+        records: the runs.
+        returns: returns of prior and expert under the expert's reward; None if they are unknown.
+    """
+    from mereq_min.methods import METHODS
+    from mereq_min.metrics import THRESHOLDS, count_samples, paired_difference, samples_to_stay
+
+    threshold = THRESHOLDS[0]
+    table = Table(
+        title=f"{escape(task)}: what lasts, mean [95 % interval]",
+        caption=f"confirmed: until a rate is below {threshold} and, over 20 further episodes, is so again. "
+        "stays: until all later rates are. cN: N runs never did. less MEReQ: of the samples until it stays, "
+        "paired by seed. way: of the last policy's return under the expert's reward, from the prior's to the "
+        "expert's.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("method")
+    for name in ("confirmed", "stays", "less MEReQ", "success", "way"):
+        table.add_column(name, justify="right")
+    by_method = {
+        method: {
+            record["config"]["seed"]: record["iterations"]
+            for record in records
+            if record["config"]["method"] == method
+        }
+        for method in METHODS
+    }
+    stays = {
+        method: {
+            seed: count_samples(rows, threshold, count=samples_to_stay).samples for seed, rows in runs.items()
+        }
+        for method, runs in by_method.items()
+    }
+    for method, by_seed in by_method.items():
+        if not by_seed:
+            continue
+        runs = list(by_seed.values())
+        shared = sorted(stays[method].keys() & stays["MEReQ"].keys())
+        less = "-"
+        if shared and method != "MEReQ":
+            pairs = ([stays[each][seed] for seed in shared] for each in (method, "MEReQ"))
+            less = _interval(paired_difference(*pairs), "+.0f")
+        table.add_row(
+            method,
+            _samples_cell(runs, threshold, confirmed=True),
+            _samples_cell(runs, threshold, count=samples_to_stay),
+            less,
+            _number(_mean_of_last(runs, "success"), 2),
+            "-" if returns is None else _way(_mean_of_last(runs, "expert_return"), returns),
+        )
+    return table
+
+
+def _mean_of_last(runs: Sequence[Sequence[Row]], name: str) -> float | None:
+    """The mean of a measure of the last policies; None if some run lacks it."""
+    values: list[Any] = [rows[-1].get(name) for rows in runs]
+    return None if None in values else float(np.mean(values))
+
+
+def _way(value: float | None, returns: tuple[float, float]) -> str:
+    from mereq_min.metrics import share_of_the_way
+
+    prior, expert = returns
+    return "-" if value is None or prior == expert else f"{share_of_the_way(value, prior, expert):.2f}"
+
+
+def _interval(interval: Interval, form: str) -> str:
+    mean, low, high = (format(each, form) for each in interval)
+    return mean if np.isnan(interval.low) else f"{mean} [{low}, {high}]"
+
+
+def _samples_cell(runs: Sequence[Sequence[Row]], threshold: float, **measure: Any) -> str:
     from mereq_min.metrics import samples_interval
 
-    interval, censored = samples_interval(runs, threshold)
+    interval, censored = samples_interval(runs, threshold, **measure)
     spread = f" [{interval.low:.0f}, {interval.high:.0f}]" if len(runs) > 1 else ""
     return f"{interval.mean:.0f}{spread}" + (f" c{censored}" if censored else "")
 

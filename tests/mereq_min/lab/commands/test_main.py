@@ -21,10 +21,12 @@ from tensorboard.util.tensor_util import make_ndarray
 import gridworlds
 from gridworlds import TabularOracle
 from mereq_min import EstimatorConfig, FeatureMatchingConfig, LoopConfig, Settings
+from mereq_min.experts import PRESETS
 from mereq_min.lab import plugins
 from mereq_min.lab.commands import main as main_module
 from mereq_min.lab.commands.align import Align
 from mereq_min.lab.commands.main import COMMANDS, main
+from mereq_min.lab.commands.sweep import Compare
 from mereq_min.lab.plugins import UsageError, load_task
 from mereq_min.lab.runs import calibration
 from mereq_min.lab.runs.calibration import Calibration
@@ -152,6 +154,38 @@ def test_a_task_without_recorded_settings_has_the_general_defaults(monkeypatch):
     monkeypatch.setattr(Align, "__call__", lambda self: asked.append(self) or 0)
     assert main(["align", "carpet", "--out", "bottle"]) == 0
     assert (asked[0].loop, asked[0].estimators) == (LoopConfig(), EstimatorConfig())
+
+
+# --- Experts who err ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [Align, Compare])
+def test_imperfections_have_a_name_and_single_ones_can_be_changed(command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "__call__", lambda self: asked.append(self) or 0)
+    name = command.__name__.lower()
+    human = ["--imperfections", "human"]
+    for options in ([], human, [*human, "--miss-rate", "0.4", "--iterations", "3"]):
+        assert main([name, "carpet", *options]) == 0
+    plain, human, changed = (each.loop for each in asked)
+    assert plain == LoopConfig()
+    assert human == LoopConfig(imperfections=PRESETS["human"])
+    assert changed == LoopConfig(3, imperfections=replace(PRESETS["human"], miss_rate=0.4))
+
+
+def test_unknown_imperfections_are_refused_with_the_names_that_there_are(capsys):
+    assert main(["align", "carpet", "--imperfections", "humann"]) == 2
+    assert "human" in capsys.readouterr().err
+
+
+def test_human_runs_are_compared_beside_ideal_ones(call, tmp_path):
+    short = ("--seeds", 2, "--iterations", 2, "--steps-per-iteration", 60, "--workers", 1)
+    chosen = ("--methods", "MEReQ", "MEReQ-R", "--out", tmp_path)
+    for options in ((), ("--imperfections", "human")):
+        shown = call("compare", "carpet", *short, *chosen, *options)
+        assert shown.returncode == 0, shown.stderr
+        assert "what lasts" in shown.stdout
+    assert {path.name for path in tmp_path.glob("*.jsonl.gz")} == {"carpet.jsonl.gz", "carpet-human.jsonl.gz"}
 
 
 # --- Tasks -----------------------------------------------------------------------------------------------

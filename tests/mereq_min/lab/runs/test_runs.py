@@ -7,6 +7,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from killing import Killed, run_until_killed
@@ -14,18 +15,20 @@ from safetensors.numpy import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from mereq_min import EstimatorConfig, Imperfections, LoopConfig, Steps
+from mereq_min import METHODS, EstimatorConfig, Imperfections, LoopConfig, Steps, align, make_aligner, watch
+from mereq_min.experts import PRESETS
 from mereq_min.lab.plugins import UsageError, load_task, prepare_task
 from mereq_min.lab.runs import files, records
 from mereq_min.lab.runs import run as run_module
 from mereq_min.lab.runs.config import RunConfig, run_folder, slug
 from mereq_min.lab.runs.files import ArraysError, RunError, hash_arrays, load_arrays, save_arrays
 from mereq_min.lab.runs.records import read_config, read_rows, read_steps, write_config
-from mereq_min.lab.runs.run import define_task, load_run_task, run
+from mereq_min.lab.runs.run import define_task, load_run_task, needs_remeasuring, run
 from mereq_min.lab.runs.tensorboard import write_events
 from mereq_min.policies import TabularPolicy, UniformPolicy
 
 LOOP = LoopConfig(iterations=3, steps_per_iteration=80)
+RECORDED = Path(__file__).parents[4] / "figures/runs/carpet/MEReQ-L/seed0"
 
 
 def config(method="MEReQ-L", seed=0, loop=LOOP):
@@ -566,6 +569,67 @@ def test_settings_of_the_simulated_expert_are_refused_for_another(loop):
 def test_temperatures_and_weights_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a finite number"):
         RunConfig("carpet", **{name: value})
+
+
+# --- Crossings ------------------------------------------------------------------------------------------
+
+
+def make_row(rate, again=None):
+    return {"intervention_rate": rate} | ({} if again is None else {"remeasured_rate": again})
+
+
+@pytest.mark.parametrize(
+    ("before", "rate", "needed"),
+    [
+        ([], 0.3, False),
+        ([], 0.14, True),
+        ([make_row(0.3), make_row(0.14, 0.13)], 0.12, False),  # nothing that was not passed before
+        ([make_row(0.3), make_row(0.14, 0.2)], 0.12, True),  # the first crossing was luck
+        ([make_row(0.04, 0.04)], 0.03, False),
+        ([make_row(0.04, 0.07)], 0.03, True),
+    ],
+)
+def test_a_rate_is_measured_again_until_a_threshold_is_known_to_be_passed(before, rate, needed):
+    assert needs_remeasuring(before, make_row(rate)) is needed
+
+
+def test_a_crossing_is_measured_again_on_the_policy_that_was_watched(task, tmp_path):
+    loop = LoopConfig(iterations=3, steps_per_iteration=250)
+    path = run(task, config("MEReQ-L", loop=loop), tmp_path)
+    rows = read_rows(path)
+    crossing = next(row for row in rows if row["intervention_rate"] < 0.05)
+    assert 0 <= crossing["remeasured_rate"] < 0.05
+    aligner = make_aligner(task, METHODS["MEReQ-L"], EstimatorConfig())
+    done = list(align(task, aligner, dataclasses.replace(loop, iterations=crossing["iteration"]), seed=0))
+    watched = done[-2].policy
+    again = watch(task, watched, task.oracle, 20 * task.horizon, [0, crossing["iteration"]])
+    assert len(np.unique(again.episode)) >= 20
+    assert again.intervention_rate == crossing["remeasured_rate"]
+
+
+# --- Experts who err --------------------------------------------------------------------------------------
+
+
+def test_a_run_from_before_an_imperfection_was_known_means_an_expert_without_it():
+    """Recorded runs know three errors; the others have their defaults, which are none."""
+    header = json.loads((RECORDED / "config.json").read_text())
+    assert set(header["config"]["loop"]["imperfections"]) == {
+        "miss_rate",
+        "false_alarm_rate",
+        "reaction_delay",
+    }
+    found = msgspec.convert(read_config(RECORDED)["config"], RunConfig)
+    assert found.loop.imperfections == Imperfections()
+    assert found.estimators == EstimatorConfig()
+
+
+def test_runs_with_a_human_expert_have_folders_of_their_own(tmp_path):
+    loops = {name: LoopConfig(imperfections=preset) for name, preset in PRESETS.items()}
+    folders = {name: run_folder(tmp_path, RunConfig("carpet", loop=loop)) for name, loop in loops.items()}
+    assert folders["none"] == tmp_path / "carpet/MEReQ/seed0"
+    assert folders["human"] == tmp_path / "carpet-human/MEReQ/seed0"
+    other = LoopConfig(imperfections=Imperfections(miss_rate=0.3))
+    assert run_folder(tmp_path, RunConfig("carpet", loop=other)) == folders["none"]
 
 
 # --- Arrays ----------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from mereq_min.lab.show.plots import (
     save_figure,
 )
 from mereq_min.lab.show.published import read_published
-from mereq_min.lab.show.tables import comparison_table
+from mereq_min.lab.show.tables import comparison_table, outcomes_table
 from mereq_min.methods import METHODS, RECORDED_METHODS
 from mereq_min.metrics import THRESHOLDS, samples_interval
 from mereq_min.policies import TabularPolicy, UniformPolicy
@@ -298,6 +298,36 @@ def test_a_violin_is_the_smoothed_histogram_of_all_seeds(task):
     y, width = widths(ax.collections[0])
     expected = np.array([np.exp(-0.5 * ((place - values) / 0.02) ** 2).sum() for place in y])
     np.testing.assert_allclose(width, 0.42 * expected / expected.max(), atol=1e-5)
+
+
+def make_record(method, seed, rates, success, expert_return):
+    rows = make_rows(rates, list(range(100, 100 + 10 * len(rates), 10)))
+    for row in rows:
+        row |= {"success": success, "expert_return": expert_return}
+    return {"config": {"method": method, "seed": seed}, "iterations": rows}
+
+
+def test_what_lasts_is_told_by_pairs_and_by_the_way_to_the_expert():
+    """Seed 1's first crossing was luck; MEReQ needs 20 samples more on seed 0 and 10 more on seed 1."""
+    records = [
+        make_record("MEReQ", 0, [0.4, 0.3, 0.04, 0.03], 0.5, -6.0),
+        make_record("MEReQ", 1, [0.4, 0.04, 0.3, 0.04], 0.7, -7.0),
+        make_record("MEReQ-R", 0, [0.04, 0.03, 0.02, 0.01], 1.0, -3.0),
+        make_record("MEReQ-R", 1, [0.4, 0.3, 0.04, 0.02], 1.0, -2.0),
+        make_record("IWR-FT", 2, [0.4, 0.3, 0.3, 0.4], 1.0, -10.0),
+    ]
+    records[1]["iterations"][1]["remeasured_rate"] = 0.2
+    table = outcomes_table("carpet", records, (-10.0, -2.0))
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["method"] == ["MEReQ", "IWR-FT", "MEReQ-R"]
+    assert [cell.split(" [")[0] for cell in cells["confirmed"]] == ["125", "130 c1", "110"]
+    assert cells["stays"][0] == "125 [120, 130] c1"
+    assert [cell.split(" [")[0] for cell in cells["less MEReQ"]] == ["-", "-", "-15"]
+    assert cells["less MEReQ"][2] == "-15 [-79, +49]"  # Student's interval of two pairs
+    assert cells["success"] == ["0.60", "1.00", "1.00"]
+    assert cells["way"] == ["0.44", "0.00", "0.94"]
+    unknown = outcomes_table("carpet", records, None)
+    assert list(unknown.columns[-1].cells) == ["-"] * 3
 
 
 def test_returns_are_those_under_the_experts_reward(task, known):
