@@ -97,9 +97,9 @@ def test_rlif_shuns_the_actions_that_were_stopped_and_their_approaches() -> None
     steps = steps_of([1, 2, 1, 2], [1, 0, 1, 0], is_intervention=stops)
     found = np.exp(make(TakeoverReward, cost=3.0).clone(steps, np.ones(4)).log_policy)
     prior = np.exp(tiny().log_prior)
-    assert found[1, 1] < 0.5 * prior[1, 1]
+    assert found[1, 1] < prior[1, 1] - 0.05
     dearer = np.exp(make(TakeoverReward, cost=6.0).clone(steps, np.ones(4)).log_policy)
-    assert dearer[1, 1] < found[1, 1]
+    assert dearer[1, 1] < found[1, 1] - 0.05
 
 
 def test_pvp_prefers_what_the_expert_did_to_what_it_replaced() -> None:

@@ -172,11 +172,11 @@ def test_without_slips_and_at_the_robots_temperature_it_is_segment_likelihood(se
 @pytest.mark.slow
 @pytest.mark.parametrize("error_rate", [0.0, 0.1, 0.2])
 def test_the_error_shrinks_with_the_root_of_the_steps(error_rate: float) -> None:
-    task, sizes = tiny(), np.array([200, 800, 3200])
+    task, sizes = tiny(), np.array([800, 3200, 12800])
     assert task.oracle is not None
     errors = []
     for n in sizes:
-        fits = [fit(task, draw(task, n, seed, error_rate, 1.3)) for seed in range(16)]
+        fits = [fit(task, draw(task, n, seed, error_rate, 1.3)) for seed in range(12)]
         theta = np.array([each.theta for each in fits])
         errors.append(np.sqrt(np.mean((theta - task.oracle.true_theta) ** 2)))
     slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
