@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.lines import Line2D
 from style import METHOD_COLOURS, save
 
 from gridworlds import TabularTask
@@ -22,8 +23,9 @@ from mereq_min.lab.runs.files import load_arrays
 from mereq_min.lab.runs.records import Row, read_config, read_rows, read_steps
 from mereq_min.lab.runs.run import load_run_task
 
-TALL = [["prior", "aligned", "true", "inferred", "rate"], ["prior", "aligned", "true", "inferred", "theta"]]
-WIDE = [["prior", "aligned", "rate"], ["true", "inferred", "theta"]]
+CARPET, FLAG = "#8c2d19", "#0072B2"
+PALETTE, MARKERS = [colour for name, colour in METHOD_COLOURS.items() if name != "MaxEnt"], "os^Dv*"
+PANELS = [["prior", "aligned", "rate"], ["true", "inferred", "theta"]]
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def draw(path: Path) -> plt.Figure:
         raise SystemExit(f"the true {reward} reward of {path} is not known, so that it cannot be drawn")
     aligned = load_arrays(path / "policy.safetensors")["log_policy"]
     height, width = task.layout.letters.shape
-    mosaic, size = (TALL, (13, 5)) if height > width else (WIDE, (12, 5.6))
-    figure, axes = plt.subplot_mosaic(mosaic, figsize=size, layout="constrained")
+    size = (9.2, 6.8) if height > width else (9.2, 5.2)
+    figure, axes = plt.subplot_mosaic(PANELS, figsize=size, layout="constrained")
     figure.suptitle(f"{config['method']} on {config['task']}, seed {config['seed']}", fontsize=11)
     draw_visits([axes["prior"], axes["aligned"]], task, aligned)
     draw_takeovers(axes["prior"], task, path)
@@ -76,8 +78,13 @@ def draw_takeovers(ax: Axes, task: TabularTask, path: Path) -> None:
         rows, columns = task.layout.cells[steps.state[segment]].T + rng.uniform(-0.25, 0.25, (2, 1))
         ax.plot(columns, rows, color="#D55E00", lw=1.0, alpha=0.8)
         ax.plot(columns[0], rows[0], "o", color="#D55E00", ms=3)
-    ax.plot([], [], "o-", color="#D55E00", ms=3, lw=1, label="takeover")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, 0), fontsize=8)
+    handles = [
+        Line2D([], [], marker="o", color="#D55E00", ms=3, lw=1, label="takeover"),
+        Line2D([], [], marker="$⚑$", ls="", color=FLAG, ms=9, label="goal"),
+    ]
+    if (task.layout.letters == "c").any():
+        handles.append(Line2D([], [], color=CARPET, lw=0.8, label="edge of a carpet"))
+    ax.figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=8)
 
 
 def draw_rewards(axes: list[Axes], task: TabularTask, reward: str, weights: list[np.ndarray]) -> None:
@@ -95,9 +102,9 @@ def show_map(ax: Axes, task: TabularTask, heat: np.ndarray, **image: object) -> 
     shown = ax.imshow(heat, interpolation="nearest", **image)
     walls = np.where(task.layout.letters == "#", 1.0, np.nan)
     ax.imshow(walls, cmap=ListedColormap(["#555b66"]), interpolation="nearest")
-    ax.contour(task.layout.letters == "c", levels=[0.5], colors="#8c2d19", linewidths=0.8)
-    for row, column in np.argwhere(task.layout.letters == "G"):
-        ax.text(column, row, "G", ha="center", va="center", color="#2b7a3d", weight="bold")
+    ax.contour(task.layout.letters == "c", levels=[0.5], colors=CARPET, linewidths=0.8)
+    rows, columns = np.nonzero(task.layout.letters == "G")
+    ax.plot(columns, rows, ls="", marker="$⚑$", color=FLAG, ms=8)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     return shown
@@ -119,13 +126,15 @@ def draw_theta(ax: Axes, names: tuple[str, ...], truth: np.ndarray, rows: list[R
         theta = np.array([row["theta"][k] for row in rows])
         errors = np.array([row["standard_errors"][k] or np.nan for row in rows])
         shift = 0.08 * (k - len(truth) / 2)
-        line = ax.errorbar(iterations + shift, theta, errors, fmt="o-", ms=3, lw=1, capsize=2, label=name)
-        ax.axhline(truth[k], color=line[0].get_color(), lw=0.8, ls="--")
+        colour, marker = PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)]
+        style = {"color": colour, "marker": marker, "ms": 4, "lw": 1, "capsize": 2}
+        ax.errorbar(iterations + shift, theta, errors, label=name, **style)
+        ax.axhline(truth[k], color=colour, lw=0.8, ls="--")
     ax.set(xlabel="iteration", ylabel="θ [reward]", xticks=iterations)
     ax.set_title("Inferred weights ± s.e. (dashed: true)")
     limit = 2.0 * max(1.0, np.abs([row["theta"] for row in rows]).max())
     ax.set_ylim(np.clip(ax.get_ylim(), -limit, limit))  # an open direction has an error beyond all bounds
-    ax.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.3))
+    ax.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from style import save
 from mereq_min.lab.commands.figures import Figures
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.episodes import save_behaviour
-from mereq_min.lab.show.plots import draw_comparison, draw_features, draw_returns, read_runs
+from mereq_min.lab.show.plots import draw_comparison, draw_features, draw_rate_panels, draw_returns, read_runs
 
 ARM = ("bottle", "eraser", "pillow")
 
@@ -44,6 +44,7 @@ if __name__ == "__main__":
             save_behaviour(arguments.runs / f"{name}.episodes.safetensors", fresh.read_behaviour(name))
     runs = {name: read_runs(arguments.runs, name) for name in ("highway", *ARM)}
     save(draw_comparison(runs), arguments.out / "paper.png")
+    save(draw_rate_panels(runs), arguments.out / "paper-rates.png")
     behaviours = [(load_task(name), Figures(arguments.runs).read_behaviour(name)) for name in ARM]
     for task, behaviour in behaviours:
         save(draw_features(task, behaviour), arguments.out / f"features-{task.name}.png")

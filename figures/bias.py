@@ -101,7 +101,7 @@ def draw(file: Path) -> plt.Figure:
         "‖θ - θ*‖ [reward]": lambda row: float(np.linalg.norm(row["theta"] - truth)),
         "KL(expert ‖ policy) [nats]": lambda row: row["kl_to_expert"],
     }
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
     for ax, (label, measure) in zip(axes, measures.items(), strict=True):
         draw_measure(ax, rows, measure)
         ax.set(xscale="log", xlabel="expert samples", ylabel=label)
@@ -109,7 +109,7 @@ def draw(file: Path) -> plt.Figure:
     for ax in axes[1:]:
         ax.set_yscale("log")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 

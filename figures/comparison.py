@@ -1,4 +1,4 @@
-"""The paper's two-row figure on gridworlds: intervention rate by iteration, expert samples to each threshold.
+"""The paper's figure on gridworlds: intervention rate by iteration, expert samples to each threshold.
 
     mereq compare carpet lanes shelf windy --seeds 30 --first-seed 1000 --out runs/fresh
     cp runs/fresh/*.jsonl.gz figures/runs/
@@ -13,7 +13,7 @@ from pathlib import Path
 import tyro
 from style import save
 
-from mereq_min.lab.show.plots import draw_comparison, read_runs
+from mereq_min.lab.show.plots import draw_comparison, draw_rate_panels, read_runs
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Arguments:
     """Their names."""
     runs: Path = Path("figures/runs")
     """Folder with one bundle of runs a task, as `mereq compare` writes them."""
-    out: Path = Path("figures/comparison.png")
-    """The picture."""
+    out: Path = Path("figures")
+    """Folder for the pictures."""
 
 
 if __name__ == "__main__":
@@ -33,4 +33,5 @@ if __name__ == "__main__":
     runs = {task: read_runs(arguments.runs, task) for task in arguments.tasks}
     if missing := [task for task in arguments.tasks if not runs[task]]:
         raise SystemExit(f"no finished runs of {', '.join(missing)} in {arguments.runs}; see `mereq compare`")
-    save(draw_comparison(runs), arguments.out)
+    save(draw_comparison(runs), arguments.out / "comparison.png")
+    save(draw_rate_panels(runs), arguments.out / "comparison-rates.png")

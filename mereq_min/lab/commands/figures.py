@@ -20,6 +20,7 @@ from mereq_min.lab.show.plots import (
     STYLE,
     draw_comparison,
     draw_features,
+    draw_rate_panels,
     draw_returns,
     find_tasks,
     full_weights,
@@ -51,6 +52,7 @@ class Figures:
         if not comparison:
             raise UsageError(f"no finished runs in {self.runs}; `mereq reproduce` makes them")
         with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+            self.save("rates", draw_rate_panels(comparison))
             self.save("comparison", draw_comparison(comparison))
             behaviours: list[tuple[Task, Behaviour]] = []
             for name in comparison:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from mereq_min.interfaces import RewardModel, Task
 from mereq_min.lab.runs.episodes import Behaviour
@@ -89,6 +89,9 @@ OTHER_COLOURS = {
 COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS, **OTHER_COLOURS}
 """Colours of the methods, the prior and the expert."""
 
+MOST_LEVELS = 20
+"""A feature of at most so many different values is drawn as bars, since it has no density."""
+
 GREY = "#777777"
 """Colour of lines and marks that are not a policy's data; visible on white and on black."""
 
@@ -134,29 +137,89 @@ def read_runs(root: Path, task: str) -> Runs:
 
 
 def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
-    """Intervention rate by iteration and expert samples to each threshold; a third row for the paper's.
+    """Expert samples by method: one row a threshold, one column a task, and the paper's numbers beside ours.
 
     Args:
         comparison: runs by task; one column each.
     """
     published = read_published()
-    is_published = any(name in published for name in comparison)
-    figure = Figure(figsize=(3.6 * len(comparison), 9 if is_published else 6), layout="constrained")
-    axes = figure.subplots(3 if is_published else 2, len(comparison), squeeze=False)
+    methods, columns = name_methods(comparison), len(comparison)
+    figure = Figure(figsize=(1.1 + 1.9 * columns, 6.4), layout="constrained")
+    axes = figure.subplots(len(THRESHOLDS), columns, squeeze=False, sharex="col", sharey=True)
     for column, (task, runs) in zip(axes.T, comparison.items(), strict=True):
-        draw_rates(column[0], runs)
-        draw_samples(column[1], runs)
-        column[0].set_title(f"{task} ({count_seeds(runs)})")
-        if task in published:
-            draw_published(column[2], published[task])
-            column[2].set_title("Chen et al. 2025")
-        elif is_published:
-            column[2].set_axis_off()
-    axes[0, 0].set_ylabel("intervention rate (dashed: 0.05)")
-    for ax in axes[1:, 0]:
-        ax.set_ylabel("expert samples until rate < δ")
-    present = {method for runs in comparison.values() for method in runs}
-    add_legend(figure, [method for method in OTHER_COLOURS if method in present])
+        for ax, threshold in zip(column, THRESHOLDS, strict=True):
+            draw_needs(ax, runs, threshold, methods)
+            for (method, delta), mean in published.get(task, {}).items():
+                if delta == threshold:
+                    ax.plot(mean, methods.index(method), "x", color=GREY, ms=5, mew=1.2)
+        column[0].set_title(f"{task}\n({count_seeds(runs)})")
+        column[-1].set_xlabel("expert samples")
+    for ax, threshold in zip(axes[:, 0], THRESHOLDS, strict=True):
+        ax.set_ylabel(f"until rate < {threshold:.2f}")
+    style: dict[str, Any] = {"ls": "", "marker": "o", "color": GREY}
+    handles = [
+        Line2D([], [], label="mean, 95 % interval", **style),
+        Line2D(
+            [],
+            [],
+            mfc="white",
+            label="lower bound; at the right edge, how many runs never got there",
+            **style,
+        ),
+    ]
+    if any(task in published for task in comparison):
+        handles.append(Line2D([], [], ls="", marker="x", color=GREY, label="Chen et al. 2025"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def name_methods(comparison: Mapping[str, Runs]) -> list[str]:
+    """The recorded methods and those that were run besides, in the order in which they are drawn."""
+    ran = {method for runs in comparison.values() for method in runs}
+    return [*METHOD_COLOURS, *(method for method in OTHER_COLOURS if method in ran)]
+
+
+def draw_needs(ax: Axes, runs: Runs, threshold: float, methods: Sequence[str]) -> None:
+    """Expert samples to one threshold on a logarithmic axis, a line for each method; hollow if a lower bound."""
+    for method, colour in _present(runs):
+        (mean, low, high), censored = samples_interval(runs[method], threshold)
+        y = methods.index(method)
+        ax.plot([low, high], [y, y], color=colour, lw=1.5)
+        ax.plot(mean, y, "o", color=colour, mfc="white" if censored else colour, ms=5)
+        if censored:
+            ax.text(1.01, y, str(censored), transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
+    ax.set(xscale="log", ylim=(len(methods) - 0.5, -0.5))
+    ax.set_yticks(range(len(methods)), methods)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.grid(axis="x", color="0.9", lw=0.6)
+
+
+def draw_rate_panels(comparison: Mapping[str, Runs]) -> Figure:
+    """Mean intervention rate by iteration with 95 % intervals: a row for each task, a panel for each method.
+
+    The panels of a row share their axes, and each repeats the other methods in grey.
+
+    Args:
+        comparison: runs by task.
+    """
+    methods = [name for name in name_methods(comparison) if any(name in runs for runs in comparison.values())]
+    rows = len(comparison)
+    figure = Figure(figsize=(8.8, 0.9 + 1.35 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(methods), squeeze=False, sharex=True, sharey="row")
+    for row, (task, runs) in zip(axes, comparison.items(), strict=True):
+        for ax, method in zip(row, methods, strict=True):
+            for other in runs:
+                if other != method:
+                    ax.plot(*_mean_rates(runs[other])[:2], color="0.85", lw=0.8)
+            draw_rates(ax, {method: runs[method]} if method in runs else {})
+            ax.set(xlabel="", xticks=[1, 5, 10])
+        row[0].set(ylabel=task, ylim=(0, 1.05 * max(float(ax.dataLim.ymax) for ax in row)))
+    for ax, method in zip(axes[0], methods, strict=True):
+        ax.set_title(method, fontsize=9)
+    figure.supxlabel("iteration", fontsize=9)
+    figure.supylabel(f"intervention rate (dashed: {THRESHOLDS[0]:.2f})", fontsize=9)
     return figure
 
 
@@ -166,41 +229,31 @@ def count_seeds(runs: Runs) -> str:
     return f"{count} seed{'s' * (count > 1)}"
 
 
-def add_legend(figure: Figure, others: Sequence[str] = ()) -> None:
-    """Say which colour is which method: the recorded ones, and others."""
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=COLOURS[method], lw=3, label=method) for method in [*METHOD_COLOURS, *others]
-    ]
-    handles.append(
-        Patch(
-            facecolor="#bbb",
-            hatch="////",
-            edgecolor="white",
-            label="lower bound: so many runs never got there",
-        )
-    )
-    columns = len(handles) if figure.get_figwidth() > 12 else 4  # [inches]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-
-
 def draw_rates(ax: Axes, runs: Runs) -> None:
     """Mean intervention rate by iteration with 95 % intervals over seeds."""
-    iterations = range(1, max(len(rows) for each in runs.values() for rows in each) + 1)
     for method, colour in _present(runs):
-        # The policy of a run that stopped below its threshold is the one that its last rate was measured on.
-        rates = np.array(
-            [[rows[min(k, len(rows)) - 1]["intervention_rate"] for k in iterations] for rows in runs[method]]
-        )
-        intervals = np.array([bootstrap_mean(column, np.random.default_rng(0)) for column in rates.T])
-        ax.plot(iterations, intervals[:, 0], color=colour, lw=1.5)
-        ax.fill_between(iterations, *intervals[:, 1:].T, color=colour, alpha=0.2, lw=0)
+        iterations, means, low, high = _mean_rates(runs[method])
+        ax.plot(iterations, means, color=colour, lw=1.5)
+        ax.fill_between(iterations, low, high, color=colour, alpha=0.2, lw=0)
     ax.axhline(THRESHOLDS[0], color=GREY, lw=0.8, ls="--")
-    ax.set(xlabel="iteration", ylim=(0, None), xticks=iterations)
+    ax.set(xlabel="iteration", ylim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _mean_rates(runs: Sequence[Sequence[Row]]) -> tuple[Array, Array, Array, Array]:
+    """Iterations, and the mean rate of each with the ends of its 95 % interval."""
+    iterations = range(1, max(len(rows) for rows in runs) + 1)
+    # The policy of a run that stopped below its threshold is the one that its last rate was measured on.
+    rates = np.array(
+        [[rows[min(k, len(rows)) - 1]["intervention_rate"] for k in iterations] for rows in runs]
+    )
+    intervals = np.array([bootstrap_mean(column, np.random.default_rng(0)) for column in rates.T])
+    return np.array(iterations), *intervals.T
 
 
 def draw_samples(ax: Axes, runs: Runs) -> None:
     """Bars with 95 % intervals; hatched if some runs never reached the threshold: then a lower bound."""
-    methods = [*METHOD_COLOURS, *(method for method in OTHER_COLOURS if method in runs)]
+    methods = name_methods({"": runs})
     for method, _ in _present(runs):
         for group, threshold in enumerate(THRESHOLDS):
             (mean, low, high), censored = samples_interval(runs[method], threshold)
@@ -248,43 +301,40 @@ def label_thresholds(ax: Axes) -> None:
 
 
 def draw_features(task: Task, behaviour: Behaviour) -> Figure:
-    """Violins of each feature over all steps by policy, seeds pooled.
+    """Distribution of each feature over all steps by policy, seeds pooled.
 
-    Dashes are means, the dotted line the expert's. Each violin is scaled to its own peak.
+    Strokes are means, the dotted line the expert's. Each distribution is scaled to its own peak; a feature of
+    few values is drawn as a bar for each value.
 
     Args:
         task: what was done.
         behaviour: its policies at it.
     """
     names = task.feature_names
-    figure = Figure(figsize=(3.0 * len(names), 3.4), layout="constrained")
-    for k, ax in enumerate(figure.subplots(1, len(names), squeeze=False)[0]):
-        columns = [
-            np.concatenate([episodes.features[:, k] for episodes in seeds]) for seeds in behaviour.values()
-        ]
-        grid = _grid(columns)
-        for x, (label, values) in enumerate(zip(behaviour, columns, strict=True)):
-            half = 0.42 * _density(values, grid)
-            ax.fill_betweenx(grid, x - half, x + half, color=COLOURS[label], alpha=0.75, lw=0)
-            ax.plot(x, values.mean(), "_", color=GREY, ms=9)
-            if label == "expert":
-                ax.axhline(values.mean(), color=GREY, lw=0.6, ls=":")
-        ax.set_xticks(range(len(behaviour)), behaviour, rotation=60, ha="right", rotation_mode="anchor")
+    figure = Figure(figsize=(1.2 + 1.85 * len(names), 4.0), layout="constrained")
+    for k, ax in enumerate(figure.subplots(1, len(names), squeeze=False, sharey=True)[0]):
+        _draw_distributions(
+            ax,
+            {
+                label: np.concatenate([episodes.features[:, k] for episodes in seeds])
+                for label, seeds in behaviour.items()
+            },
+        )
         ax.set_title(names[k])
     figure.suptitle(f"{task.name}: features of a step", fontsize=10)
     return figure
 
 
 def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
-    """Densities of an episode's return under the expert's reward by policy, seeds pooled; one column a task.
+    """Distribution of an episode's return under the expert's reward by policy; one column a task.
 
-    Dashes are means, the dotted line the expert's. Each density is scaled to its own peak.
+    Seeds are pooled. Strokes are means, the dotted line the expert's. Each is scaled to its own peak.
 
     Args:
         behaviours: tasks whose expert's full weights are known, and their policies at each.
     """
-    figure = Figure(figsize=(3.6 * len(behaviours), 4.2), layout="constrained")
-    columns = figure.subplots(1, len(behaviours), squeeze=False)[0]
+    figure = Figure(figsize=(1.2 + 2.5 * len(behaviours), 4.2), layout="constrained")
+    columns = figure.subplots(1, len(behaviours), squeeze=False, sharey=True)[0]
     for ax, (task, behaviour) in zip(columns, behaviours, strict=True):
         weights = full_weights(task)
         if weights is None:
@@ -293,16 +343,29 @@ def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
             label: np.concatenate([episodes.returns(weights) for episodes in seeds])
             for label, seeds in behaviour.items()
         }
-        grid = _grid(list(returns.values()), margin=0.08)
-        heights = range(0, -len(returns), -1)
-        for height, (label, values) in zip(heights, returns.items(), strict=True):
-            top = height + 0.9 * _density(values, grid)
-            ax.fill_between(grid, height, top, color=COLOURS[label], alpha=0.75, lw=0)
-            ax.plot(values.mean(), height, "|", color=GREY, ms=9)
-        ax.axvline(returns["expert"].mean(), color=GREY, lw=0.6, ls=":")
-        ax.set_yticks(heights, returns)
-        ax.set(title=task.name, xlabel="return of an episode, Σ w_E · f [reward]")
+        _draw_distributions(ax, returns, margin=0.08)
+        ax.set(title=task.name, xlabel="return of an episode")
     return figure
+
+
+def _draw_distributions(ax: Axes, columns: Mapping[str, Array], margin: float = 0.0) -> None:
+    """Draw the distribution of each policy's values on a line of its own, with its mean and the expert's."""
+    heights = range(0, -len(columns), -1)
+    levels = np.unique(np.concatenate(list(columns.values())))
+    grid = _grid(list(columns.values()), margin)
+    for height, (label, values) in zip(heights, columns.items(), strict=True):
+        if len(levels) <= MOST_LEVELS:
+            shares = np.array([(values == level).mean() for level in levels])
+            width = 0.8 * min([np.ptp(levels) / 8, *np.diff(levels)]) or 1.0
+            ax.bar(levels, 0.9 * shares / shares.max(), width, bottom=height, color=COLOURS[label])
+        else:
+            top = height + 0.9 * _density(values, grid)
+            ax.fill_between(grid, height, top, color=COLOURS[label], lw=0)
+        ax.plot(values.mean(), height, "|", color=GREY, ms=9)
+        if label == "expert":
+            ax.axvline(values.mean(), color=GREY, lw=0.6, ls=":")
+    ax.set_yticks(heights, list(columns))
+    ax.set_ylim(heights[-1] - 0.35, 1.1)
 
 
 def full_weights(task: Task) -> Array | None:

@@ -24,6 +24,7 @@ from mereq_min.lab.show.plots import (
     OTHER_COLOURS,
     draw_comparison,
     draw_features,
+    draw_rate_panels,
     draw_returns,
     find_tasks,
     read_runs,
@@ -68,13 +69,15 @@ def make_rows(rates, samples):
     ]
 
 
-def bars(ax):
-    """Heights by method and threshold."""
-    methods = {to_rgba(colour): method for method, colour in METHOD_COLOURS.items()}
-    return {
-        (methods[bar.get_facecolor()], THRESHOLDS[round(bar.get_x() + bar.get_width() / 2)]): bar
-        for bar in ax.patches
-    }
+def dots(ax):
+    """Where each method's dot and cross stand, and whether they are hollow."""
+    found = {}
+    for line in ax.lines:
+        method = list(METHOD_COLOURS)[int(line.get_ydata()[0])]
+        if line.get_marker() in ("o", "x"):
+            hollow = line.get_markerfacecolor() == "white"
+            found[method, line.get_marker()] = (float(line.get_xdata()[0]), hollow)
+    return found
 
 
 def test_only_finished_runs_are_drawn_from_folders_or_their_bundle(root, tmp_path):
@@ -98,46 +101,64 @@ def test_rates_and_samples_are_those_of_the_metrics():
         "MEReQ": [make_rows([0.4, 0.12, 0.02], [40, 52, 54]), make_rows([0.3, 0.2, 0.1], [30, 50, 60])],
         "IWR-FT": [make_rows([0.4, 0.3, 0.2], [40, 70, 90]), make_rows([0.2, 0.2, 0.2], [20, 40, 60])],
     }
-    rates, samples = draw_comparison({"carpet": runs}).axes
-    assert rates.get_title() == "carpet (2 seeds)"
-    drawn = {line.get_color(): line.get_ydata() for line in rates.lines[:-1]}
-    np.testing.assert_allclose(drawn[METHOD_COLOURS["MEReQ"]], [0.35, 0.16, 0.06])
-    np.testing.assert_allclose(drawn[METHOD_COLOURS["IWR-FT"]], [0.3, 0.25, 0.2])
-    found = bars(samples)
-    assert found.keys() == {(method, threshold) for method in runs for threshold in THRESHOLDS}
-    for (method, threshold), bar in found.items():
-        interval, censored = samples_interval(runs[method], threshold)
-        assert bar.get_height() == interval.mean
-        assert bool(bar.get_hatch()) == (censored > 0)
+    samples = draw_comparison({"carpet": runs}).axes
+    assert samples[0].get_title() == "carpet\n(2 seeds)"
+    for ax, threshold in zip(samples, THRESHOLDS, strict=True):
+        found = dots(ax)
+        assert found.keys() == {(method, "o") for method in runs}
+        for method in runs:
+            interval, censored = samples_interval(runs[method], threshold)
+            assert found[method, "o"] == (interval.mean, censored > 0)
     # By hand: the first run of MEReQ is below 0.05 after 54, the second never, having used 60.
-    assert found["MEReQ", 0.05].get_height() == 57
-    assert found["MEReQ", 0.15].get_height() == (52 + 60) / 2
-    assert [text.get_text() for text in samples.texts] == [" 1", " 1", " 2", " 2", " 2"]
+    assert dots(samples[0])["MEReQ", "o"] == (57, True)
+    assert dots(samples[2])["MEReQ", "o"] == ((52 + 60) / 2, False)
+    assert [text.get_text() for ax in samples for text in ax.texts] == ["1", "2", "1", "2", "2"]
+
+
+def test_each_panel_of_rates_shows_one_method_among_the_others():
+    runs = {
+        "MEReQ": [make_rows([0.4, 0.12, 0.02], [40, 52, 54]), make_rows([0.3, 0.2, 0.1], [30, 50, 60])],
+        "IWR-FT": [make_rows([0.4, 0.3, 0.2], [40, 70, 90]), make_rows([0.2, 0.2, 0.2], [20, 40, 60])],
+    }
+    means = {"MEReQ": [0.35, 0.16, 0.06], "IWR-FT": [0.3, 0.25, 0.2]}
+    panels = draw_rate_panels({"carpet": runs, "lanes": {"IWR-FT": runs["IWR-FT"]}}).axes
+    assert [ax.get_title() for ax in panels] == ["MEReQ", "IWR-FT", "", ""]
+    for ax, method, other in zip(panels, means, reversed(means), strict=False):
+        grey, own, _ = ax.lines
+        np.testing.assert_allclose(grey.get_ydata(), means[other])
+        np.testing.assert_allclose(own.get_ydata(), means[method])
+        assert own.get_color() == METHOD_COLOURS[method]
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+    assert panels[0].get_ylim()[1] > 0.4, "the interval fits"
 
 
 def test_a_run_that_stopped_early_keeps_its_last_rate():
     runs = {"MEReQ": [make_rows([0.4, 0.04], [40, 42]), make_rows([0.4, 0.3, 0.2], [40, 70, 90])]}
-    rates, _ = draw_comparison({"carpet": runs}).axes
-    np.testing.assert_allclose(rates.lines[0].get_ydata(), [0.4, 0.17, 0.12])
+    (panel,) = draw_rate_panels({"carpet": runs}).axes
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), [0.4, 0.17, 0.12])
 
 
-def test_one_seed_is_drawn_without_an_interval(tmp_path):
-    figure = draw_comparison({"carpet": {"MEReQ": [make_rows([0.4, 0.3], [40, 70])]}})
+@pytest.mark.parametrize("draw", [draw_comparison, draw_rate_panels])
+def test_one_seed_is_drawn_without_an_interval(draw, tmp_path):
+    figure = draw({"carpet": {"MEReQ": [make_rows([0.4, 0.3], [40, 70])]}})
     save_figure(figure, tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_the_papers_numbers_stand_below_its_tasks_alone():
+def test_the_papers_numbers_stand_beside_its_tasks_alone():
     published = read_published()
     assert published.keys() == {"highway", "bottle", "eraser", "pillow"}
     assert published["bottle"]["MEReQ", 0.05] == 1687
     assert all(len(samples) == 6 * len(THRESHOLDS) for samples in published.values())
     runs = {"MEReQ": [make_rows([0.4, 0.3], [40, 70])] * 2}
     axes = np.reshape(draw_comparison({"bottle": runs, "carpet": runs}).axes, (3, 2))
-    heights = {place: bar.get_height() for place, bar in bars(axes[2, 0]).items()}
-    assert heights == published["bottle"]
-    assert not axes[2, 1].axison
+    for row, threshold in zip(axes, THRESHOLDS, strict=True):
+        crosses = {method: x for (method, marker), (x, _) in dots(row[0]).items() if marker == "x"}
+        assert crosses == {
+            method: x for (method, delta), x in published["bottle"].items() if delta == threshold
+        }
+        assert dots(row[1]).keys() == {("MEReQ", "o")}
 
 
 # --- Behaviour -------------------------------------------------------------------------------------------
@@ -265,39 +286,42 @@ def _known(task):
     }
 
 
-def widths(body):
-    """Where a violin has which half width."""
-    x, y = body.get_paths()[0].vertices.T
-    return y, np.abs(x - round(x.mean()))  # violins stand at whole numbers
-
-
-def test_violins_are_widest_where_the_features_are(task, known):
+def test_a_feature_of_few_values_is_drawn_as_bars_at_them(task, known):
     figure = draw_features(task, known)
     assert [ax.get_title() for ax in figure.axes] == list(task.feature_names)
     for ax in figure.axes:
-        assert [label.get_text() for label in ax.get_xticklabels()] == list(known)
-        for body, (label, seeds) in zip(ax.collections, known.items(), strict=True):
-            assert tuple(body.get_facecolor()[0][:3]) == to_rgba(COLOURS[label])[:3]
-            y, width = widths(body)
-            assert abs(y[width.argmax()] - seeds[0].features[0, 0]) < 0.01
-            assert width[np.abs(y - seeds[0].features[0, 0]) > 0.1].max() < 1e-3
-        marks = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "_"]
+        assert not ax.collections, "there is no density of four values"
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(known)
+        tall = [bar for bar in ax.patches if bar.get_height() > 0]
+        for bar, (label, seeds) in zip(tall, known.items(), strict=True):
+            assert to_rgba(bar.get_facecolor()) == to_rgba(COLOURS[label])
+            assert bar.get_x() + bar.get_width() / 2 == pytest.approx(seeds[0].features[0, 0])
+        marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
         assert marks == [0.0, 1.0, 0.75, 0.25]
-        assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [1.0]
+        assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [1.0]
 
 
-def test_a_violin_is_the_smoothed_histogram_of_all_seeds(task):
-    """Against the kernel density written out for each place, on features with two levels."""
+def test_bars_are_as_high_as_the_shares_of_their_values(task):
     rng = np.random.default_rng(0)
     K = len(task.feature_names)
-    seeds = [
-        Episodes(rng.choice([0.0, 0.6, 1.0], (50, K), p=[0.5, 0.2, 0.3]), np.zeros(50, int)) for _ in range(3)
-    ]
+    values = rng.choice([0.0, 0.6, 1.0], (500, K), p=[0.5, 0.2, 0.3])
+    known = {who: [Episodes(values, np.zeros(500, int))] for who in ("prior", "expert")}
+    ax = draw_features(task, known).axes[1]
+    shares = np.array([(values[:, 1] == level).mean() for level in (0.0, 0.6, 1.0)])
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches[:3]], 0.9 * shares / shares.max())
+
+
+def test_a_distribution_is_the_smoothed_histogram_of_all_seeds(task):
+    """Against the kernel density written out for each place, on features with many values."""
+    rng = np.random.default_rng(0)
+    K = len(task.feature_names)
+    seeds = [Episodes(rng.beta(2, 5, (50, K)), np.zeros(50, int)) for _ in range(3)]
     ax = draw_features(task, {"prior": seeds, "expert": seeds}).axes[1]
     values = np.concatenate([episodes.features[:, 1] for episodes in seeds])
-    y, width = widths(ax.collections[0])
-    expected = np.array([np.exp(-0.5 * ((place - values) / 0.02) ** 2).sum() for place in y])
-    np.testing.assert_allclose(width, 0.42 * expected / expected.max(), atol=1e-5)
+    x, y = ax.collections[0].get_paths()[0].vertices.T
+    expected = np.array([np.exp(-0.5 * ((place - values) / (0.02 * np.ptp(x))) ** 2).sum() for place in x])
+    outline = y > 0
+    np.testing.assert_allclose(y[outline], (0.9 * expected / expected.max())[outline], atol=1e-2)
 
 
 def make_record(method, seed, rates, success, expert_return):
@@ -337,13 +361,9 @@ def test_returns_are_those_under_the_experts_reward(task, known):
         expected = {label: 3 * total * seeds[0].features[0, 0] for label, seeds in known.items()}
         marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
         np.testing.assert_allclose(marks, list(expected.values()), atol=1e-12)  # 2 and 4 steps: 3 in the mean
-        assert [label.get_text() for label in ax.get_yticklabels()] == list(known)
-        for height, (body, level) in enumerate(zip(ax.collections, (0.0, 1.0, 0.75, 0.25), strict=True)):
-            x, y = body.get_paths()[0].vertices.T
-            top = x[y > -height + 0.8]
-            reached = {2 * total * level, 4 * total * level}
-            assert all(np.abs(np.array(list(reached)) - place).min() < 0.03 * abs(4 * total) for place in top)
-            assert y.max() == pytest.approx(-height + 0.9)
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(known)
+        heights = [bar.get_height() for bar in ax.patches if bar.get_height() > 0]
+        np.testing.assert_allclose(heights, [0.9] + 6 * [0.9])  # two returns for each level but 0
 
 
 def test_the_colours_name_every_method():
@@ -359,7 +379,7 @@ def test_the_command_draws_all_there_is_and_the_same_bytes_again(root, tmp_path,
     written = []
     for out in ("first", "second"):
         assert main(["figures", "--runs", str(root), "--out", str(tmp_path / out), "--episodes", "2"]) == 0
-        names = ["comparison", "features-carpet", "returns"]
+        names = ["rates", "comparison", "features-carpet", "returns"]
         assert capsys.readouterr().out.splitlines() == [
             f"picture: {tmp_path / out / name}.png" for name in names
         ]
@@ -370,7 +390,9 @@ def test_the_command_draws_all_there_is_and_the_same_bytes_again(root, tmp_path,
 def test_bundles_alone_give_the_comparison(root, tmp_path, capsys):
     bundle(find_runs(root / "carpet"), tmp_path / "carpet.jsonl.gz")
     assert main(["figures", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"picture: {tmp_path / 'comparison.png'}\n"
+    assert capsys.readouterr().out.splitlines() == [
+        f"picture: {tmp_path / name}.png" for name in ("rates", "comparison")
+    ]
 
 
 def test_bundles_with_recorded_episodes_give_all(task, root, tmp_path, capsys, monkeypatch):
@@ -417,10 +439,11 @@ def test_a_task_without_an_oracle_is_drawn_without_expert_and_returns(task, tmp_
     draw = ["figures", "--runs", "runs", "--out", "pictures", "--episodes", "2"]
     assert main(draw) == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines() == ["picture: pictures/comparison.png"]
+    assert printed.out.splitlines() == ["picture: pictures/rates.png", "picture: pictures/comparison.png"]
     assert "pass --task alone:make to import it" in printed.err
     assert main([*draw, "--tasks", "alone:make"]) == 0
     assert capsys.readouterr().out.splitlines() == [
+        "picture: pictures/rates.png",
         "picture: pictures/comparison.png",
         "picture: pictures/features-alone-make.png",
     ]
@@ -441,6 +464,7 @@ def test_behaviour_of_another_prior_is_drawn_with_that_prior(task, tmp_path, cap
     capsys.readouterr()
     assert main(["figures", "--runs", "runs", "--out", "pictures", "--episodes", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [
+        "picture: pictures/rates.png",
         "picture: pictures/comparison.png",
         "picture: pictures/features-carpet-random.png",
         "picture: pictures/returns.png",  # the expert is the task's own, whose full reward is known
