@@ -216,7 +216,7 @@ def print_table(title: str, columns: dict[str, dict[str, str]]) -> None:
 
 
 def summarise(seconds: dict[str, list[float]]) -> dict[str, str]:
-    """Cells of one side for README: medians, and how many times faster ours are than the best peer."""
+    """Cells of one side for RESULTS.md: medians, and how many times faster ours are than the best peer."""
     medians = {name: statistics.median(runs) for name, runs in seconds.items()}
     peers = {name: median for name, median in medians.items() if name not in OURS}
     best = min(peers, key=lambda name: peers[name])

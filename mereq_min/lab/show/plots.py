@@ -180,7 +180,7 @@ def name_methods(comparison: Mapping[str, Runs]) -> list[str]:
 
 
 def draw_needs(ax: Axes, runs: Runs, threshold: float, methods: Sequence[str]) -> None:
-    """Expert samples to one threshold on a logarithmic axis, a line for each method; hollow if a lower bound."""
+    """Expert samples to one threshold on a logarithmic axis, a line a method; hollow if a lower bound."""
     for method, colour in _present(runs):
         (mean, low, high), censored = samples_interval(runs[method], threshold)
         y = methods.index(method)

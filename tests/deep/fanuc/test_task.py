@@ -31,7 +31,7 @@ MEDIANS = {
     "eraser": (1 - 9 / 30, 1 - 27 / 30),  # [N]
     "pillow": (2.8 / 15, 0.6 / 15),  # [cm]
 }
-"""README's medians of it for prior and expert, as feature values."""
+"""RESULTS.md's medians of it for prior and expert, as feature values."""
 
 
 @pytest.fixture(scope="module", name="task", params=("bottle", "eraser", "pillow"))
@@ -63,7 +63,7 @@ def test_prior_and_expert_are_skilled_as_they_sample(task, episodes):
     ("n_steps", "most"), [(2_000, 0.06), pytest.param(20_000, 0.03, marks=pytest.mark.slow)]
 )
 def test_the_expert_objects_to_the_prior_and_hardly_to_itself(task, policies, n_steps, most):
-    """README quotes the rates over 20,000 steps."""
+    """RESULTS.md says so over 20,000 steps."""
     prior, expert = (
         watch(task, policy, task.oracle, n_steps, seed=0).intervention_rate for policy in policies
     )
@@ -82,7 +82,7 @@ def preference_under_way(task, steps):
     return preference[under_way]
 
 
-def test_prior_and_expert_differ_in_the_preference_as_readme_says(task, episodes):
+def test_prior_and_expert_differ_in_the_preference_as_results_say(task, episodes):
     prior, expert = (preference_under_way(task, steps) for steps in episodes)
     np.testing.assert_allclose([np.median(prior), np.median(expert)], MEDIANS[task.name], atol=0.07)
     assert np.quantile(expert, 0.9) < np.median(prior)

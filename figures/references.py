@@ -1,0 +1,56 @@
+"""Record what the tables need beside the runs: returns of prior and expert, and the time of a run.
+
+    python figures/references.py            # ten minutes on one core; writes figures/references.json
+    python figures/references.py bottle     # one task anew
+
+The seconds are those of the processor, so that a neighbour on the core does not count.
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from mereq_min import METHODS, align, make_aligner, settings_of
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.files import write_file
+from mereq_min.lab.runs.provenance import provenance
+from mereq_min.metrics import THRESHOLDS
+
+FILE = Path(__file__).with_name("references.json")
+TASKS = ("carpet", "lanes", "shelf", "windy", "highway", "bottle", "eraser", "pillow")
+METHOD, SEED = "MEReQ-L", 1_000
+MEASURES = ("task_return", "expert_return", "success")
+
+
+def measure(name: str) -> dict[str, object]:
+    """Measures of a task's prior and expert; rate and seconds of each iteration until the rate is low.
+
+    Measuring comes first, so that what is compiled for the task is there when the clock starts.
+    """
+    task = load_task(name)
+    policies = {"prior": task.prior, "expert": task.oracle.expert_policy}
+    measured = {who: task.evaluate(policy) for who, policy in policies.items()}
+    kept = {who: {key: float(values[key]) for key in MEASURES} for who, values in measured.items()}
+    rates, seconds, begun = [], [], time.process_time()
+    config = replace(settings_of(task).loop, threshold=THRESHOLDS[0])
+    for iteration in align(task, make_aligner(task, METHODS[METHOD], seed=SEED), config, seed=SEED):
+        seconds.append(time.process_time() - begun)
+        rates.append(iteration.intervention_rate)
+        begun = time.process_time()
+    return {**kept, "method": METHOD, "seed": SEED, "rates": rates, "seconds": seconds}
+
+
+def main() -> None:
+    """Measure the tasks that are named, or all, and keep what is recorded of the others."""
+    names = sys.argv[1:] or TASKS
+    recorded = json.loads(FILE.read_text())["tasks"] if FILE.exists() else {}
+    for name in names:
+        recorded[name] = {**measure(name), **provenance()}
+        write_file(FILE, (json.dumps({"tasks": recorded}, indent=1) + "\n").encode())
+        print(name)
+
+
+if __name__ == "__main__":
+    main()

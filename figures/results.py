@@ -1,0 +1,349 @@
+"""Write the tables of RESULTS.md and README.md from the records behind them.
+
+python figures/results.py    # fills what stands between `<!-- table: name -->` and `<!-- end -->`
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mereq_min import METHODS, settings_of
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.records import Row
+from mereq_min.lab.show.plots import read_runs
+from mereq_min.lab.show.published import read_published
+from mereq_min.metrics import THRESHOLDS, samples_interval
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "RESULTS.md")
+GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
+ARM = ("bottle", "eraser", "pillow")
+NETWORKS = ("highway", *ARM)
+EVERY = (*GRIDWORLDS, *NETWORKS)
+WISHES = {
+    "carpet": "keep off the carpets",
+    "lanes": "keep to the right-hand lane if it is free",
+    "shelf": "push low",
+    "windy": "keep away from the cliff",
+    "highway": "keep to the right-hand lane",
+    "bottle": "push the bottle low",
+    "eraser": "press firmly",
+    "pillow": "grasp it in the middle",
+}
+"""What the expert of each task wants."""
+SUMMARY = ("carpet", *NETWORKS)
+"""Tasks in README's table."""
+STAY = 5
+"""Last iterations over which a rate has to stay low."""
+
+
+@cache
+def runs_of(task: str) -> dict[str, list[list[Row]]]:
+    return read_runs(ROOT / "figures/runs", task)
+
+
+def last_rows(task: str, method: str) -> list[Row]:
+    return [rows[-1] for rows in runs_of(task)[method]]
+
+
+def mean(task: str, method: str, measure: str) -> float:
+    """A measure of the final policies, mean over seeds."""
+    return float(np.mean([row[measure] for row in last_rows(task, method)]))
+
+
+@cache
+def read_json(file: str) -> Any:
+    return json.loads((ROOT / file).read_text())
+
+
+def reference(task: str) -> Any:
+    return read_json("figures/references.json")["tasks"][task]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def by_method(
+    first: str, columns: Sequence[str], cell: Callable[[str, str], str], keys: Sequence[str]
+) -> str:
+    """A table with a row for each method, and a cell for each key."""
+    return table([first, *columns], ([method, *(cell(key, method) for key in keys)] for method in METHODS))
+
+
+# --- Cells -----------------------------------------------------------------------------------------------
+
+
+def samples(task: str, method: str, threshold: float = THRESHOLDS[0], **options: float) -> str:
+    interval, censored = samples_interval(runs_of(task)[method], threshold, **options)
+    mark = f" c{censored}" if censored else ""
+    return f"{interval.mean:.0f} [{interval.low:.0f}, {interval.high:.0f}]{mark}"
+
+
+def stays(task: str, method: str) -> str:
+    """In how many runs the rate is below the threshold throughout the last iterations."""
+    rates = [[row["intervention_rate"] for row in rows[-STAY:]] for rows in runs_of(task)[method]]
+    return f"{sum(max(each) < THRESHOLDS[0] for each in rates)} of {len(rates)}"
+
+
+def kl(task: str, method: str) -> str:
+    return f"{mean(task, method, 'kl_to_expert'):.2f}"
+
+
+def way(task: str, method: str) -> str:
+    """Success, and the part of the way from the prior's to the expert's return under the expert's reward."""
+    prior, expert = (reference(task)[who]["expert_return"] for who in ("prior", "expert"))
+    part = (mean(task, method, "expert_return") - prior) / (expert - prior)
+    return f"{mean(task, method, 'success'):.2f}, {100 * part:.0f} %"
+
+
+def own_return(task: str, value: float) -> str:
+    """Change of a return under the prior's own reward against the prior's, in per cent of its size."""
+    prior = reference(task)["prior"]["task_return"]
+    return f"{round(100 * (value - prior) / abs(prior)):+d} %"
+
+
+def vector(values: Iterable[float], digits: int = 2) -> str:
+    return ", ".join(f"{value:.{digits}f}" for value in values)
+
+
+def distance(task: str, method: str) -> str:
+    return f"{mean(task, method, 'reward_distance'):.2f}"
+
+
+def coverage(task: str, method: str) -> str:
+    """Share of the entries of theta whose 95 % interval holds the true one; all seeds and features."""
+    rows, truth = last_rows(task, method), load_task(task).oracle.true_theta
+    pairs = [
+        (abs(value - true), error)
+        for row in rows
+        for value, true, error in zip(row["theta"], truth, row["standard_errors"], strict=True)
+    ]
+    held = [gap <= 1.96 * error for gap, error in pairs if error is not None]
+    return f"{100 * np.mean(held):.0f} %"
+
+
+# --- Tables ----------------------------------------------------------------------------------------------
+
+
+def summary() -> str:
+    method = "MEReQ-L"
+    rows = []
+    for task in SUMMARY:
+        rates = np.array([[row["intervention_rate"] for row in rows] for rows in runs_of(task)[method]])
+        mean, censored = samples_interval(runs_of(task)[method], THRESHOLDS[0])
+        before, after = rates.mean(axis=0)[[0, -1]]
+        steps = f"{'≥ ' if censored else ''}{mean.mean:.0f}"
+        seconds = sum(reference(task).get("seconds", []))
+        time = f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+        rows.append(
+            [
+                f"`{task}`",
+                WISHES[task],
+                f"{100 * before:.0f} %",
+                f"{100 * after:.1f} %",
+                steps,
+                time if seconds else "-",
+            ]
+        )
+    return table(["task", "what the expert wants", "before", "after", "expert steps", "time"], rows)
+
+
+def tasks() -> str:
+    rows = []
+    for task, wish in WISHES.items():
+        first = [rows[0]["intervention_rate"] for rows in runs_of(task)["MEReQ"]]
+        steps = settings_of(load_task(task)).loop.steps_per_iteration
+        rows.append([f"`{task}`", wish, f"{np.mean(first):.2f}", str(len(first)), f"{steps:,}"])
+    return table(["task", "what the expert wants", "lambda_0", "seeds", "steps an iteration"], rows)
+
+
+def gridworlds() -> str:
+    return by_method("method", GRIDWORLDS, samples, GRIDWORLDS)
+
+
+def highway() -> str:
+    published = read_published()["highway"]
+    rows = []
+    for method in METHODS:
+        ours = [samples("highway", method, threshold) for threshold in THRESHOLDS]
+        theirs = published.get((method, THRESHOLDS[0]))
+        rows.append([method, *ours, "-" if theirs is None else f"{theirs:.0f}"])
+    columns = [f"rate < {threshold:.2f}" for threshold in THRESHOLDS]
+    return table(["method", *columns, "the paper's, < 0.05"], rows)
+
+
+def arm() -> str:
+    published = read_published()
+    rows = []
+    for method in METHODS:
+        theirs = [published[task].get((method, THRESHOLDS[0])) for task in ARM]
+        paper = "-" if None in theirs else " / ".join(f"{each:.0f}" for each in theirs)
+        rows.append([method, *(samples(task, method) for task in ARM), paper])
+    return table(["method", *ARM, "the paper's"], rows)
+
+
+def arm_done() -> str:
+    def cell(task: str, method: str) -> str:
+        return samples(task, method, least_success=0.9)
+
+    return by_method("method", [f"{task}, done" for task in ARM], cell, ARM)
+
+
+def own() -> str:
+    rows = []
+    for method in METHODS:
+        rows.append([method, *(own_return(task, mean(task, method, "task_return")) for task in NETWORKS)])
+    expert = [own_return(task, reference(task)["expert"]["task_return"]) for task in NETWORKS]
+    return table(["own return", *NETWORKS], [*rows, ["the expert", *expert]])
+
+
+def theta() -> str:
+    rows = []
+    for task in EVERY:
+        found = np.array([row["theta"] for row in last_rows(task, "MEReQ-L")])
+        truth = load_task(task).oracle.true_theta
+        likelihood, matching = ((coverage(task, m), distance(task, m)) for m in ("MEReQ-L", "MEReQ"))
+        rows.append(
+            [
+                f"`{task}`",
+                ", ".join(f"{value:g}" for value in truth),
+                vector(found.mean(axis=0)),
+                vector(found.std(axis=0, ddof=1)),
+                *likelihood,
+                *matching,
+            ]
+        )
+    columns = ["task", "theta*", "MEReQ-L: mean", "spread", "coverage", "distance"]
+    return table([*columns, "MEReQ: coverage", "distance"], rows)
+
+
+def examples() -> str:
+    lines = map(json.loads, (ROOT / "figures/examples.jsonl").read_text().splitlines())
+    rows = []
+    for record in lines:
+        returns = record["task_return"]
+        rows.append(
+            [
+                f"`{record['task']}`",
+                ", ".join(f"{rate:.3f}" for rate in record["rates"]),
+                ", ".join(f"{value:g}" for value in record["true_theta"]),
+                vector(record["theta"]),
+                f"{returns['prior']:.1f}, {returns['aligned']:.1f}",
+            ]
+        )
+    return table(["task", "rate by iteration", "theta*", "theta", "own return: prior, aligned"], rows)
+
+
+def solvers() -> str:
+    record = read_json("figures/benchmarks/solvers.json")["seconds"]
+    names = {
+        "value iteration (numpy)": ("value iteration, stencil", "value iteration, sparse matrix"),
+        "modified policy iteration": ("modified policy iteration",),
+        "`solve_soft`, Newton (default)": ("Newton (default)",),
+        '`solve_soft(..., backend="numba")`': ("Newton, numba",),
+    }
+    columns = {}
+    for side, timed in record.items():
+        medians = {name: statistics.median(seconds) for name, seconds in timed.items()}
+        best = min(median for name, median in medians.items() if not name.startswith("Newton"))
+        cells = {}
+        for row, keys in names.items():
+            median = min(medians[key] for key in keys)
+            cells[row] = f"**{median:.2g}**" if median == best else f"{median:.2g}"
+            if row.startswith("`solve_soft"):
+                cells[row] += f" ({best / median:.2g}x)"
+        columns[f"{side}x{side}"] = cells
+    rows = ([row, *(cells[row] for cells in columns.values())] for row in names)
+    return table(["seconds (times the best peer)", *columns], rows)
+
+
+def roads() -> str:
+    rates = read_json("tests/benchmarks/highway.json")["one core"]["policy steps a second"]
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    names = {
+        "highway-env": "highway-env",
+        "`HighwayEnv`, one road": "single environment",
+        "`HighwayVectorEnv`, 64 roads": "64 roads",
+    }
+    rows = []
+    for shown, key in names.items():
+        times = medians[key] / medians["highway-env"]
+        rows.append([shown, f"{medians[key]:,.0f}", f"{times:,.0f}"])
+    return table(["simulator", "policy steps a second", "times highway-env 1.12.1"], rows)
+
+
+def cells() -> str:
+    rates = read_json("tests/benchmarks/fanuc.json")["one core"]["steps a second"]
+    kinds = {
+        "one at a time": "single",
+        "16 side by side": "16 side by side",
+        "64 side by side": "64 side by side",
+    }
+    rows = (
+        [f"`{task}`", *(f"{statistics.median(rates[task][key]):,.0f}" for key in kinds.values())]
+        for task in ARM
+    )
+    return table(["steps a second", *kinds], rows)
+
+
+def learners() -> str:
+    rates = read_json("tests/benchmarks/learners.json")["updates_a_second"]
+    medians = {
+        size: {who: statistics.median(each) for who, each in pair.items()} for size, pair in rates.items()
+    }
+    ours, theirs = "mereq-min", "Stable-Baselines3"
+    mine = [f"{each[ours]:.0f} ({each[ours] / each[theirs]:.2f}x)" for each in medians.values()]
+    rows = [["`deep.residual_sac`", *mine], [theirs, *(f"{each[theirs]:.0f}" for each in medians.values())]]
+    return table(["updates a second", *medians], rows)
+
+
+def waiting() -> str:
+    rates = read_json("tests/benchmarks/waiting.json")["a second"]
+    rows = []
+    for name, pair in rates.items():
+        before, now = (statistics.median(pair[side]) for side in ("before", "now"))
+        shown = [f"{each:,.0f}" if each >= 10 else f"{each:.2g}" for each in (before, now, now / before)]
+        rows.append([name.replace("[", "(").replace("]", ")"), *shown[:2], f"{shown[2]}x"])
+    return table(["a second", "before", "now", "ratio"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary,
+    "tasks": tasks,
+    "gridworlds": gridworlds,
+    "highway": highway,
+    "arm": arm,
+    "arm, done": arm_done,
+    "stays": lambda: by_method("stays below 0.05", EVERY, stays, EVERY),
+    "end": lambda: by_method("method", [f"{task}, end" for task in NETWORKS], way, NETWORKS),
+    "own": own,
+    "kl": lambda: by_method("KL [nats]", EVERY, kl, EVERY),
+    "theta": theta,
+    "examples": examples,
+    "solvers": solvers,
+    "roads": roads,
+    "cells": cells,
+    "learners": learners,
+    "waiting": waiting,
+}
+"""What makes each table, by the name in its mark."""
+MARK = re.compile(r"(<!-- table: ([\w, ]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def fill(text: str) -> str:
+    """Put every table of a document in its place."""
+    return MARK.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+if __name__ == "__main__":
+    for document in DOCUMENTS:
+        (ROOT / document).write_text(fill((ROOT / document).read_text()))
+        print(f"tables: {document}")

@@ -1,0 +1,240 @@
+"""What RESULTS.md says is what the records say: its tables, and the sentences about them."""
+
+import importlib.util
+import json
+import re
+import statistics
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mereq_min import METHODS
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.records import read_bundle
+from mereq_min.metrics import THRESHOLDS, samples_interval
+
+ROOT = Path(__file__).parents[1]
+RESULTS = (ROOT / "RESULTS.md").read_text()
+README = (ROOT / "README.md").read_text()
+GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
+ARM = ("bottle", "eraser", "pillow")
+EVERY = (*GRIDWORLDS, "highway", *ARM)
+SIX = [name for name in METHODS if name != "MEReQ-L"]
+"""The paper's methods."""
+
+
+def load_script():
+    """figures/results.py, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location("results", ROOT / "figures/results.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@cache
+def runs(task, method):
+    records = read_bundle(ROOT / f"figures/runs/{task}.jsonl.gz")
+    return [record["iterations"] for record in records if record["config"]["method"] == method]
+
+
+def rates(task, method):
+    return np.array([[row["intervention_rate"] for row in rows] for rows in runs(task, method)])
+
+
+def needs(task, method, **options):
+    return samples_interval(runs(task, method), THRESHOLDS[0], **options)
+
+
+def read_table(document, header):
+    """Cells of a table by row and column; the header is that of its first column."""
+    table = re.search(rf"^\| {re.escape(header)} \|.*\n(?:\|.*\n)+", document, flags=re.MULTILINE)
+    columns, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines())
+    return {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows}
+
+
+# --- Tables ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", ["README.md", "RESULTS.md"])
+def test_the_tables_are_those_that_the_script_writes(document):
+    """If this fails, run `python figures/results.py`."""
+    text = (ROOT / document).read_text()
+    script = load_script()
+    assert re.findall(script.MARK, text), "no table"
+    assert script.fill(text) == text
+
+
+def test_every_table_of_the_script_is_shown():
+    script = load_script()
+    assert {name for _, name, _ in script.MARK.findall(README + RESULTS)} == set(script.TABLES)
+
+
+def test_the_summary_is_the_record():
+    """By hand, from the bundles."""
+    recorded = json.loads((ROOT / "figures/references.json").read_text())["tasks"]
+    table = read_table(README, "task")
+    assert list(table) == [f"`{task}`" for task in ("carpet", "highway", *ARM)]
+    for shown, cells in table.items():
+        task = shown.strip("`")
+        each = rates(task, "MEReQ-L")
+        assert float(cells["before"].rstrip(" %")) == pytest.approx(100 * each[:, 0].mean(), abs=0.5)
+        assert float(cells["after"].rstrip(" %")) == pytest.approx(100 * each[:, -1].mean(), abs=0.05)
+        counts = [
+            next(row["expert_samples"] for row in rows if row["intervention_rate"] < 0.05)
+            for rows in runs(task, "MEReQ-L")
+        ]  # all get there
+        assert int(cells["expert steps"]) == round(np.mean(counts))
+        if "seconds" in recorded[task]:
+            assert float(cells["time"].rstrip(" s")) == pytest.approx(
+                sum(recorded[task]["seconds"]), rel=0.05
+            )
+        else:
+            assert cells["time"] == "-"
+
+
+def test_lambda_0_is_the_rate_of_the_prior():
+    """Every method that begins with the prior sees the same first iteration."""
+    for shown, cells in read_table(RESULTS, "task").items():
+        task = shown.strip("`")
+        for method in ("MEReQ", "HG-DAgger-FT", "MEReQ-L"):
+            assert float(cells["lambda_0"]) == pytest.approx(rates(task, method)[:, 0].mean(), abs=0.005)
+        assert int(cells["seeds"]) == len(runs(task, "MEReQ"))
+        assert int(cells["steps an iteration"].replace(",", "")) == runs(task, "MEReQ")[0][0]["steps"]
+
+
+def test_runs_that_stay_below_the_threshold_are_counted():
+    for method, cells in read_table(RESULTS, "stays below 0.05").items():
+        for task, cell in cells.items():
+            late = rates(task, method)[:, 5:]
+            assert cell == f"{(late < 0.05).all(axis=1).sum()} of {len(late)}"
+
+
+def test_coverage_is_counted_over_seeds_and_features():
+    table = re.search(r"^\| task \| theta\* \|.*\n(?:\|.*\n)+", RESULTS, flags=re.MULTILINE)[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == [f"`{task}`" for task in EVERY]
+    for task, row in zip(EVERY, rows, strict=True):
+        truth = load_task(task).oracle.true_theta
+        assert row[1] == ", ".join(f"{value:g}" for value in truth)
+        last = [rows[-1] for rows in runs(task, "MEReQ-L")]
+        theta = np.array([each["theta"] for each in last])
+        errors = np.array([each["standard_errors"] for each in last], dtype=float)  # None becomes nan
+        held = np.abs(theta - truth)[~np.isnan(errors)] <= 1.96 * errors[~np.isnan(errors)]
+        assert row[4] == f"{100 * held.mean():.0f} %"
+
+
+def test_the_table_of_solvers_is_the_record():
+    record = json.loads((ROOT / "figures/benchmarks/solvers.json").read_text())["seconds"]
+    names = {
+        "value iteration (numpy)": ("value iteration, stencil", "value iteration, sparse matrix"),
+        "modified policy iteration": ("modified policy iteration",),
+        "`solve_soft`, Newton (default)": ("Newton (default)",),
+        '`solve_soft(..., backend="numba")`': ("Newton, numba",),
+    }
+    table = read_table(RESULTS, "seconds (times the best peer)")
+    assert list(table) == list(names)
+    for side, timed in record.items():
+        medians = {name: statistics.median(seconds) for name, seconds in timed.items()}
+        best = min(median for name, median in medians.items() if not name.startswith("Newton"))
+        for row, keys in names.items():
+            median = min(medians[key] for key in keys)
+            cell = f"{median:.2g}"
+            if row.startswith("`solve_soft"):
+                cell += f" ({best / median:.2g}x)"
+            assert table[row][f"{side}x{side}"] == (f"**{cell}**" if median == best else cell), (row, side)
+
+
+# --- Sentences -------------------------------------------------------------------------------------------
+
+
+def test_mereq_is_first_of_the_six_on_six_tasks_but_never_clearly():
+    first = []
+    for task in EVERY:
+        means = {method: needs(task, method)[0].mean for method in SIX}
+        second = min((method for method in SIX if method != "MEReQ"), key=means.get)
+        if means["MEReQ"] == min(means.values()):
+            first.append(task)
+            assert needs(task, second)[0].low < needs(task, "MEReQ")[0].high
+    assert first == ["carpet", "lanes", "shelf", "windy", "highway", "pillow"]
+    ahead = {task: {m for m in SIX if needs(task, m)[0].mean < needs(task, "MEReQ")[0].mean} for task in ARM}
+    assert len(ahead["bottle"]) == 4
+    assert ahead["eraser"] == {"MEReQ-NP", "MaxEnt-FT"}
+
+
+def test_the_likelihood_is_first_of_all_but_on_the_eraser():
+    for task in EVERY:
+        best = min(METHODS, key=lambda method: needs(task, method)[0].mean)
+        assert best == ("MEReQ-NP" if task == "eraser" else "MEReQ-L")
+    for task in ARM:  # with the task done
+        assert min(METHODS, key=lambda m: needs(task, m, least_success=0.9)[0].mean) == "MEReQ-L"
+
+
+def test_on_the_pillow_the_likelihood_passes_soon_and_does_not_stay():
+    each = rates("pillow", "MEReQ-L")
+    assert (each[:, :5].min(axis=1) < 0.05).all()
+    assert (each[:, 5:] < 0.05).all(axis=1).sum() == 1
+    theta = np.mean([rows[-1]["theta"] for rows in runs("pillow", "MEReQ-L")], axis=0)
+    assert theta[3] / load_task("pillow").oracle.true_theta[3] == pytest.approx(0.1, abs=0.05)
+
+
+def test_who_never_passes_and_who_never_stays():
+    for task in ("carpet", "windy", "pillow"):
+        assert needs(task, "MEReQ-NP")[1] == len(runs(task, "MEReQ-NP"))
+    for method in ("MaxEnt", "MaxEnt-FT"):
+        assert needs("highway", method)[1] == len(runs("highway", method))
+    for task in EVERY:
+        for method in ("HG-DAgger-FT", "IWR-FT"):
+            assert not (rates(task, method)[:, 5:] < 0.05).all(axis=1).any()
+    for task in ("shelf", "bottle", "pillow"):
+        assert not (rates(task, "MEReQ")[:, 5:] < 0.05).all(axis=1).any()
+    for task in ARM:
+        assert min(rates(task, method).mean(axis=0).min() for method in ("HG-DAgger-FT", "IWR-FT")) > 0.05
+    assert rates("bottle", "MEReQ").mean(axis=0).min() > 0.1
+
+
+def test_one_update_is_enough_for_the_likelihood_on_the_highway():
+    assert (rates("highway", "MEReQ-L")[:, 1:] < 0.05).all()
+
+
+def test_the_quickest_on_the_eraser_forgets_its_task():
+    success = np.mean([rows[-1]["success"] for rows in runs("eraser", "MEReQ-NP")])
+    assert success == pytest.approx(0.75, abs=0.03)
+
+
+def test_intervals_of_theta_hold_on_gridworlds_and_not_on_networks():
+    table = re.search(r"^\| task \| theta\* \|.*\n(?:\|.*\n)+", RESULTS, flags=re.MULTILINE)[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    covered = [int(row[4].rstrip(" %")) for row in rows]
+    assert min(covered[:4]) >= 92
+    assert max(covered[4:]) <= 75
+    off = [float(row[5]) for row in rows]
+    assert max(off[:7]) < 0.15 < 0.4 < off[7]
+
+
+def test_the_compiled_road_equals_highway_env_as_claimed():
+    equality = json.loads((ROOT / "tests/benchmarks/highway.json").read_text())["equality"]
+    assert equality["episodes"] == 100
+    assert equality["largest gap of a state [m, rad, m/s, s]"] < 3e-13
+    assert equality["whole numbers equal"] == equality["ends equal"] == equality["policy steps"]
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "Fanuc-pusher-v0"])
+def test_both_learners_learn_the_same(name):
+    """Intervals of the mean over eight seeds overlap at every checkpoint."""
+    from mereq_min.metrics import bootstrap_mean
+
+    returns = json.loads((ROOT / f"tests/benchmarks/learners_curves-{name}.json").read_text())["returns"]
+    ours, theirs = (np.array(list(curves.values())) for curves in returns.values())
+    assert ours.shape == theirs.shape == (8, 10)
+    for a, b in zip(ours.T, theirs.T, strict=True):
+        a, b = (bootstrap_mean(each, np.random.default_rng(0)) for each in (a, b))
+        assert a.low <= b.high
+        assert b.low <= a.high
+
+
+def test_a_million_states_take_one_gibibyte():
+    peak = json.loads((ROOT / "figures/benchmarks/solvers.json").read_text())["peak_gib"]
+    assert peak["side"] == 1000
+    assert max(peak["scipy"], peak["numba"]) == pytest.approx(1, abs=0.1)
