@@ -50,16 +50,18 @@ opengl:  # MuJoCo draws without a display through EGL
 lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell mereq_min gridworlds deep tests figures book *.md Makefile pyproject.toml
 	$(BIN)/mypy
 
-figures: .venv/.installed  ## draw every committed figure again from its recorded runs
+figures: .venv/.installed  ## draw every committed figure again from its recorded runs, and fill the tables
+	$(BIN)/python figures/hero.py
 	$(BIN)/python figures/alignment.py figures/runs/carpet/MEReQ-L/seed0
 	$(BIN)/python figures/comparison.py
 	$(BIN)/python figures/batch_size.py
 	$(BIN)/python figures/bias.py
-	$(BIN)/python figures/highway.py
 	$(BIN)/python figures/arm.py
 	$(BIN)/python figures/rules.py
+	$(BIN)/python figures/results.py
 
 book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html
 	$(BIN)/sphinx-build -W --keep-going --quiet book book/_build/html
