@@ -171,6 +171,17 @@ def test_the_likelihood_is_first_of_all_but_on_the_eraser():
         assert min(METHODS, key=lambda m: needs(task, m, least_success=0.9)[0].mean) == "MEReQ-L"
 
 
+def test_who_is_first_of_the_six_on_the_arm_with_the_task_done():
+    order = {
+        task: sorted(SIX, key=lambda method: needs(task, method, least_success=0.9)[0].mean) for task in ARM
+    }
+    assert order["bottle"][0] == "MEReQ-NP"
+    assert order["eraser"][:2] == ["MEReQ-NP", "MEReQ"]
+    assert order["pillow"][0] == "MEReQ"
+    second, first = (needs("eraser", method, least_success=0.9)[0] for method in ("MEReQ", "MEReQ-NP"))
+    assert second.low < first.high
+
+
 def test_on_the_pillow_the_likelihood_passes_soon_and_does_not_stay():
     each = rates("pillow", "MEReQ-L")
     assert (each[:, :5].min(axis=1) < 0.05).all()
