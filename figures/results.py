@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mereq_min import METHODS, settings_of
+from mereq_min import settings_of
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.records import Row
 from mereq_min.lab.show.plots import read_runs
 from mereq_min.lab.show.published import read_published
+from mereq_min.methods import RECORDED_METHODS
 from mereq_min.metrics import THRESHOLDS, samples_interval
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +76,9 @@ def by_method(
     first: str, columns: Sequence[str], cell: Callable[[str, str], str], keys: Sequence[str]
 ) -> str:
     """A table with a row for each method, and a cell for each key."""
-    return table([first, *columns], ([method, *(cell(key, method) for key in keys)] for method in METHODS))
+    return table(
+        [first, *columns], ([method, *(cell(key, method) for key in keys)] for method in RECORDED_METHODS)
+    )
 
 
 # --- Cells -----------------------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ def gridworlds() -> str:
 def highway() -> str:
     published = read_published()["highway"]
     rows = []
-    for method in METHODS:
+    for method in RECORDED_METHODS:
         ours = [samples("highway", method, threshold) for threshold in THRESHOLDS]
         theirs = published.get((method, THRESHOLDS[0]))
         rows.append([method, *ours, "-" if theirs is None else f"{theirs:.0f}"])
@@ -183,7 +186,7 @@ def highway() -> str:
 def arm() -> str:
     published = read_published()
     rows = []
-    for method in METHODS:
+    for method in RECORDED_METHODS:
         theirs = [published[task].get((method, THRESHOLDS[0])) for task in ARM]
         paper = "-" if None in theirs else " / ".join(f"{each:.0f}" for each in theirs)
         rows.append([method, *(samples(task, method) for task in ARM), paper])
@@ -199,7 +202,7 @@ def arm_done() -> str:
 
 def own() -> str:
     rows = []
-    for method in METHODS:
+    for method in RECORDED_METHODS:
         rows.append([method, *(own_return(task, mean(task, method, "task_return")) for task in NETWORKS)])
     expert = [own_return(task, reference(task)["expert"]["task_return"]) for task in NETWORKS]
     return table(["own return", *NETWORKS], [*rows, ["the expert", *expert]])
