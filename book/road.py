@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# The world: states are the free cells, row by row; actions are up, right, down, left, stay.
+# The world: states are free cells, row by row; actions are up, right, down, left, stay.
 MAP = """
 ###########
 #S.cc.cc.G#
@@ -13,13 +13,14 @@ MAP = """
 """
 MOVES = (-1, 0), (0, 1), (1, 0), (0, -1), (0, 0)
 SLIP, GAMMA, HORIZON = 0.1, 0.95, 15
-CELLS = [(y, x) for y, row in enumerate(MAP.split()) for x, letter in enumerate(row) if letter != "#"]
+ROWS = MAP.split()
+CELLS = [(y, x) for y, row in enumerate(ROWS) for x in range(len(row)) if row[x] != "#"]
 S, A, K = len(CELLS), len(MOVES), 2
 
 
 def mark(letter):
     """(S,): 1 on the cells of this letter."""
-    return np.array([MAP.split()[y][x] == letter for y, x in CELLS], dtype=float)
+    return np.array([ROWS[y][x] == letter for y, x in CELLS], dtype=float)
 
 
 def make_transition():
@@ -45,7 +46,8 @@ F = np.stack([FAR, RUG], axis=2)  # features f(s, a), (S, A, K)
 def soft_max(x, temperature):
     """(S, A) -> (S,), temperature * log sum exp(x / temperature)."""
     top = x.max(axis=1)
-    return top + temperature * np.log(np.exp((x - top[:, None]) / temperature).sum(axis=1))
+    scaled = np.exp((x - top[:, None]) / temperature)
+    return top + temperature * np.log(scaled.sum(axis=1))
 
 
 def solve(reward, bonus, temperature, sweeps=400):
@@ -68,7 +70,7 @@ def customise(theta):
     return solve(F @ theta, OMEGA_SCALED * LOG_PRIOR, ALPHA_HAT)[2]
 
 
-# The expert, whom we simulate: what she wants, when she takes over, and how she acts.
+# The expert, simulated: what she wants, when she takes over, and how she acts.
 TRUTH, MARGIN, RELEASE = np.array([0.0, -1.0]), 0.4, 3
 LOG_EXPERT = customise(TRUTH)
 OBJECTS = ALPHA_HAT * LOG_EXPERT < -MARGIN  # (S, A): costs her more than the margin
@@ -80,7 +82,7 @@ def watch(log_policy, n, rng):
     for _ in range(n):
         if t == 0:
             s, hers, calm, objected = rng.choice(S, p=RHO), False, 0, False
-        if not hers and objected:  # she takes over, so the step before was not let pass
+        if not hers and objected:  # she takes over; the step before was not let pass
             hers, calm, rows[-1][3] = True, 0, 0
         elif hers and calm >= RELEASE:
             hers = False
@@ -119,7 +121,8 @@ def match(theta, steps, rate=0.5, most=150, tolerance=0.01):
 def successor_features(log_policy):
     """psi (S, A, K): discounted features to come."""
     onward = np.einsum("sat,tb->satb", P, np.exp(log_policy)).reshape(S * A, S * A)
-    return np.linalg.solve(np.eye(S * A) - GAMMA * onward, F.reshape(S * A, K)).reshape(S, A, K)
+    psi = np.linalg.solve(np.eye(S * A) - GAMMA * onward, F.reshape(S * A, K))
+    return psi.reshape(S, A, K)
 
 
 def maximise_likelihood(theta, steps, sd=0.5, newton_steps=20):
@@ -140,7 +143,8 @@ def maximise_likelihood(theta, steps, sd=0.5, newton_steps=20):
 # The loop.
 def align(estimate, iterations=4, n=300, seed=0):
     """The loop: yields rate, theta and log pi_hat."""
-    rng, theta, log_policy, steps = np.random.default_rng(seed), np.zeros(K), LOG_PRIOR, []
+    rng, steps = np.random.default_rng(seed), []
+    theta, log_policy = np.zeros(K), LOG_PRIOR
     for _ in range(iterations):
         steps.append(watch(log_policy, n, rng))
         theta = estimate(theta, np.concatenate(steps))

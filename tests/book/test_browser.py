@@ -331,20 +331,21 @@ def test_the_reader_takes_over_and_is_understood(browser: Chrome, playroom: WebE
     assert "Take over first" in part(playroom, "message").text
     part(playroom, "run").click()
     canvas = playroom.find_element(By.TAG_NAME, "canvas")
+    canvas.send_keys(Keys.SPACE)  # the driver brings it into view
     before = browser.execute_script("return scrollY")
     for key in 4 * [Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.SPACE]:
         canvas.send_keys(key)
-    playroom.find_element(By.CSS_SELECTOR, "[data-action='1']").click()
     assert browser.execute_script("return scrollY") == before  # the keys do not move the page
+    playroom.find_element(By.CSS_SELECTOR, "[data-action='1']").click()
     steps = browser.execute_script("return arguments[0].playroom.steps", playroom)
-    assert [action for _, action in steps] == 4 * [1, 2, 3, 0, 4] + [1]
+    assert [action for _, action in steps] == [4, *4 * [1, 2, 3, 0, 4], 1]
     WebDriverWait(browser, 10).until(
-        lambda _: not re.search("drove 21 of 21 ", part(playroom, "rounds").text)
+        lambda _: not re.search("drove 22 of 22 ", part(playroom, "rounds").text)
     )
-    assert "you drove 21 of" in part(playroom, "rounds").text  # the robot drives on by itself
+    assert "you drove 22 of" in part(playroom, "rounds").text  # the robot drives on by itself
     part(playroom, "run").click()
     part(playroom, "learn").click()
-    assert "Learned from 21 steps" in part(playroom, "message").text
+    assert "Learned from 22 steps" in part(playroom, "message").text
     shown = [cell.text for cell in playroom.find_elements(By.CSS_SELECTOR, "tbody td:nth-child(2)")]
     wanted = infer(TASKS["carpet"](), steps).theta
     np.testing.assert_allclose(np.array(shown, dtype=float), wanted, atol=0.0051)
