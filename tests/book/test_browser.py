@@ -57,9 +57,10 @@ TOO_WIDE = """
         .map(element => element.outerHTML.slice(0, 80))
 """
 FORMULAS_TOO_WIDE = """
-    return [...document.querySelectorAll("div.math")]
-        .filter(formula => formula.checkVisibility() && formula.scrollWidth > formula.clientWidth + 1)
-        .map(formula => `${formula.id}: ${formula.scrollWidth - formula.clientWidth} pixels`)
+    return [...document.querySelectorAll("mjx-container")].filter(formula => formula.checkVisibility())
+        .map(formula => [formula.querySelector("svg"), formula.closest("p, li, dd, caption, div.math")])
+        .filter(([drawn, block]) => block && drawn.getBoundingClientRect().width > block.clientWidth + 1)
+        .map(([drawn, block]) => `${block.id} ${block.textContent.slice(0, 60)}`)
 """
 WITHOUT_ALTERNATIVE = """
     return [...document.querySelectorAll("article img")].filter(image => !image.alt)
@@ -175,7 +176,7 @@ def test_the_check_finds_faults(site: str, browser: Chrome) -> None:
         page.append(Object.assign(document.createElement("img"), {src: "http://example.org/a.png"}))
         page.append(Object.assign(document.createElement("div"), {style: "width: 3000px"}), "wide")
         const formula = Object.assign(document.createElement("div"), {className: "math"})
-        formula.append(Object.assign(document.createElement("mjx-container"), {style: "padding: 0 1500px"}))
+        formula.innerHTML = "<mjx-container><svg width='3000' height='9'></svg></mjx-container>"
         page.append(formula)
         page.append(Object.assign(document.createElement("div"), {className: "widget"}))
     """)
