@@ -18,14 +18,25 @@ if TYPE_CHECKING:
     from mereq_min.inverse import (
         Estimate,
         FeatureMatchingConfig,
+        RobustConfig,
+        RobustEstimate,
         SegmentLikelihoodConfig,
         match_features,
         maximise_likelihood,
+        maximise_robust_likelihood,
     )
     from mereq_min.loop import Iteration, LoopConfig, Settings, align, settings_of
     from mereq_min.mdp import TabularMDP
     from mereq_min.methods import METHODS, EstimatorConfig, Method, make_aligner
-    from mereq_min.metrics import bootstrap_mean, feature_divergence, samples_to_threshold, starc_distance
+    from mereq_min.metrics import (
+        bootstrap_mean,
+        feature_divergence,
+        paired_difference,
+        samples_to_stay,
+        samples_to_threshold,
+        share_of_the_way,
+        starc_distance,
+    )
     from mereq_min.policies import TabularPolicy, UniformPolicy
     from mereq_min.residual import residual_bellman, solve_residual
     from mereq_min.soft import (
@@ -56,6 +67,8 @@ __all__ = [
     "NotConvergedError",
     "Oracle",
     "Policy",
+    "RobustConfig",
+    "RobustEstimate",
     "SegmentLikelihoodConfig",
     "Settings",
     "SimulatedExpert",
@@ -73,13 +86,17 @@ __all__ = [
     "make_aligner",
     "match_features",
     "maximise_likelihood",
+    "maximise_robust_likelihood",
     "mean_features",
     "occupancy",
+    "paired_difference",
     "residual_bellman",
     "rollout",
     "sample_weights",
+    "samples_to_stay",
     "samples_to_threshold",
     "settings_of",
+    "share_of_the_way",
     "solve_residual",
     "solve_soft",
     "starc_distance",
@@ -105,6 +122,8 @@ _HOMES = {
     "NotConvergedError": "soft",
     "Oracle": "interfaces",
     "Policy": "interfaces",
+    "RobustConfig": "inverse",
+    "RobustEstimate": "inverse",
     "SegmentLikelihoodConfig": "inverse",
     "Settings": "loop",
     "SimulatedExpert": "experts",
@@ -122,12 +141,16 @@ _HOMES = {
     "make_aligner": "methods",
     "match_features": "inverse",
     "maximise_likelihood": "inverse",
+    "maximise_robust_likelihood": "inverse",
     "mean_features": "steps",
     "occupancy": "soft",
+    "paired_difference": "metrics",
     "residual_bellman": "residual",
     "sample_weights": "steps",
+    "samples_to_stay": "metrics",
     "samples_to_threshold": "metrics",
     "settings_of": "loop",
+    "share_of_the_way": "metrics",
     "solve_residual": "residual",
     "solve_soft": "soft",
     "starc_distance": "metrics",

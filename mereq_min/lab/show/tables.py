@@ -226,8 +226,8 @@ def outcomes_table(task: str, records: Sequence[Record], returns: tuple[float, f
         shared = sorted(stays[method].keys() & stays["MEReQ"].keys())
         less = "-"
         if shared and method != "MEReQ":
-            pairs = ([stays[each][seed] for seed in shared] for each in (method, "MEReQ"))
-            less = _interval(paired_difference(*pairs), "+.0f")
+            own, its = ([stays[each][seed] for seed in shared] for each in (method, "MEReQ"))
+            less = _interval(paired_difference(own, its), "+.0f")
         table.add_row(
             method,
             _samples_cell(runs, threshold, confirmed=True),
