@@ -25,6 +25,7 @@ _ROW = (
     "terminated",
     "truncated",
     "policy_version",
+    "next_state",
 )
 
 
@@ -89,7 +90,7 @@ class Drive:
         self._rows.append(
             (
                 self.state, action, policy_action, features, intervened, self.episode, self.t, terminated,
-                truncated, version,
+                truncated, version, following,
             )
         )  # fmt: skip
         self.state, self.t, self.info = following, self.t + 1, info

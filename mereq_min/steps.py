@@ -32,6 +32,8 @@ class Steps:
         terminated: (N,) whether the step led to a terminal state.
         truncated: (N,) whether the episode was cut off here, by its time limit or by the end of the rollout.
         policy_version: (N,) number of updates before this rollout; 0 for the first policy.
+        next_state: (N, ...) states after the steps, before any reset; the last one of an episode is in no
+            other column. None if they were not recorded.
 
     Raises:
         ValueError: if the columns differ in length or time does not run forward within an episode.
@@ -47,6 +49,7 @@ class Steps:
     terminated: Mask
     truncated: Mask
     policy_version: NDArray[np.int64]
+    next_state: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.state)
@@ -63,8 +66,12 @@ class Steps:
         return len(self.state)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Return the columns by name; `Steps(**steps.columns())` holds the same data."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the columns by name; `Steps(**steps.columns())` holds the same data.
+
+        A column that was not recorded is left out.
+        """
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: column for name, column in columns.items() if column is not None}
 
     def select(self, mask: Mask) -> Steps:
         """Return the steps where `mask` (N,) is true."""
@@ -123,10 +130,13 @@ class Steps:
 
 
 def concatenate(parts: Sequence[Steps]) -> Steps:
-    """Join steps in order; no episode may appear in two parts."""
-    return Steps(
-        **{name: np.concatenate([part.columns()[name] for part in parts]) for name in parts[0].columns()}
-    )
+    """Join steps in order; no episode may appear in two parts.
+
+    A column that one of the parts lacks is left out.
+    """
+    columns = [part.columns() for part in parts]
+    shared = [name for name in columns[0] if all(name in each for each in columns)]
+    return Steps(**{name: np.concatenate([each[name] for each in columns]) for name in shared})
 
 
 def last_iteration(steps: Steps) -> Steps:

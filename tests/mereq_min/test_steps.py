@@ -171,6 +171,20 @@ def test_select_keeps_whole_rows() -> None:
     assert_array_equal(chosen.policy_version, [0, 0, 1])
 
 
+def test_next_states_go_with_their_steps_and_are_left_out_where_a_part_lacks_them() -> None:
+    plain = watched("PE|EPP")
+    whole = Steps(**plain.columns(), next_state=plain.state + 1)
+    assert "next_state" not in plain.columns()
+    assert_array_equal(whole.columns()["next_state"], [1, 2, 3, 4, 5])
+    assert_array_equal(whole.select(whole.episode == 1).columns()["next_state"], [3, 4, 5])
+    first, second = whole.select(whole.episode == 0), whole.select(whole.episode == 1)
+    assert_array_equal(concatenate([first, second]).columns()["next_state"], whole.columns()["next_state"])
+    for parts in ([first, plain.select(plain.episode == 1)], [plain.select(plain.episode == 0), second]):
+        assert concatenate(parts).next_state is None
+    with pytest.raises(ValueError, match=r"^next_state must have 5 rows like state, got 4$"):
+        Steps(**plain.columns(), next_state=plain.state[:4])
+
+
 # Feature expectations --------------------------------------------------------------------------------------
 
 

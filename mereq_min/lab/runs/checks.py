@@ -32,13 +32,22 @@ def check_steps(steps: Steps, env: gymnasium.Env[Any, Any], n_features: int) -> 
         raise ValueError(f"the features are not {n_features} finite numbers a step")
     if (np.diff(steps.episode) < 0).any():
         raise ValueError("the numbers of the episodes decrease")
-    _check_column("state", steps.state, env.observation_space)
-    _check_column("action", steps.action, env.action_space)
-    _check_column("policy_action", steps.policy_action, env.action_space)
+    check_column("state", steps.state, env.observation_space)
+    if steps.next_state is not None:
+        check_column("next_state", steps.next_state, env.observation_space)
+        follows = (steps.episode[1:] == steps.episode[:-1]) & (np.diff(steps.t) == 1)
+        if not np.array_equal(steps.state[1:][follows], steps.next_state[:-1][follows]):
+            raise ValueError("the state after some step is not that of the step after it")
+    check_column("action", steps.action, env.action_space)
+    check_column("policy_action", steps.policy_action, env.action_space)
 
 
-def _check_column(name: str, column: NDArray[Any], space: gymnasium.Space[Any]) -> None:
-    """Check a column against a space; the bounds of a Box only bound what the environment makes of it."""
+def check_column(name: str, column: NDArray[Any], space: gymnasium.Space[Any]) -> None:
+    """Check a column against a space; the bounds of a Box only bound what the environment makes of it.
+
+    Raises:
+        ValueError: if the space has no such members.
+    """
     shape = column.shape[1:]
     if space.shape is not None and shape != space.shape:
         raise ValueError(f"each {name} has shape {shape}, that of the task has {space.shape}")
