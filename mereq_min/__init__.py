@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         maximise_likelihood,
         maximise_robust_likelihood,
     )
-    from mereq_min.loop import Iteration, LoopConfig, Settings, align, settings_of
+    from mereq_min.loop import Iteration, LoopConfig, Settings, align, fit_log, settings_of
     from mereq_min.mdp import TabularMDP
     from mereq_min.methods import METHODS, EstimatorConfig, Method, make_aligner
     from mereq_min.metrics import (
@@ -83,6 +83,7 @@ __all__ = [
     "concatenate",
     "discounted_sum",
     "feature_divergence",
+    "fit_log",
     "make_aligner",
     "match_features",
     "maximise_likelihood",
@@ -138,6 +139,7 @@ _HOMES = {
     "concatenate": "steps",
     "discounted_sum": "soft",
     "feature_divergence": "metrics",
+    "fit_log": "loop",
     "make_aligner": "methods",
     "match_features": "inverse",
     "maximise_likelihood": "inverse",

@@ -129,6 +129,29 @@ def align(
         yield Iteration(version + 1, steps, rate, int(everything.is_intervention.sum()), aligner.policy, info)
 
 
+def fit_log(
+    aligner: Aligner, recorded: Sequence[Steps], patience: int, *, n_done: int = 0
+) -> Iterator[Iteration]:
+    """Update the policy to recorded iterations one after the other, as `align` does to its own rollouts.
+
+    A log of the same method, prior and seed therefore leads to the same theta, bit for bit.
+
+    Args:
+        aligner: the method; the caller restores it if iterations are already done.
+        recorded: the steps of each iteration.
+        patience: number of steps before a takeover that provoked it, see `Expert.patience`.
+        n_done: number of iterations already done.
+
+    Yields:
+        One `Iteration` after another.
+    """
+    for number in range(n_done + 1, len(recorded) + 1):
+        everything, steps = concatenate(recorded[:number]), recorded[number - 1]
+        info = aligner.update(everything, patience)[1]
+        n_expert = int(everything.is_intervention.sum())
+        yield Iteration(number, steps, steps.intervention_rate, n_expert, aligner.policy, info)
+
+
 def make_watcher(task: Task, config: LoopConfig) -> Expert:
     """Return the simulated expert of a task's oracle, as the settings ask for.
 

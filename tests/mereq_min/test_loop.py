@@ -18,6 +18,7 @@ from mereq_min import (
     UniformPolicy,
     align,
     concatenate,
+    fit_log,
     make_aligner,
     settings_of,
     solve_soft,
@@ -52,6 +53,37 @@ def test_the_table_of_methods_reads_like_the_papers():
         ("PVP", None, "prior", "expert + policy", "proxy values"),
     }
     assert {m.name for m in METHODS.values() if m.iterations == "last"} == {"MEReQ-last"}
+
+
+@pytest.mark.parametrize("task", ["carpet", "windy"])
+def test_the_state_after_each_step_is_kept_the_last_of_an_episode_too(task):
+    task = load_task(task)
+    steps = watch(task, task.prior, task.oracle, 400, seed=3)
+    follows = steps.episode[1:] == steps.episode[:-1]
+    np.testing.assert_array_equal(steps.next_state[:-1][follows], steps.state[1:][follows])
+    env = task.make_env()  # the same environment again, driven by the same actions
+    env.reset(seed=int(np.random.default_rng(np.random.SeedSequence(3).spawn(2)[0]).integers(2**31)))
+    for action, after, ends in zip(
+        steps.action, steps.next_state, steps.terminated | steps.truncated, strict=True
+    ):
+        assert env.step(action)[0] == after
+        if ends:
+            env.reset()
+    np.testing.assert_array_equal(task.mdp.terminal[steps.next_state], steps.terminated)
+
+
+def test_a_log_of_a_method_is_fitted_as_it_was_recorded():
+    task = load_task("carpet")
+    for method in METHODS.values():
+        recorded = list(align(task, make_aligner(task, method), LoopConfig(3, 80), seed=1))
+        steps = [each.steps for each in recorded]
+        fitted = list(fit_log(make_aligner(task, method), steps, task.oracle.patience))
+        for mine, theirs in zip(fitted, recorded, strict=True):
+            assert (mine.iteration, mine.intervention_rate, mine.expert_samples) == (
+                theirs.iteration, theirs.intervention_rate, theirs.expert_samples
+            )  # fmt: skip
+            np.testing.assert_array_equal(mine.info["theta"], theirs.info["theta"])
+            np.testing.assert_array_equal(mine.policy.log_policy, theirs.policy.log_policy)
 
 
 def test_running_totals_versions_and_episodes_fit_together():

@@ -13,6 +13,24 @@ from mereq_min.loop import LoopConfig
 from mereq_min.methods import METHODS, EstimatorConfig
 from mereq_min.validation import check_number
 
+RECORDED = "recorded"
+"""The expert of a run that fits a log."""
+
+
+@dataclass(frozen=True)
+class RecordedLog:
+    """A log whose steps a run fits, in place of rollouts."""
+
+    name: str
+    """What it is called in the name of the run's folder."""
+    sha256: str
+    """Of its columns, see `files.hash_arrays`."""
+    patience: int
+    """Steps before a takeover that provoked it; they do not count as good enough [steps]."""
+
+    def __post_init__(self) -> None:
+        check_number("patience", self.patience, 0, integer=True)
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -34,6 +52,8 @@ class RunConfig:
     """alpha_hat; None is the task's own [reward]."""
     prior_weight: float | None = None
     """omega; None is the task's own."""
+    log: RecordedLog | None = None
+    """What is fitted in place of rollouts; the expert is then `RECORDED`."""
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, 0, integer=True)
@@ -54,7 +74,7 @@ class RunConfig:
 def slug(config: RunConfig) -> str:
     """The name of the folder that holds the runs of a task, without characters that Windows or scp refuse.
 
-    Runs with another prior, runs that learn from demonstrations, and runs whose expert errs as one of
+    Runs with another prior, runs that learn from demonstrations or a log, and runs whose expert errs as one of
     `experts.PRESETS` have folders of their own.
     """
     parts = [_portable(config.task)]
@@ -65,6 +85,8 @@ def slug(config: RunConfig) -> str:
         parts.append("demonstrations")
     errs = config.loop.imperfections
     parts += [name for name, preset in PRESETS.items() if errs == preset != Imperfections()]
+    if config.log is not None:
+        parts.append(_portable(f"log-{config.log.name}"))
     return "-".join(parts)
 
 

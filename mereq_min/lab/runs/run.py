@@ -64,7 +64,7 @@ from mereq_min.lab.runs.records import (
     unseal,
     write_config,
 )
-from mereq_min.loop import Iteration, align, make_watcher
+from mereq_min.loop import Iteration, align, fit_log, make_watcher
 from mereq_min.methods import METHODS, make_aligner
 from mereq_min.metrics import THRESHOLDS, confirmed_rates
 from mereq_min.rollout import watch
@@ -102,18 +102,24 @@ def load_run_task(path: Path, *, task: str | None = None, prior: str | None = No
         UsageError: if the record alone does not suffice.
         RunError: if the record is damaged.
     """
+    found = find_recorded_task(path, task)
     header = read_config(path)
     config = header["config"]
-    if task is None and ":" in config["task"]:
-        raise UsageError(
-            f"the run {path} is of the task {config['task']}, a module that its record alone names; pass "
-            f"--task {config['task']} to import it"
-        )
-    found = load_task(task or config["task"])
     policy = load_policy(prior, found) if prior is not None else _recorded_prior(path, header, found)
     temperature, prior_weight = config["temperature"], config["prior_weight"]
     cache = _oracles(path.resolve().parent.parent.parent)
     return change_task(found, prior=policy, temperature=temperature, prior_weight=prior_weight, cache=cache)
+
+
+def find_recorded_task(path: Path, task: str | None = None) -> Task:
+    """The task of a recorded run as it is by itself; see `load_run_task`."""
+    name = read_config(path)["config"]["task"]
+    if task is None and ":" in name:
+        raise UsageError(
+            f"the run {path} is of the task {name}, a module that its record alone names; pass --task {name} "
+            "to import it"
+        )
+    return load_task(task or name)
 
 
 def _recorded_prior(path: Path, header: Header, task: Task) -> Policy | None:
@@ -147,6 +153,7 @@ def run(
     out: Path,
     *,
     expert: Expert | None = None,
+    recorded: Sequence[Steps] = (),
     overwrite: bool = False,
     on_iteration: Callable[[Row], None] = lambda row: None,
 ) -> Path:
@@ -160,6 +167,8 @@ def run(
         config: what to run.
         out: root of the run folders.
         expert: who watches; default: the simulated expert of the task's oracle.
+        recorded: the iterations of the log that the configuration names, if it names one; they are fitted in
+            place of rollouts.
         overwrite: start over, discarding the run that is there.
         on_iteration: called with the row of each iteration, those read from disk too.
 
@@ -179,7 +188,7 @@ def run(
         for row in log:
             on_iteration(unseal(row))
         if not is_finished(log, config.loop):
-            _go_on(path, log, task, config, expert, on_iteration)
+            _go_on(path, log, task, config, expert, recorded, on_iteration)
     return path
 
 
@@ -189,23 +198,32 @@ def _go_on(
     task: Task,
     config: RunConfig,
     expert: Expert | None,
+    recorded: Sequence[Steps],
     on_iteration: Callable[[Row], None],
 ) -> None:
     """Do the iterations of a run that are not in its log yet."""
     seconds = read_seconds(path)
     if not log:
         save_prior(path, config, task)
-    expert = expert or make_watcher(task, config.loop)
+    watcher = None if config.log is not None else expert or make_watcher(task, config.loop)
     begun = time.perf_counter()
     aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
-    done = read_done(path, log, task, config)
+    done = read_done(path, log, task, config) if config.log is None else list(recorded[: len(log)])
+    if config.log is None:
+        assert watcher is not None
+        patience = watcher.patience
+        iterations = align(task, aligner, config.loop, seed=config.seed, expert=watcher, done=done)
+    else:
+        patience = config.log.patience
+        iterations = fit_log(aligner, recorded, patience, n_done=len(done))
     if done:
-        restore(path, aligner, log, done, expert.patience)
+        restore(path, aligner, log, done, patience)
         begun = time.perf_counter()
     watched = aligner.policy
-    for iteration in align(task, aligner, config.loop, seed=config.seed, expert=expert, done=done):
-        row = describe(task, config, iteration)
-        if task.oracle is not None and needs_remeasuring(log, row):
+    for iteration in iterations:
+        row = describe(task, config, iteration, before=log[-1]["steps"] if log else 0)
+        # The rate of a log is that of the policies that were recorded, which are not there.
+        if config.log is None and task.oracle is not None and needs_remeasuring(log, row):
             row["remeasured_rate"] = _remeasure(task, watched, config.seed, iteration.iteration)
         watched = iteration.policy
         seconds[iteration.iteration] = time.perf_counter() - begun
@@ -260,14 +278,21 @@ def _delete(path: Path) -> None:
     path.rmdir()
 
 
-def describe(task: Task, config: RunConfig, iteration: Iteration) -> Row:
-    """The row of an iteration: its rate, and theta and measures of the policy that came out of it."""
+def describe(task: Task, config: RunConfig, iteration: Iteration, *, before: int) -> Row:
+    """The row of an iteration: its rate, and theta and measures of the policy that came out of it.
+
+    Args:
+        task: what is aligned.
+        config: how.
+        iteration: the iteration.
+        before: steps of all earlier iterations [steps].
+    """
     theta, reward, oracle = iteration.info["theta"], METHODS[config.method].reward, task.oracle
     row: dict[str, Any] = {
         "iteration": iteration.iteration,
         "intervention_rate": iteration.intervention_rate,
         "expert_samples": iteration.expert_samples,
-        "steps": iteration.iteration * config.loop.steps_per_iteration,
+        "steps": before + len(iteration.steps),
         **iteration.info,
     }
     if oracle is not None:
