@@ -213,6 +213,35 @@ class GymTask:
         """Return cloning by maximum likelihood, from the prior's weights."""
         return NeuralCloner(self.prior, self.action_space, self.cloning, seed=seed)
 
+    def features_of(
+        self,
+        state: NDArray[Any],
+        action: NDArray[Any],
+        next_state: NDArray[Any],
+        reward: NDArray[Any] | None = None,
+    ) -> Array:
+        """Compute the features (N, K) of recorded steps that lack them.
+
+        Args:
+            state: (N, ...) observations.
+            action: (N, ...) actions.
+            next_state: (N, ...) observations after the steps.
+            reward: (N,) the environment's own, None if it was not recorded.
+
+        Raises:
+            ValueError: if the environment reports the features itself, or they need what was not recorded.
+        """
+        if self.features is None:
+            raise ValueError(f"the features of {self.name} are reported by its environment, not computed")
+        infos: list[dict[str, Any]] = [{}] * len(state) if reward is None else [{"reward": r} for r in reward]
+        try:
+            rows = [self.features(*step) for step in zip(state, action, next_state, infos, strict=True)]
+        except KeyError as error:
+            raise ValueError(
+                f"the features of {self.name} need {error} of each step, which is missing"
+            ) from error
+        return check_array("features", rows, shape=(len(state), len(self.feature_names)))
+
     def load_policy(self, state: dict[str, NDArray[Any]]) -> Policy:
         """Rebuild a policy from the arrays of its `state()`; a prior of its own lies under `prior.`.
 

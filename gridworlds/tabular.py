@@ -168,6 +168,19 @@ class TabularTask:
         """Return a baseline of `mereq_min.baselines` on this task."""
         return TABLE_BASELINES[kind](self.mdp, self.log_prior, self.scaled_prior_weight, self.temperature)
 
+    features_need_next_state = False
+    """f(s, a) is a table."""
+
+    def features_of(
+        self,
+        state: NDArray[Any],
+        action: NDArray[Any],
+        next_state: NDArray[Any] | None = None,
+        reward: NDArray[Any] | None = None,
+    ) -> Array:
+        """Return the features (N, K) of steps that lack them; only state and action matter."""
+        return self.mdp.features[state, action]
+
     def load_policy(self, state: dict[str, NDArray[Any]]) -> TabularPolicy:
         """Rebuild a policy from the arrays of its `state()`.
 

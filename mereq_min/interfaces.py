@@ -235,6 +235,10 @@ class Task(Protocol):
     """An environment with named linear features and a prior policy to align.
 
     It does not contain anybody's reward: what an experiment knows of the expert's is in `oracle`.
+
+    A task may also have a method `features_of(state, action, next_state, reward)` that computes the features
+    (N, K) of recorded steps, for logs that lack them; `next_state` or `reward` may be None. A task that never
+    needs next states says so by an attribute `features_need_next_state` that is False.
     """
 
     @property

@@ -24,6 +24,7 @@ from deep.residual_sac import SACConfig
 from deep.rollouts import collect
 from deep.stable_baselines import GaussianPolicy, load_zip
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
+from mereq_min.lab.datasets.logs import LogSource, read_run_steps, write_log
 from mereq_min.lab.runs.files import RunError, save_arrays
 from mereq_min.lab.runs.records import read_config, write_config
 from mereq_min.lab.runs.run import RunConfig, run
@@ -600,3 +601,52 @@ def test_what_a_first_solve_depends_on_is_not_mixed_up(solved):
     task.make_learner("full", 0.9, seed=1).solve(np.ones(2))
     solve_twice(replace(task, gamma=0.9), seed=1)
     assert len(solved) == 5
+
+
+# --- Logs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_of_recorded_steps_are_computed_as_the_environment_reports_them(kind):
+    task = make_task(kind)
+    steps = rollout(task, task.prior, None, 70, np.random.default_rng(0))
+    np.testing.assert_array_equal(
+        task.features_of(steps.state, steps.action, steps.next_state), steps.features
+    )
+
+
+def test_features_that_cannot_be_computed_are_named():
+    state = np.zeros((2, 4))
+    rewarded = make_task(features=lambda s, a, after, info: (info["reward"], info["lap"]))
+    with pytest.raises(ValueError, match="the features of pole need 'reward' of each step, which is missing"):
+        rewarded.features_of(state, np.zeros(2), state)
+    with pytest.raises(ValueError, match="the features of pole need 'lap' of each step"):
+        rewarded.features_of(state, np.zeros(2), state, np.ones(2))
+    with pytest.raises(ValueError, match="the features of highway are reported by its environment"):
+        make_highway().features_of(state, np.zeros(2), state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "ending"), [("discrete", "fit-v0"), ("box", "fit.csv")])
+def test_a_log_of_a_neural_method_is_fitted_as_it_was_recorded(tmp_path, kind, ending):
+    """Bit for bit, states and actions in their own types of numbers."""
+
+    class Expert:
+        patience = 1
+
+        def reset(self, rng):
+            self.t = 0
+
+        def intervene(self, state, action):
+            self.t += 1
+            return np.ones_like(action) if self.t % 5 > 2 else None
+
+    config = RunConfig("own", "MEReQ-L", 0, LoopConfig(2, 40), expert="own:Expert")
+    task = make_task(kind)
+    path = run(task, config, tmp_path / "recorded", expert=Expert())
+    write_log(tmp_path / ending, "csv" if ending == "fit.csv" else "minari", read_run_steps(path), task)
+    log = LogSource(tmp_path / ending).load(task)
+    fit = log.config("own", "MEReQ-L", 0, config.estimators)
+    fitted = run(make_task(kind), fit, tmp_path / "fitted", recorded=log.iterations)
+    for name in ("policy.safetensors", "checkpoint-002.safetensors"):
+        assert (fitted / name).read_bytes() == (path / name).read_bytes()
