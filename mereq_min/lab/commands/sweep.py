@@ -11,16 +11,18 @@ from typing import Any, Self
 
 import tyro
 from rich.progress import TextColumn
+from rich.table import Table
 
 from mereq_min.interfaces import Task
 from mereq_min.lab.commands.align import Output, with_imperfections
 from mereq_min.lab.commands.console import complaints, console, progress_bar
+from mereq_min.lab.datasets.logs import Log, LogSource
 from mereq_min.lab.plugins import UsageError, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig, run_folder, slug
-from mereq_min.lab.runs.records import bundle, find_runs, read_record
+from mereq_min.lab.runs.records import bundle, find_runs, read_config, read_log, read_policy, read_record
 from mereq_min.lab.runs.sweep import Engine, Sweep
 from mereq_min.lab.show.published import PAPER_NAMES
-from mereq_min.lab.show.tables import comparison_table, outcomes_table
+from mereq_min.lab.show.tables import comparison_table, fits_table, outcomes_table
 from mereq_min.loop import Settings, settings_of
 from mereq_min.methods import METHODS, RECORDED_METHODS
 from mereq_min.validation import check_number
@@ -47,12 +49,15 @@ class Many(Output):
     """local: processes of this machine. ray: those of the cluster at RAY_ADDRESS, or of the one that `ray
     start` started here, or of one started for this command alone (needs the extra `cluster`)."""
 
-    def sweep(self, tasks: Sequence[str], settings: Callable[[str], Settings]) -> int:
+    def sweep(
+        self, tasks: Sequence[str], settings: Callable[[str], Settings], log: LogSource | None = None
+    ) -> int:
         """Run what is not finished, write one bundle a task, print the tables; returns the exit code.
 
         Args:
             tasks: their names.
             settings: returns those of a task by its name.
+            log: a log of the only task, which is fitted in place of rollouts.
         """
         if not tasks:
             raise UsageError("name at least one task; `mereq tasks` lists them")
@@ -67,14 +72,15 @@ class Many(Output):
         for name in self.methods:
             check_name("method", name, METHODS)
         tuned = {task: settings(task) for task in tasks}
+        make = _configure if log is None else _configure_fits(log.load(load_task(tasks[0])))
         configs = [  # seed by seed: whenever it is stopped, everything has about as many seeds
-            RunConfig(task, method, seed, tuned[task].loop, tuned[task].estimators)
+            make(task, method, seed, tuned[task])
             for seed in range(self.first_seed, self.first_seed + self.seeds)
             for task in tasks
             for method in dict.fromkeys(self.methods)
         ]
         workers = min(self.workers, len(configs))
-        sweep = Sweep(configs, self.out, workers=workers, engine=self.engine)
+        sweep = Sweep(configs, self.out, workers=workers, engine=self.engine, log=log)
         with watch(sweep):
             failures = sweep.run(overwrite=self.overwrite)
         for task in tasks:
@@ -82,11 +88,15 @@ class Many(Output):
             ran = [run_folder(sweep.out, config) for config in mine]
             file = self.out / f"{slug(mine[0])}.jsonl.gz"
             found = find_runs(sweep.out / slug(mine[0]))
-            records = [read_record(path) for path in ran if path not in failures]
-            console.print(comparison_table(task, records))
-            console.print(
-                outcomes_table(task, records, _expert_returns(load_task(task)) if records else None)
-            )
+            done = [path for path in ran if path not in failures]
+            if log is None:
+                records = [read_record(path) for path in done]
+                console.print(comparison_table(task, records))
+                console.print(
+                    outcomes_table(task, records, _expert_returns(load_task(task)) if records else None)
+                )
+            else:
+                console.print(_roll_out(task, log, done))
             try:
                 bundle([path for path in found if path not in failures], file)
             except OSError as error:  # a full disk, which is perhaps why runs failed
@@ -99,15 +109,42 @@ class Many(Output):
         return 1 if failures else 0
 
 
+def _configure(task: str, method: str, seed: int, settings: Settings) -> RunConfig:
+    return RunConfig(task, method, seed, settings.loop, settings.estimators)
+
+
+def _configure_fits(log: Log) -> Callable[[str, str, int, Settings], RunConfig]:
+    return lambda task, method, seed, settings: log.config(task, method, seed, settings.estimators)
+
+
+def _roll_out(name: str, log: LogSource, paths: Sequence[Path]) -> Table:
+    """Roll out what the methods made of a log, and tell how the policies do."""
+    task = load_task(name)
+    policies = []
+    for path in paths:
+        rows = read_log(path)
+        if (arrays := read_policy(path, rows)) is not None:
+            policies.append((read_config(path)["config"]["method"], rows[-1], task.load_policy(arrays)))
+    with complaints.status("rolling the policies out"):
+        return fits_table(task, log.path, policies)
+
+
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Compare(Many, Settings):
-    """Run methods on tasks over many seeds; the same command resumes what was interrupted."""
+    """Run methods on tasks over many seeds; the same command resumes what was interrupted.
+
+    With --log, all methods are fitted to one recorded log instead, and the policies that come out of it are
+    rolled out.
+    """
 
     tasks: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
-    """Names of the tasks."""
+    """Names of the tasks; with --log, of one."""
     imperfections: str = "none"
     """Errors of the simulated expert by name, as of `mereq align`."""
+    log: Path | None = None
+    """A log that all methods are fitted to, see `mereq fit`; of the other options, those of the estimators
+    and --demonstrations apply. Exact methods need one seed only."""
 
     def with_recorded_settings(self) -> Self:
         """The defaults of this command, with the errors of that name."""
@@ -115,7 +152,12 @@ class Compare(Many, Settings):
 
     def __call__(self) -> int:
         """Run all tasks with the same settings."""
-        return self.sweep(self.tasks, lambda task: self)
+        if self.log is None:
+            return self.sweep(self.tasks, lambda task: self)
+        if len(set(self.tasks)) != 1:
+            raise UsageError("name one task with --log, that in which the log was recorded")
+        source = LogSource(self.log, demonstrations=self.loop.demonstrations)
+        return self.sweep(self.tasks, lambda task: self, source)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
+from mereq_min.lab.datasets.logs import LogSource
 from mereq_min.lab.plugins import install_hint, load_expert
 from mereq_min.lab.runs.config import RunConfig, run_folder
 from mereq_min.lab.runs.files import RunError
@@ -49,12 +51,20 @@ class Sweep:
         workers: number of processes.
         engine: local for processes of this machine; ray for those of a cluster, all of whose machines must
             see the same folder `out`.
+        log: the log that the runs fit in place of rollouts, if they do.
     """
 
     def __init__(
-        self, configs: Sequence[RunConfig], out: Path, *, workers: int, engine: Engine = "local"
+        self,
+        configs: Sequence[RunConfig],
+        out: Path,
+        *,
+        workers: int,
+        engine: Engine = "local",
+        log: LogSource | None = None,
     ) -> None:
         self.configs, self.out, self.workers, self.engine = configs, out.resolve(), workers, engine
+        self.log = log if log is None else replace(log, path=log.path.resolve())
 
     def run(self, *, overwrite: bool = False) -> dict[Path, str]:
         """Run or resume all; a failed run does not stop the others, and leaves its error in a file.
@@ -81,7 +91,8 @@ class Sweep:
         with _parallel(self.engine, self.workers):
             # Without batches: joblib would enlarge them while it meets finished runs, and would then give
             # many unfinished ones to a single worker.
-            jobs = (joblib.delayed(attempt)(config, self.out) for config in todo)
+            fitted = {} if self.log is None else {"source": self.log}
+            jobs = (joblib.delayed(attempt)(config, self.out, **fitted) for config in todo)
             try:
                 messages = joblib.Parallel(batch_size=1)(jobs)
             except BrokenExecutor as error:
@@ -131,11 +142,23 @@ class Sweep:
             return [], {}
 
 
-def attempt(config: RunConfig, out: Path) -> str | None:
-    """Do one run in a worker; returns its error message, and keeps the traceback beside the run's folder."""
+def attempt(config: RunConfig, out: Path, source: LogSource | None = None) -> str | None:
+    """Do one run in a worker; returns its error message, and keeps the traceback beside the run's folder.
+
+    Args:
+        config: what to run.
+        out: root of the run folders.
+        source: the log that is fitted in place of rollouts, if one is.
+    """
     try:
         task = load_config_task(config, out)
-        run(task, config, out, expert=load_expert(config.expert, task))
+        if source is None:
+            run(task, config, out, expert=load_expert(config.expert, task))
+        else:
+            found = source.load(task)
+            if found.record != config.log:
+                raise RunError(f"{source.path} was changed after the command began")
+            run(task, config, out, recorded=found.iterations)
     except Exception as error:
         message, log = f"{type(error).__name__}: {error}", _error_file(run_folder(out, config))
         try:

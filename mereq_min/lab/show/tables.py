@@ -150,6 +150,40 @@ def evaluation_table(title: str, task: Task, measures: dict[str, dict[str, Any]]
     return table
 
 
+def fits_table(task: Task, log: Path, fits: Sequence[tuple[str, Row, Policy]]) -> Table:
+    """What methods made of one log: the policies unwatched and, with an oracle, watched by its expert.
+
+    Args:
+        task: the task.
+        log: the log.
+        fits: the method, the last row and the policy of each run.
+    """
+    from mereq_min.rollout import watch
+
+    oracle = task.oracle
+    table = Table(title=f"{escape(task.name)}: fitted to {escape(str(log))}", title_justify="left")
+    for name in ("method", "runs", "return"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    if oracle is not None:
+        for name in ("rate", "KL to expert [nats]", "STARC distance"):
+            table.add_column(escape(name), justify="right")
+
+    def add(name: str, runs: str, measures: list[dict[str, Any]], policies: list[Policy]) -> None:
+        keys = ["task_return"]
+        rates = []
+        if oracle is not None:
+            rates = [watch(task, policy, oracle, WATCHED_STEPS, 0).intervention_rate for policy in policies]
+            keys += ["kl_to_expert", "reward_distance"]
+        cells = [_mean([each.get(key) for each in measures]) for key in keys]
+        table.add_row(name, runs, cells[0], *([_mean(rates)] if rates else []), *cells[1:])
+
+    add("prior", "-", [task.evaluate(task.prior)], [task.prior])
+    for method in dict.fromkeys(method for method, _, _ in fits):
+        mine = [(dict(row), policy) for name, row, policy in fits if name == method]
+        add(method, str(len(mine)), [row for row, _ in mine], [policy for _, policy in mine])
+    return table
+
+
 def comparison_table(task: str, records: Sequence[Record]) -> Table:
     """Expert samples to each threshold by method, as the paper counts them."""
     from mereq_min.methods import METHODS
@@ -267,3 +301,8 @@ def _samples_cell(runs: Sequence[Sequence[Row]], threshold: float, **measure: An
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return _number(float(np.mean(known)) if known else None)
