@@ -74,8 +74,8 @@ class RunConfig:
 def slug(config: RunConfig) -> str:
     """The name of the folder that holds the runs of a task, without characters that Windows or scp refuse.
 
-    Runs with another prior, runs that learn from demonstrations or a log, and runs whose expert errs as one of
-    `experts.PRESETS` have folders of their own.
+    Runs with another prior, runs that learn from demonstrations or a log, and runs whose expert errs as one
+    of `experts.PRESETS` have folders of their own.
     """
     parts = [_portable(config.task)]
     if config.prior is not None:

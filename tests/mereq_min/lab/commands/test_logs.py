@@ -75,7 +75,7 @@ def test_an_export_can_be_fitted(folder, call):
     for part in (*load_task(TASK).feature_names, "standard error", "intervention rate"):
         assert part in said.out
     fitted = folder / "runs/tiny-make_tiny-log-mine-v0/MEReQ-L/seed0"
-    assert read_rows(fitted) == read_rows(folder / RUN)
+    assert [row["theta"] for row in read_rows(fitted)] == [row["theta"] for row in read_rows(folder / RUN)]
     config = read_config(fitted)["config"]
     assert (config["expert"], config["log"]["name"]) == ("recorded", "mine-v0")
     assert (fitted / "curve.png").exists()

@@ -174,7 +174,10 @@ def test_a_fit_of_an_exported_log_equals_the_recorded_run_bit_for_bit(task, reco
         for name in ("policy", "checkpoint-003", "steps-001", "steps-003"):
             file = f"{name}.safetensors"
             assert (fitted / file).read_bytes() == (path / file).read_bytes(), (method, name)
-        assert read_rows(fitted) == read_rows(path)
+        rows = read_rows(path)
+        for row in rows:
+            row.pop("remeasured_rate", None)  # of policies that a log does not hold
+        assert read_rows(fitted) == rows
 
 
 def test_the_folder_of_a_run_is_a_log_too(task, recorded, steps):
