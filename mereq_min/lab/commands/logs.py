@@ -74,7 +74,7 @@ class Fit(Output):
     task: str = tyro.MISSING
     """Name of the task in which it was recorded (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ"
-    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L."""
+    """One of the methods of `mereq align`."""
     prior: str | None = None
     """The policy that drove, in place of the task's own; see `mereq align`."""
     temperature: float | None = None

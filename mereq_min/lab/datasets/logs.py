@@ -34,25 +34,24 @@ class Log:
     """A log that was read.
 
     Attributes:
-        steps: all its steps.
+        iterations: its steps by iteration of the run that it was recorded in; those of each policy version,
+            if it is not the folder of the run itself.
         record: what a run that fits them keeps of it.
     """
 
-    steps: Steps
+    iterations: list[Steps]
     record: RecordedLog
 
     @property
-    def iterations(self) -> list[Steps]:
-        """The steps of each policy version, in order."""
-        versions = self.steps.policy_version
-        return [self.steps.select(versions == version) for version in np.unique(versions)]
+    def steps(self) -> Steps:
+        """All its steps."""
+        return concatenate(self.iterations)
 
     def config(
         self, task: str, method: str, seed: int, estimators: EstimatorConfig, **rest: Any
     ) -> RunConfig:
         """The configuration of a run that fits this log; the arguments are those of `RunConfig`."""
-        iterations = self.iterations
-        loop = LoopConfig(len(iterations), len(iterations[0]))
+        loop = LoopConfig(len(self.iterations), len(self.iterations[0]))
         return RunConfig(task, method, seed, loop, estimators, expert=RECORDED, log=self.record, **rest)
 
 
@@ -74,14 +73,15 @@ class LogSource:
             LogError: if there is none, it cannot be the task's, or nobody intervenes in it.
         """
         with reading(self.path):
-            steps = _read_steps(self.path, task, self.demonstrations)
+            iterations = _read_iterations(self.path, task, self.demonstrations)
+        steps = concatenate(iterations)
         if not steps.is_intervention.any():
             raise LogError(f"nobody intervenes in {self.path}, so that nothing can be learned from it")
         patience = self.patience
         if patience is None:
             patience = 1 if task.oracle is None else task.oracle.patience
         sha256 = hash_arrays(steps.columns()).hex()
-        return Log(steps, RecordedLog(name_log(self.path), sha256, patience))
+        return Log(iterations, RecordedLog(name_log(self.path), sha256, patience))
 
 
 def name_log(path: Path) -> str:
@@ -90,7 +90,7 @@ def name_log(path: Path) -> str:
     return "-".join(path.parts[-3:]) if (path / "config.json").exists() else path.stem
 
 
-def _read_steps(path: Path, task: Task, demonstrations: bool) -> Steps:
+def _read_iterations(path: Path, task: Task, demonstrations: bool) -> list[Steps]:
     names = task.feature_names
     if (path / "config.json").exists():
         return _read_run(path, task)
@@ -110,17 +110,19 @@ def _read_steps(path: Path, task: Task, demonstrations: bool) -> Steps:
         )
     else:
         raise ValueError("there is no such file or folder")
-    return make_steps(task, columns, is_exact=is_exact, demonstrations=demonstrations)
+    steps = make_steps(task, columns, is_exact=is_exact, demonstrations=demonstrations)
+    return [steps.select(steps.policy_version == version) for version in np.unique(steps.policy_version)]
 
 
-def _read_run(path: Path, task: Task) -> Steps:
-    steps = read_run_steps(path)
+def _read_run(path: Path, task: Task) -> list[Steps]:
+    iterations = _load_iterations(path)
+    steps = concatenate(iterations)
     env = task.make_env()
     env.close()
     check_steps(steps, env, len(task.feature_names))
     if (names := read_config(path)["definition"]["feature_names"]) != list(task.feature_names):
         raise ValueError(f"its features are {', '.join(names)}, those of {task.name} are others")
-    return steps
+    return iterations
 
 
 def read_run_steps(path: Path) -> Steps:
@@ -129,11 +131,15 @@ def read_run_steps(path: Path) -> Steps:
     Raises:
         RunError: if it is no run, has no iteration yet, or is damaged.
     """
+    return concatenate(_load_iterations(path))
+
+
+def _load_iterations(path: Path) -> list[Steps]:
     read_config(path)
     rows = read_log(path)
     if not rows:
         raise LogError(f"{path} has not finished its first iteration")
-    return concatenate([load_steps(path, row["iteration"], row) for row in rows])
+    return [load_steps(path, row["iteration"], row) for row in rows]
 
 
 def write_log(target: Path, kind: Format, steps: Steps, task: Task) -> None:

@@ -106,8 +106,7 @@ class Pupil:
             iteration = Iteration(
                 len(batches), steps, steps.intervention_rate, samples, self.aligner.policy, info
             )
-            row = describe(self.task, self.config, iteration)
-        row["steps"] = len(everything)
+            row = describe(self.task, self.config, iteration, before=len(everything) - len(steps))
         seconds = time.perf_counter() - begun
         chart = scene_of(self.task).chart
         return Update(
