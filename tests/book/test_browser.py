@@ -361,7 +361,7 @@ def test_every_public_name_is_in_the_reference(site: str) -> None:
         for name in re.findall(r'<dt class="sig[^>]* id="([\w.]+)"', page.read_text(encoding="utf-8"))
     }
     public = set()
-    for module in pkgutil.iter_modules(mereq_min.__path__, "mereq_min."):
+    for module in pkgutil.walk_packages(mereq_min.__path__, "mereq_min."):
         for name, value in vars(import_module(module.name)).items():
             here = getattr(value, "__module__", None) == module.name and not name.startswith("_")
             if here and (inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))):
