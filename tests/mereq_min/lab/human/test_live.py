@@ -152,8 +152,8 @@ def test_taking_an_update_back(server: tuple[Path, str]) -> None:
 
     async def undo(page: Page) -> None:
         await page.send("undo_update")
-        await page.until(lambda each: each.last["frame"]["rewound"])
-        assert page.last["mode"]["version"] == before - 1
+        await page.until(lambda each: each.last["mode"]["version"] == before - 1)
+        assert page.last["frame"]["rewound"]
         await page.send("learn")
         await page.until(lambda each: each.last.get("report", {}).get("round") == before)
         await page.until(lambda each: each.last["mode"]["version"] == before)
