@@ -127,20 +127,24 @@ async def teach_carpet(page: Page, rounds: int, person: Carpet) -> None:
 
 @contextmanager
 def serving(out: Path, *options: str, task: str = "carpet") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a process of its own, and its link; killed at the end."""
+    """A server of a session in a process of its own, and its link; killed at the end."""
     command = [sys.executable, "-m", "mereq_min.lab.commands.main", "teach", task, "--no-browser"]
-    with (out.parent / f"{out.name}.log").open("a") as log:
-        process = subprocess.Popen(
-            [*command, "--out", str(out), *options], stdout=subprocess.PIPE, stderr=log, text=True
-        )
+    with starting([*command, "--out", str(out), *options], out.parent / f"{out.name}.log") as server:
+        yield server
+
+
+@contextmanager
+def starting(command: list[str], log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A command that prints a link in a process of its own, and the link; killed at the end."""
+    with log.open("a") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        assert found, line + (out.parent / f"{out.name}.log").read_text()
+        assert found, line + log.read_text()
         yield process, found[0]
     finally:
         process.kill()
         process.wait()
-        assert process.stdout is not None
         process.stdout.close()

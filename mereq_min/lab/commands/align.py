@@ -12,7 +12,7 @@ from mereq_min.experts import PRESETS
 from mereq_min.interfaces import Policy, Task
 from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.commands.show import count_iterations, show_run
-from mereq_min.lab.plugins import SIMULATED, check_name, load_expert, load_task
+from mereq_min.lab.plugins import HUMAN, SIMULATED, check_name, load_expert, load_task
 from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.runs.records import Row, read_rows
 from mereq_min.lab.runs.run import RunConfig, load_config_task, run, run_folder
@@ -50,8 +50,8 @@ class Align(Output, Settings):
     for this prior; with random it stays the same, and MEReQ and MaxEnt-FT are plain maximum-entropy inverse
     RL of the expert's whole reward."""
     expert: str = SIMULATED
-    """Who watches: simulated, or module:attribute of an expert of your own, or of what makes one when called
-    with the task."""
+    """Who watches: simulated; human for yourself in the browser, see `mereq teach`; or module:attribute of an
+    expert of your own, or of what makes one when called with the task."""
     temperature: float | None = None
     """alpha_hat, the temperature of the aligned policy; default: the task's [reward]."""
     prior_weight: float | None = None
@@ -92,6 +92,11 @@ class Align(Output, Settings):
         task = load_config_task(config, self.out)
         if (gap := getattr(task, "clone_kl", None)) is not None:
             complaints.print(f"the prior was cloned into a squashed Gaussian; {gap:.2g} nats of KL remain")
+        if self.expert == HUMAN:
+            from mereq_min.lab.commands.teach import teach
+
+            teach(task, config, self.out)
+            return 0
         expert = load_expert(self.expert, task)
         if expert is None and task is not load_task(self.task):
             train_expert(task)

@@ -28,6 +28,7 @@ COMMANDS = {
     "teach": Command(f"{HERE}.teach:Teach", "teach a policy yourself, in the browser"),
     "fit": Command(f"{HERE}.logs:Fit", "infer a reward and align offline, from a recorded log"),
     "export": Command(f"{HERE}.logs:Export", "write the steps of a run as CSV, Minari or LeRobot dataset"),
+    "replay": Command(f"{HERE}.replay:Replay", "show a session of teach again, in the browser or as a film"),
     "compare": Command(f"{HERE}.sweep:Compare", "run methods on tasks over many seeds"),
     "reproduce": Command(f"{HERE}.sweep:Reproduce", "run the experiments of the paper"),
     "show": Command(f"{HERE}.show:Show", "show a run, or list the runs in a folder"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import webbrowser
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import tyro
 
+from mereq_min.interfaces import Task
 from mereq_min.lab.commands.console import console
-from mereq_min.lab.commands.show import show_run
+from mereq_min.lab.commands.show import count_iterations, show_run
 from mereq_min.lab.human.conduct import Conductor
 from mereq_min.lab.plugins import HUMAN, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig
@@ -22,6 +23,9 @@ from mereq_min.validation import check_number
 
 LONGEST_SESSION = 1_000
 """Most rounds of a session."""
+MOST_SOLVES = 8
+"""Policies solved for in an update of the segment likelihood: a person waits for it. Each round goes on from
+the last, so that what one round leaves undone the next one does."""
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -56,8 +60,12 @@ class Teach:
     estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
 
     def with_recorded_settings(self) -> Self:
-        """The defaults of this command for its task: with the settings of the task's recorded runs."""
-        return type(self)(task=self.task, estimators=settings_of(load_task(self.task)).estimators)
+        """The defaults of this command for its task: its recorded runs', but for the time of an update."""
+        recorded = settings_of(load_task(self.task)).estimators
+        likelihood = replace(
+            recorded.likelihood, max_iterations=min(recorded.likelihood.max_iterations, MOST_SOLVES)
+        )
+        return type(self)(task=self.task, estimators=replace(recorded, likelihood=likelihood))
 
     @property
     def config(self) -> RunConfig:
@@ -73,25 +81,50 @@ class Teach:
         check_number("reaction", self.reaction, 0, 10)
         task = load_config_task(self.config, self.out)
 
-        def show_link(link: str) -> None:
-            console.print(f"teach {self.task} here: {link}", highlight=False, soft_wrap=True)
-            if self.browser:
-                webbrowser.open(link)
-
-        async def conduct() -> Conductor:
-            conductor = Conductor(
-                task,
-                self.config,
-                self.out,
-                host=self.host,
-                port=self.port,
-                reaction=self.reaction,
-                on_open=show_link,
-            )
-            await conductor.run()
-            return conductor
-
-        conductor = asyncio.run(conduct())
-        if conductor.folder.log:
-            show_run(conductor.folder.path, task)
+        teach(
+            task,
+            self.config,
+            self.out,
+            host=self.host,
+            port=self.port,
+            reaction=self.reaction,
+            browser=self.browser,
+        )
         return 0
+
+
+def teach(
+    task: Task,
+    config: RunConfig,
+    out: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    reaction: float = 0.5,
+    browser: bool = True,
+) -> None:
+    """Serve the page of a session until it is stopped, and show what came of it.
+
+    Args:
+        task: the task.
+        config: the run.
+        out: root of the run folders.
+        host: address to listen on.
+        port: port; 0 takes a free one.
+        reaction: the person's reaction time, where it cannot be measured [s].
+        browser: whether to open a browser.
+    """
+
+    def show_link(link: str) -> None:
+        console.print(f"teach {config.task} here: {link}", highlight=False, soft_wrap=True)
+        if browser:
+            webbrowser.open(link)
+
+    async def conduct() -> Path:
+        conductor = Conductor(task, config, out, host=host, port=port, reaction=reaction, on_open=show_link)
+        await conductor.run()
+        return conductor.folder.path
+
+    path = asyncio.run(conduct())
+    if count_iterations(path):
+        show_run(path, task)

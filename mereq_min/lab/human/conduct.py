@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mereq_min.interfaces import Task
 from mereq_min.lab.human.folder import Folder
@@ -24,8 +23,6 @@ from mereq_min.lab.human.journal import Adopt, Learn, Take, Undo, UndoUpdate
 from mereq_min.lab.human.learning import Update, Worker
 from mereq_min.lab.human.protocol import (
     Act,
-    Action,
-    ActionName,
     Begin,
     Claim,
     Frame,
@@ -41,7 +38,6 @@ from mereq_min.lab.human.protocol import (
     SavePolicy,
     SetPace,
     Stop,
-    Welcome,
 )
 from mereq_min.lab.human.protocol import Undo as UndoSteps
 from mereq_min.lab.human.protocol import UndoUpdate as UndoTheUpdate
@@ -50,7 +46,9 @@ from mereq_min.lab.human.report import make_report
 from mereq_min.lab.human.scenes import scene_of
 from mereq_min.lab.human.server import Room
 from mereq_min.lab.human.session import Session
+from mereq_min.lab.human.views import make_frame, make_welcome
 from mereq_min.lab.runs.config import RunConfig
+from mereq_min.lab.runs.records import is_finished
 
 MOMENT = 0.7
 """Time for which the last state of an episode is shown [s]."""
@@ -93,8 +91,7 @@ class Conductor:
         )
         env = task.make_env()
         env.close()
-        self._space: Any = env.action_space
-        self.hands = make_hands(self._space, self.scene.idle)
+        self.hands = make_hands(env.action_space, self.scene.idle)
         self.reactions = Reactions(task.oracle, reaction)
         self.session: Session | None = None
         self.phase, self.paused, self.why = "tutorial", True, ""
@@ -155,7 +152,7 @@ class Conductor:
         for each in self._live.history:
             if isinstance(each, Take):
                 self.reactions.remember(each.reaction)
-        self._make_frame()
+        self._frame = make_frame(self._live)
 
     def _patience_of(self, round_number: int) -> int:
         learns = [each for each in self._live.history if isinstance(each, Learn)]
@@ -265,7 +262,7 @@ class Conductor:
 
         def both() -> None:
             do()
-            self._make_frame(rewound=rewound)
+            self._frame = make_frame(self._live, rewound=rewound)
 
         await asyncio.to_thread(both)
         assert self._frame is not None  # just made
@@ -276,7 +273,6 @@ class Conductor:
         """Note when the person could first see that the policy was about to do something wrong."""
         live = self._live
         if not live.ended and not self.hands.in_control:
-            assert live.drive is not None
             self.reactions.see(live.drive.state, live.proposal, time.monotonic())
 
     # --- Updates --------------------------------------------------------------------------------------------
@@ -339,6 +335,8 @@ class Conductor:
         self._update, self._asked = None, False
         await self._decide(Adopt(time.time()))
         self.room.send(report)
+        if is_finished(self.folder.log, self.config.loop):
+            await self._finish()
         self._send_mode()
 
     # --- What is wanted -------------------------------------------------------------------------------------
@@ -411,9 +409,12 @@ class Conductor:
         elif isinstance(wish, SavePolicy):
             await self._save_policy()
         elif isinstance(wish, Stop):
-            await asyncio.to_thread(self.folder.finish)
-            self.phase = "finished"
+            await self._finish()
         self._send_mode()
+
+    async def _finish(self) -> None:
+        await asyncio.to_thread(self.folder.finish)
+        self.phase = "finished"
 
     async def _undo_update(self) -> None:
         if len(self._live.rounds) == 1:
@@ -478,49 +479,5 @@ class Conductor:
 
     def _greet(self, tab: str) -> list[msgspec.Struct]:
         assert self._frame is not None  # made before anybody can connect
-        return [self._welcome(tab), self._mode(), self._frame, *self.folder.reports]
-
-    def _welcome(self, tab: str) -> Welcome:
-        return Welcome(
-            task=self.config.task,
-            method=self.config.method,
-            seed=self.config.seed,
-            features=list(self.task.feature_names),
-            actions=[ActionName(each.name, each.key, each.action) for each in self.scene.actions],
-            discrete=hasattr(self._space, "n"),
-            horizon=self.task.horizon,
-            rate=self.scene.rate,
-            scene={"kind": self.scene.kind, **self.scene.still},
-            tab=tab,
-            replay=False,
-        )
-
-    def _make_frame(self, *, rewound: bool = False) -> None:
-        live, last = self._live, self._live.last
-        assert live.drive is not None
-        self._frame = Frame(
-            n=live.n_steps,
-            episode=live.drive.episode,
-            t=live.drive.t,
-            ended=live.ended,
-            success=bool(live.info["success"]) if "success" in live.info else None,
-            scene={"kind": self.scene.kind, **self.scene.moving(live.env)},
-            proposal=self._shown(live.proposal),
-            by=None if last is None else "policy" if last.action is None else "person",
-            action=None if last is None else self._shown(live.drive.last_action),
-            version=live.version,
-            round=len(live.rounds),
-            round_steps=len(live.drive),
-            round_person=sum(each.action is not None for each in live.takes),
-            steps_per_round=live.steps_per_round,
-            rewound=rewound,
-        )
-
-    def _shown(self, action: Any) -> Action | None:
-        """An action as the protocol has it."""
-        if action is None:
-            return None
-        if hasattr(self._space, "n"):
-            return int(action)
-        low, high = self._space.low, self._space.high
-        return np.clip(2 * (np.asarray(action) - low) / (high - low) - 1, -1, 1).tolist()
+        welcome = make_welcome(self.task, self.config, tab, replay=False)
+        return [welcome, self._mode(), self._frame, *self.folder.reports]

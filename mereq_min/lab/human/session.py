@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from mereq_min.interfaces import Policy, Task
@@ -56,6 +55,7 @@ class Session:
         history: the decisions that count, without those that were taken back.
         rounds: the rounds; the last one is running.
         version: version of the policy that proposes.
+        drive: the running round.
         proposal: the action that the policy proposes; None if the episode is over.
         last: the last step, None at the start of an episode.
         info: the environment's own report of that step.
@@ -75,7 +75,6 @@ class Session:
         self.history: list[Take | Learn | Adopt] = []
         self.rounds: list[Round] = []
         self.version = 0
-        self.drive: Drive | None = None
         self.last: Take | None = None
         self.info: dict[str, Any] = {}
         self._begin_round(0)
@@ -83,14 +82,9 @@ class Session:
     # --- What can be seen -----------------------------------------------------------------------------------
 
     @property
-    def env(self) -> gymnasium.Env[Any, Any]:
-        """The environment of the running round."""
-        return self._driving.env
-
-    @property
     def n_steps(self) -> int:
         """Steps in all rounds [steps]."""
-        return sum(len(each.steps) for each in self.rounds if each.steps is not None) + len(self._driving)
+        return sum(len(each.steps) for each in self.rounds if each.steps is not None) + len(self.drive)
 
     @property
     def is_learning(self) -> bool:
@@ -107,6 +101,11 @@ class Session:
         """The steps of the running round, as they were decided."""
         first = self.rounds[-1].first
         return [each for each in self.history[first:] if isinstance(each, Take)]
+
+    @property
+    def person_steps(self) -> int:
+        """Steps of the running round that the person controlled [steps]."""
+        return sum(each.action is not None for each in self.takes)
 
     @property
     def is_due(self) -> bool:
@@ -143,14 +142,14 @@ class Session:
         """
         if not self.ended:
             return False
-        self._driving.begin_episode()
+        self.drive.begin_episode()
         self.last, self.info = None, {}
         self._propose()
         return True
 
     def close(self) -> None:
         """Close the environment."""
-        self._driving.env.close()
+        self.drive.env.close()
 
     def _do(self, decision: Take | Learn | Adopt) -> None:
         if isinstance(decision, Take):
@@ -158,10 +157,10 @@ class Session:
         elif isinstance(decision, Learn):
             if self.is_learning:
                 raise ValueError("an update is being made; the next one can begin when its policy drives")
-            if not len(self._driving):
+            if not len(self.drive):
                 raise ValueError("there is no step to learn from in this round yet")
             running = self.rounds[-1]
-            self.rounds[-1] = Round(running.first, running.version, self._driving.steps())
+            self.rounds[-1] = Round(running.first, running.version, self.drive.steps())
             self._begin_round(len(self.history) + 1)
         else:
             if not self.is_learning:
@@ -171,9 +170,9 @@ class Session:
     def _take(self, take: Take) -> None:
         self.proceed()
         action = None if take.action is None else self._to_action(take.action)
-        ended = self._driving.take(action)
+        ended = self.drive.take(action)
         self._own_steps += self._proposed_by == len(self.rounds) - 1
-        self.last, self.info = take, self._driving.info
+        self.last, self.info = take, self.drive.info
         self.proposal = None
         if not ended:
             self._propose()
@@ -181,12 +180,12 @@ class Session:
     def _adopt(self) -> None:
         self.proceed()  # whoever looked may have seen the next episode begin, whose first proposal is drawn
         self.version += 1
-        self._driving.policy = self._policies(self.version)
-        self._driving.policy_version = self.version
+        self.drive.policy = self._policies(self.version)
+        self.drive.policy_version = self.version
 
     def _propose(self) -> None:
         self._proposed_by = self.version
-        self.proposal = self._driving.propose()
+        self.proposal = self.drive.propose()
 
     def _begin_round(self, first: int) -> None:
         """Begin the round after those that are finished, with the policy that is driving."""
@@ -195,7 +194,7 @@ class Session:
 
     def _start_driving(self) -> None:
         done = [each.steps for each in self.rounds[:-1] if each.steps is not None]
-        if self.drive is not None:
+        if hasattr(self, "drive"):
             self.drive.env.close()
         streams = np.random.SeedSequence(self.seed, spawn_key=(len(done),)).spawn(2)
         self.drive = Drive(
@@ -229,10 +228,5 @@ class Session:
         self._redo_round()
 
     def _to_action(self, action: int | list[float]) -> Any:
-        space = self._driving.env.action_space
+        space = self.drive.env.action_space
         return np.asarray(action, dtype=space.dtype)
-
-    @property
-    def _driving(self) -> Drive:
-        assert self.drive is not None  # __init__ begins a round
-        return self.drive

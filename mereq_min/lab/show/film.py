@@ -67,7 +67,7 @@ def film(task: Task, policy: Policy, title: str, seed: int, *, watched: bool = T
         colour = EXPERT_COLOUR if intervened else POLICY_COLOUR
         who = "EXPERT IN CONTROL," if intervened else "taken over in"
         count = f": {who} {sum(controlled)} of {len(controlled)} steps"
-        frames.append(_decorate(env.render(), title if expert is None else title + count, colour))
+        frames.append(decorate(env.render(), title if expert is None else title + count, colour))
 
     rollout(task, policy, expert, task.horizon, rngs[0], expert_rng=rngs[1], env=env, on_step=take)
     return frames
@@ -115,7 +115,7 @@ def to_gif(films: Sequence[list[Frame]]) -> bytes:
     return file.getvalue()
 
 
-def _decorate(picture: Any, title: str, colour: tuple[int, int, int]) -> Frame:
+def decorate(picture: Any, title: str, colour: tuple[int, int, int]) -> Frame:
     """Put a title above a picture and a border in the controller's colour around it."""
     image = Image.fromarray(np.asarray(picture, dtype=np.uint8))
     if image.width > WIDEST:

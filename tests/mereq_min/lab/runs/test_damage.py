@@ -412,7 +412,7 @@ def with_defaults(config, defaults=None):
     """The config of a record: settings that were not known yet have their defaults."""
     defaults = dataclasses.asdict(RunConfig("any")) if defaults is None else defaults
     inner = {
-        name: with_defaults(config[name], each) for name, each in defaults.items() if isinstance(each, dict)
+        name: with_defaults(config.get(name, {}), each) for name, each in defaults.items() if isinstance(each, dict)
     }
     return {**defaults, **config, **inner}
 

@@ -1,0 +1,198 @@
+"""The run folder of a session: what is in it, and whom it does not let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mereq_min.lab.human.folder import Folder
+from mereq_min.lab.human.journal import Adopt, Learn, Take, UndoUpdate
+from mereq_min.lab.human.learning import Pupil, Update
+from mereq_min.lab.human.replay import derive
+from mereq_min.lab.human.report import find_unsure, make_report, say_change
+from mereq_min.lab.human.scenes import scene_of
+from mereq_min.lab.human.session import Session
+from mereq_min.lab.plugins import HUMAN, load_task
+from mereq_min.lab.runs.config import RunConfig
+from mereq_min.lab.runs.files import RunError
+from mereq_min.lab.runs.records import read_log, read_rows, read_steps
+from mereq_min.lab.runs.run import run
+from mereq_min.loop import LoopConfig, settings_of
+
+TASK = load_task("carpet")
+CONFIG = RunConfig("carpet", "MEReQ-L", 0, LoopConfig(1000, 25), settings_of(TASK).estimators, expert=HUMAN)
+
+
+class Live:
+    """A session without a clock and without pages."""
+
+    def __init__(self, out: Path, config: RunConfig = CONFIG) -> None:
+        self.folder = Folder(TASK, config, out)
+        try:
+            self.folder.begin(1.0)
+            n = config.loop.steps_per_iteration
+            self.session = Session(TASK, config.seed, self.folder.policy, steps_per_round=n)
+            self.folder.resume(self.session)
+        except BaseException:
+            self.folder.close()
+            raise
+        self.pupil = Pupil(TASK, config)
+
+    def do(self, *decisions: object) -> None:
+        for decision in decisions:
+            self.folder.journal.append(decision)  # type: ignore[arg-type]
+            self.session.apply(decision)  # type: ignore[arg-type]
+
+    def teach(self, actions: int = 8) -> Update:
+        """Go a round up and to the right, learn from it, and let the policy take over."""
+        takes = [
+            Take(2.0, action=k % 2, keys=1, seconds=0.5) if k < actions else Take(2.0) for k in range(25)
+        ]
+        self.do(*takes, Learn(3.0, 1, asked=False))
+        steps = [each.steps for each in self.session.rounds if each.steps is not None]
+        update = self.pupil.update(steps, 1)
+        report = make_report(TASK, scene_of(TASK), update, self.folder.log, steps[-1], takes, 1)
+        self.folder.commit(update, steps[-1], report)
+        self.do(Adopt(4.0))
+        return update
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    found = Live(tmp_path)
+    yield found
+    found.folder.close()
+
+
+def test_a_round_becomes_an_iteration_of_an_ordinary_run(live: Live) -> None:
+    updates = [live.teach(), live.teach()]
+    live.do(Take(5.0))
+    path = live.folder.path
+    assert read_rows(path) == [update.row for update in updates]
+    assert [row["steps"] for row in read_rows(path)] == [25, 50]
+    assert read_steps(path, 2).policy_version.tolist() == [0] + [1] * 24  # the first was proposed before
+    assert all(file.stat().st_mode & 0o077 == 0 for file in (path, path / "live"))
+    session, again = derive(TASK, CONFIG, live.folder.journal.entries)
+    assert [update.row for update in again] == read_rows(path) and session.n_steps == 51
+
+
+def test_a_session_goes_on_where_it_was(live: Live, tmp_path: Path) -> None:
+    live.teach()
+    live.do(Take(5.0), Take(5.0, action=1))
+    live.folder.close()
+    again = Live(tmp_path)
+    assert again.session.history == live.session.history
+    assert again.session.n_steps == 27 and again.session.version == 1
+    assert again.folder.reports == live.folder.reports
+    assert (again.session.proposal, again.session.drive.state) == (
+        live.session.proposal, live.session.drive.state,
+    )  # fmt: skip
+    live.folder = again.folder
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_an_update_is_taken_back_with_its_files(live: Live, tmp_path: Path, rounds: int) -> None:
+    for _ in range(rounds):
+        live.teach()
+    path = live.folder.path
+    kept = read_log(path)[:-1]
+    policy = (path / "live/policy-001.safetensors").read_bytes()
+    live.do(UndoUpdate(6.0))
+    live.folder.close()  # as if it were killed here: the files are those of the update that is gone
+    again = Live(tmp_path)
+    assert read_log(path) == kept and len(again.session.rounds) == rounds
+    assert not (path / f"steps-{rounds:03d}.safetensors").exists()
+    if rounds == 2:
+        assert (path / "policy.safetensors").read_bytes() == policy
+    else:
+        assert not (path / "policy.safetensors").exists()
+    live.folder = again.folder
+
+
+def test_an_update_that_was_written_before_the_end_need_not_be_made_again(live: Live, tmp_path: Path) -> None:
+    """Killed between the commit and the decision to adopt."""
+    live.teach()
+    entries = live.folder.journal.entries
+    assert isinstance(entries[-1], Adopt)
+    file = live.folder.journal.file
+    lines = file.read_bytes().splitlines(keepends=True)
+    live.folder.close()
+    file.write_bytes(b"".join(lines[:-1]))
+    again = Live(tmp_path)
+    assert again.session.is_learning and len(again.folder.log) == 1
+    live.folder = again.folder
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (
+            RunConfig("carpet", "MEReQ-L", 0, LoopConfig(1000, 50), CONFIG.estimators, expert=HUMAN),
+            "per_round 25",
+        ),
+    ],
+)
+def test_another_session_is_not_let_in(live: Live, tmp_path: Path, other: RunConfig, why: str) -> None:
+    live.do(Take(1.0))
+    live.folder.close()
+    with pytest.raises(RunError, match=why):
+        Live(tmp_path, other)
+    live.folder = Live(tmp_path).folder
+
+
+def test_two_at_a_time_are_not_let_in(live: Live, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is being written by process"):
+        Live(tmp_path)
+
+
+def test_a_run_of_the_simulated_expert_is_no_session(tmp_path: Path) -> None:
+    simulated = RunConfig("carpet", "MEReQ-L", 0, LoopConfig(1, 25), CONFIG.estimators)
+    run(TASK, simulated, tmp_path)
+    with pytest.raises(RunError, match=r"config\.expert simulated there, human now"):
+        Live(tmp_path)
+
+
+def test_steps_that_the_journal_does_not_lead_to_are_refused(live: Live, tmp_path: Path) -> None:
+    """The journal is whole, and the run too, but they do not belong together."""
+    live.teach(actions=8)
+    live.folder.close()
+    other = Live(tmp_path / "other")
+    other.teach(actions=9)
+    other.folder.close()
+    journal = "live/journal.jsonl"
+    (live.folder.path / journal).write_bytes((other.folder.path / journal).read_bytes())
+    with pytest.raises(RunError, match="does not lead to the steps of its iteration 1"):
+        Live(tmp_path)
+    live.folder = Live(tmp_path / "third").folder
+
+
+def test_the_report_says_what_was_done_and_what_changed(live: Live) -> None:
+    live.teach(actions=8)
+    report = live.folder.reports[0]
+    assert (report.round, report.steps, report.takeovers, report.keystrokes) == (1, 25, 1, 8)
+    assert report.rate == 8 / 25 and report.rates == [8 / 25] and report.person_seconds == 4.0
+    theta = read_rows(live.folder.path)[0]["theta"]
+    assert report.weights is not None and theta is not None
+    assert [each.theta for each in report.weights] == theta == [each.change for each in report.weights]
+    assert report.before is not None and report.after is not None
+    assert report.before.scenes[0] == report.after.scenes[0] and len(report.before.scenes) == 26
+    layout = TASK.layout  # type: ignore[attr-defined]
+    assert report.arrows is not None and len(report.arrows) == len(layout.cells)
+
+
+def test_changes_in_words() -> None:
+    words = {"right_lane": ("keeps right more", "keeps right less")}
+    assert say_change("right_lane", 0.413, words) == "keeps right more: +0.41"
+    assert say_change("right_lane", -0.2, words) == "keeps right less: -0.20"
+    assert say_change("speed", 0.2, words) == "more speed: +0.20"
+    assert say_change("speed", 0.001, words) == "speed: as before"
+
+
+def test_what_is_least_known_is_told_with_what_more_takeovers_would_do() -> None:
+    row = {"iteration": 1, "standard_errors": [0.1, 0.4]}
+    assert "least is known of b (+-0.40)" in find_unsure(("a", "b"), row)  # type: ignore[arg-type]
+    assert "+-0.28" in find_unsure(("a", "b"), row)  # type: ignore[arg-type]
+    assert "not determined" in find_unsure(("a",), {"standard_errors": [None]})  # type: ignore[arg-type,typeddict-item]
+    assert find_unsure(("a",), {}) == ""  # type: ignore[arg-type,typeddict-item]
