@@ -24,8 +24,8 @@ from mereq_min.validation import check_number
 LONGEST_SESSION = 1_000
 """Most rounds of a session."""
 MOST_SOLVES = 8
-"""Policies solved for in an update of the segment likelihood: a person waits for it. Each round goes on from
-the last, so that what one round leaves undone the next one does."""
+"""Policies that a neural learner solves for in an update of the segment likelihood, each in about a second: a
+person waits for it. Each round goes on from the last, and does what that one left undone."""
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -60,12 +60,13 @@ class Teach:
     estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
 
     def with_recorded_settings(self) -> Self:
-        """The defaults of this command for its task: its recorded runs', but for the time of an update."""
-        recorded = settings_of(load_task(self.task)).estimators
-        likelihood = replace(
-            recorded.likelihood, max_iterations=min(recorded.likelihood.max_iterations, MOST_SOLVES)
-        )
-        return type(self)(task=self.task, estimators=replace(recorded, likelihood=likelihood))
+        """The defaults of this command for its task: those of its recorded runs, but quick to update."""
+        task = load_task(self.task)
+        found = settings_of(task).estimators
+        if getattr(task, "engine", None) is not None:
+            solves = min(found.likelihood.max_iterations, MOST_SOLVES)
+            found = replace(found, likelihood=replace(found.likelihood, max_iterations=solves))
+        return type(self)(task=self.task, estimators=found)
 
     @property
     def config(self) -> RunConfig:
