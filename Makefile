@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test slow floor python-3.13 opengl lint figures book book-check benchmark benchmark-highway benchmark-waiting \
-  benchmark-deep wheel clean
+  benchmark-live benchmark-deep wheel clean
 
 demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
@@ -79,6 +79,9 @@ benchmark-highway: .venv/.installed  ## time the compiled highway and highway-en
 
 benchmark-waiting: .venv/.installed opengl  ## time tables, films and small runs on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/waiting.py
+
+benchmark-live: .venv/.installed-dev  ## measure how late a live session is, at rest and while it learns
+	$(BIN)/python tests/benchmarks/live.py
 
 benchmark-deep: .venv-bench-deep/.installed  ## time residual SAC and Stable-Baselines3 on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/learners.py

@@ -41,11 +41,12 @@ GRID_RATE = 3.0
 """Steps a second of a policy that is watched [1/s]."""
 
 
-def map_scene(layout: Layout, legend: Mapping[str, str], words: Words) -> Scene:
+def map_scene(layout: Layout, features: Array, legend: Mapping[str, str], words: Words) -> Scene:
     """The scene of a map.
 
     Args:
         layout: the map.
+        features: (S, A, K) of each step.
         legend: name of a cell by letter.
         words: for the features.
     """
@@ -57,16 +58,30 @@ def map_scene(layout: Layout, legend: Mapping[str, str], words: Words) -> Scene:
     def moving(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
         return {"cell": layout.cells[_state(env)].tolist()}
 
-    chart = partial(chart_map, layout=layout)
+    chart = partial(chart_map, layout=layout, features=features)
     return Scene("map", still, moving, actions, idle, GRID_RATE, "turns", words, chart)
 
 
-def chart_map(policy: Policy, theta: Array | None, *, layout: Layout) -> Chart:
-    """Arrows of a policy on a map: its most probable action in each cell."""
-    S, A = len(layout.cells), len(MOVES)
+def chart_map(policy: Policy, theta: Array | None, *, layout: Layout, features: Array) -> Chart:
+    """Draw a policy and a reward on a map.
+
+    Args:
+        policy: the policy.
+        theta: (K,) the inferred weights; None for imitation.
+        layout: the map.
+        features: (S, A, K) of each step.
+
+    Returns:
+        theta . f of the policy's most probable action in each cell [reward], and that action.
+    """
+    S, A = features.shape[:2]
     states, actions = np.repeat(np.arange(S), A), np.tile(np.arange(A), S)
     best = policy.log_prob(states, actions).reshape(S, A).argmax(axis=1)
-    return None, [[*map(int, cell), int(a)] for cell, a in zip(layout.cells, best, strict=True)]
+    arrows = [[*map(int, cell), int(a)] for cell, a in zip(layout.cells, best, strict=True)]
+    if theta is None:
+        return None, arrows
+    heat = layout.heat(features[np.arange(S), best] @ theta)
+    return [[None if np.isnan(value) else float(value) for value in row] for row in heat], arrows
 
 
 def lanes_scene(shape: tuple[int, int, int, int]) -> Scene:

@@ -112,9 +112,10 @@ def make_carpet() -> TabularTask:
         "move": np.array([[1.0, 1.0, 1.0, 1.0, 0.0]]),
     }
     goal = layout.mark("G") == 1.0
+    mdp = map_mdp(layout, transition, features, gamma=0.97)
     return make_task(
         name="carpet",
-        mdp=map_mdp(layout, transition, features, gamma=0.97),
+        mdp=mdp,
         feature_names=tuple(features),
         prior_weights=np.array([-1.0, 0.0, -0.5, 0.0, -0.1]),
         expert_weights=np.array([-1.0, -1.0, -0.5, 0.0, -0.1]),
@@ -128,7 +129,7 @@ def make_carpet() -> TabularTask:
         hazard=np.zeros_like(goal),
         layout=layout,
         draw=draw_map,
-        scene=map_scene(layout, CARPET_LEGEND, CARPET_WORDS),
+        scene=map_scene(layout, mdp.features, CARPET_LEGEND, CARPET_WORDS),
     )
 
 
@@ -156,9 +157,10 @@ def make_windy() -> TabularTask:
         "edge": _expect(transition, from_pits <= 1),
         "move": np.array([[1.0, 1.0, 1.0, 1.0, 0.0]]),
     }
+    mdp = map_mdp(layout, transition, features, gamma=0.95)
     return make_task(
         name="windy",
-        mdp=map_mdp(layout, transition, features, gamma=0.95),
+        mdp=mdp,
         feature_names=tuple(features),
         prior_weights=np.array([-1.0, -8.0, 0.0, -0.1]),
         expert_weights=np.array([-1.0, -8.0, -1.0, -0.1]),
@@ -172,7 +174,7 @@ def make_windy() -> TabularTask:
         hazard=pit,
         layout=layout,
         draw=draw_map,
-        scene=map_scene(layout, WINDY_LEGEND, WINDY_WORDS),
+        scene=map_scene(layout, mdp.features, WINDY_LEGEND, WINDY_WORDS),
     )
 
 

@@ -35,6 +35,7 @@ from mereq_min.lab.human.protocol import (
     Pause,
     Ping,
     Pong,
+    Report,
     SavePolicy,
     SetPace,
     Stop,
@@ -52,6 +53,8 @@ from mereq_min.lab.runs.records import is_finished
 
 MOMENT = 0.7
 """Time for which the last state of an episode is shown [s]."""
+MOST_TIMES = 100_000
+"""Times that are kept of what is measured."""
 LONGEST_THOUGHT = 10.0
 """Most of the time between two keys that counts as the person's, turn by turn [s]."""
 
@@ -67,6 +70,11 @@ class Conductor:
         port: port; 0 takes a free one.
         reaction: time from what provokes a takeover to the key, where it cannot be measured [s].
         on_open: called with the link.
+
+    Attributes:
+        lateness: by how much each step came after it was due, in real time [s].
+        answers: time from a key, or from the step that it was for if that was due later, to the frame that
+            shows what it did [s].
 
     Raises:
         RunError: if the run's folder is in use, holds another run, or is damaged.
@@ -87,7 +95,12 @@ class Conductor:
         self._out, self._on_open = out, on_open
         self.folder = Folder(task, config, out)
         self.room = Room(
-            host, port, on_message=self._hear, on_connect=self._greet, on_change=self._change_control
+            host,
+            port,
+            on_message=self._hear,
+            on_connect=self._greet,
+            on_change=self._change_control,
+            on_fault=self._fail,
         )
         env = task.make_env()
         env.close()
@@ -96,16 +109,19 @@ class Conductor:
         self.session: Session | None = None
         self.phase, self.paused, self.why = "tutorial", True, ""
         self.pace, self.speed = self.scene.pace, 1.0
-        self.lateness: deque[float] = deque(maxlen=100_000)
-        self.key_to_frame: deque[float] = deque(maxlen=100_000)
+        self.lateness: deque[float] = deque(maxlen=MOST_TIMES)
+        self.answers: deque[float] = deque(maxlen=MOST_TIMES)
         self._keyed: float | None = None  # when a key came that no frame has shown yet [s]
         self._wishes: deque[FromPage] = deque()
         self._go = 0
         self._woken = asyncio.Event()
+        self._fault: BaseException | None = None
         self._worker: Worker | None = None
         self._is_ready = False
         self._request, self._asked = 0, False  # number of the last request, and whether it is an update
-        self._update: Update | None = None
+        self._requests: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self._update: tuple[Update, Report] | None = None  # what is written down and can take over
+        self._writing = asyncio.Lock()  # of the run's iterations
         self._frame: Frame | None = None
         self._stepped = time.monotonic()
 
@@ -117,12 +133,15 @@ class Conductor:
             self._worker = Worker(self.config, self._out)
             first = (await asyncio.to_thread(self._worker.receive))[2]
             await asyncio.to_thread(self._start, first)
-            listening = asyncio.create_task(self._listen())
+            beside = [asyncio.create_task(each) for each in (self._listen(), self._pass_on())]
+            for each in beside:
+                each.add_done_callback(self._look_for_fault)
             self._on_open(await self.room.open())
             try:
                 await self._drive()
             finally:
-                listening.cancel()
+                for each in beside:
+                    each.cancel()
                 await self.room.close()
         finally:
             if self._worker is not None:
@@ -163,6 +182,15 @@ class Conductor:
         assert self.session is not None  # made before anybody can connect
         return self.session
 
+    def _look_for_fault(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Let `_drive` end with a mistake of ours that was made elsewhere."""
+        self._fault = self._fault or error
+        self._woken.set()
+
     # --- Driving --------------------------------------------------------------------------------------------
 
     async def _drive(self) -> None:
@@ -170,13 +198,15 @@ class Conductor:
         due = time.monotonic()
         while self.phase != "finished":
             self._woken.clear()
+            if self._fault is not None:
+                raise self._fault
             try:
                 if self._wishes:
                     await self._grant(self._wishes.popleft())
                 elif self._update is not None:
-                    await self._finish_update()
+                    await self._adopt()
                 elif self._live.is_learning and not self._asked:
-                    await self._begin_update()
+                    self._begin_update()
                 elif self._live.is_due:
                     await self._decide(self._learn(asked=False))
                 elif self.phase == "tutorial" or (self.paused and not self._go):
@@ -190,7 +220,7 @@ class Conductor:
                 else:
                     due = await self._step(due)
             except OSError as error:
-                self._halt(f"{error.strerror or error}: nothing is lost; make room on the disk, then go on")
+                self._halt_for_disk(error)
 
     async def _wait_for_wish(self) -> float:
         await self._woken.wait()
@@ -237,7 +267,7 @@ class Conductor:
         self._stepped = now
         await self._decide(taken)
         if keyed is not None:
-            self.key_to_frame.append(time.monotonic() - keyed)
+            self.answers.append(time.monotonic() - max(keyed, min(due, now)))
         if person != self.hands.in_control:
             self._send_mode()
         late = time.monotonic() - (due + self._interval) > self._interval
@@ -282,16 +312,22 @@ class Conductor:
         waits = self.pace == "turns" and self.paused
         return Learn(time.time(), 0 if waits else self.reactions.patience(rate), asked)
 
-    async def _begin_update(self) -> None:
+    def _begin_update(self) -> None:
         batches = [each.steps for each in self._live.rounds if each.steps is not None]
         self._asked = True
-        await asyncio.to_thread(self._ask, "update", batches, self._patience_of(len(batches)))
+        self._ask("update", batches, self._patience_of(len(batches)))
         self._send_mode()
 
     def _ask(self, request: str, *arguments: Any) -> None:
-        assert self._worker is not None  # made before anything is asked
+        """Ask the worker for something; only the answer to the last request counts."""
         self._request += 1
-        self._worker.ask(self._request, request, *arguments)
+        self._requests.put_nowait((self._request, request, *arguments))
+
+    async def _pass_on(self) -> None:
+        """Pass requests on: while the worker is busy it reads nothing, and would hold up whoever writes."""
+        assert self._worker is not None
+        while True:
+            await asyncio.to_thread(self._worker.ask, *await self._requests.get())
 
     async def _listen(self) -> None:
         """Hear what the worker says."""
@@ -310,30 +346,43 @@ class Conductor:
             elif kind == "failed":
                 self._halt(f"the update failed ({found}); take it back, or stop here")
             elif isinstance(found, Update):
-                self._update = found
+                await self._write_down(number, found)
             self._woken.set()
 
-    async def _finish_update(self) -> None:
-        """Write an update down, let its policy take over, and report."""
-        update, live = self._update, self._live
-        assert update is not None  # _drive has looked
-        number = update.row["iteration"]
-        finished = live.rounds[number - 1]
-        assert finished.steps is not None  # the update was made from them
-        first, last = finished.first, live.rounds[number].first
-        takes = [each for each in live.history[first:last] if isinstance(each, Take)]
-        report = make_report(
-            self.task,
-            self.scene,
-            update,
-            self.folder.log,
-            finished.steps,
-            takes,
-            self._patience_of(number),
-        )
-        await asyncio.to_thread(self.folder.commit, update, finished.steps, report)
-        self._update, self._asked = None, False
+    async def _write_down(self, request: int, update: Update) -> None:
+        """Make an update the next iteration of the run, while the policy from before drives on."""
+        while True:
+            async with self._writing:
+                if request != self._request:
+                    return
+                number, rounds = update.row["iteration"], self._live.rounds
+                finished = rounds[number - 1]
+                assert finished.steps is not None  # the update was made from them
+                decisions = self._live.history[finished.first : rounds[number].first]
+                report = make_report(
+                    self.task,
+                    self.scene,
+                    update,
+                    self.folder.log,
+                    finished.steps,
+                    [each for each in decisions if isinstance(each, Take)],
+                    self._patience_of(number),
+                )
+                try:
+                    await asyncio.to_thread(self.folder.commit, update, finished.steps, report)
+                    self._update = update, report
+                    return
+                except OSError as error:
+                    self._halt_for_disk(error)
+            while self.paused:
+                await asyncio.sleep(0.1)
+
+    async def _adopt(self) -> None:
+        """Let the policy of an update take over, and report."""
+        assert self._update is not None  # _drive has looked
+        report = self._update[1]
         await self._decide(Adopt(time.time()))
+        self._update, self._asked = None, False
         self.room.send(report)
         if is_finished(self.folder.log, self.config.loop):
             await self._finish()
@@ -422,13 +471,16 @@ class Conductor:
             return
         self.paused, self.why = True, ""
         self.hands.let_go()
-        await self._decide(UndoUpdate(time.time()))
-        while len(self.folder.log) >= len(self._live.rounds):
-            await asyncio.to_thread(self.folder.take_back)
-        done = len(self.folder.log)
-        batches = [each.steps for each in self._live.rounds if each.steps is not None]
-        self._update, self._asked = None, False
-        self._ask("restore", self.folder.checkpoint(done), batches, self._patience_of(done) if done else 0)
+        async with self._writing:
+            await self._decide(UndoUpdate(time.time()))
+            while len(self.folder.log) >= len(self._live.rounds):
+                await asyncio.to_thread(self.folder.take_back)
+            done = len(self.folder.log)
+            batches = [each.steps for each in self._live.rounds if each.steps is not None]
+            self._update, self._asked = None, False
+            self._ask(
+                "restore", self.folder.checkpoint(done), batches, self._patience_of(done) if done else 0
+            )
 
     async def _save_policy(self) -> None:
         if not self._live.version:
@@ -446,6 +498,9 @@ class Conductor:
             self._halt(why)
         else:
             self._send_mode()
+
+    def _halt_for_disk(self, error: OSError) -> None:
+        self._halt(f"{error.strerror or error}: nothing is lost; make room on the disk, then go on")
 
     def _halt(self, why: str) -> None:
         """Pause, and say why."""

@@ -85,10 +85,10 @@ class Room:
     Args:
         host: address to listen on.
         port: port; 0 takes a free one.
-        on_message: called with a tab's name and its message, for all messages but those of a tab that has no
-            control. What it raises as a ValueError is told the tab.
+        on_message: called with a tab's name and its message.
         on_connect: returns the messages that a new tab begins with.
         on_change: called when control changes, with a sentence if it was lost.
+        on_fault: called with what these functions raise: a mistake of ours, which ends the connection.
 
     Attributes:
         controller: name of the tab in control, None if nobody is.
@@ -103,8 +103,9 @@ class Room:
         on_message: Callable[[str, FromPage], None],
         on_connect: Callable[[str], list[msgspec.Struct]],
         on_change: Callable[[str], None],
+        on_fault: Callable[[BaseException], None],
     ) -> None:
-        self._host, self._port = host, port
+        self._host, self._port, self._on_fault = host, port, on_fault
         self._on_message, self._on_connect, self._on_change = on_message, on_connect, on_change
         self._tabs: dict[ServerConnection, Tab] = {}
         self.controller: str | None = None
@@ -188,6 +189,9 @@ class Room:
                 self._on_message(name, message)
         except ConnectionClosed:
             pass
+        except Exception as error:
+            self._on_fault(error)
+            raise
         finally:
             self._leave(connection, "the page in control was closed")
 

@@ -68,6 +68,7 @@ class Show:
         self._frames: list[tuple[Frame, bool]] = [next(self._coming)]
         self._at, self._go, self._is_paused, self._is_over = 0, 0, False, False
         self._woken = asyncio.Event()
+        self._fault: BaseException | None = None
         self._told = 0  # reports up to this version were sent
         self.room = Room(
             "127.0.0.1",
@@ -75,6 +76,7 @@ class Show:
             on_message=self._hear,
             on_connect=self._greet,
             on_change=lambda why: self._send_mode(),
+            on_fault=self._fail,
         )
 
     def _derive(self) -> Iterator[tuple[Frame, bool]]:
@@ -93,9 +95,15 @@ class Show:
         finally:
             await self.room.close()
 
+    def _fail(self, error: BaseException) -> None:
+        self._fault = error
+        self._woken.set()
+
     async def _advance(self) -> None:
         """Wait until the next frame is due, and show it."""
         self._woken.clear()
+        if self._fault is not None:
+            raise self._fault
         if (self._is_paused and not self._go) or self.room.controller is None:
             await self._woken.wait()
             return

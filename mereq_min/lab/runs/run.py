@@ -451,8 +451,9 @@ def commit(
     }
     if policy is not None:  # the policy of the row before must stay until this row is there
         files["policy"] = save_arrays(path / f"policy-{number:03d}.safetensors", policy)
-    log.append(seal(row, files, log))
-    write_log(path, log)
+    sealed = seal(row, files, log)
+    write_log(path, [*log, sealed])
+    log.append(sealed)
     if "policy" in files:
         move_file(path / f"policy-{number:03d}.safetensors", path / "policy.safetensors")
     checkpoint_file(path, number - 1).unlink(missing_ok=True)

@@ -29,6 +29,7 @@ class Heard:
     def __init__(self) -> None:
         self.messages: list[tuple[str, FromPage]] = []
         self.changes: list[str] = []
+        self.faults: list[BaseException] = []
 
 
 @asynccontextmanager
@@ -40,12 +41,14 @@ async def opened() -> AsyncIterator[tuple[Room, str, Heard]]:
         on_message=lambda tab, message: heard.messages.append((tab, message)),
         on_connect=lambda tab: [Notice(f"welcome {tab}")],
         on_change=heard.changes.append,
+        on_fault=heard.faults.append,
     )
     link = await room.open()
     try:
         yield room, link, heard
     finally:
         await room.close()
+    assert not heard.faults
 
 
 def enter(link: str, tab: str = "a", **options: Any) -> connect:
