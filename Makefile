@@ -12,6 +12,7 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 	  $(BIN)/python figures/alignment.py runs/demo/carpet/$$method/seed0 --out runs/demo/$$method.png || exit 1; \
 	done
 	$(BIN)/mereq align highway --seed 1 --out runs/demo
+	@echo "Now teach one yourself, in the browser: $(BIN)/mereq teach carpet"
 
 # By file, so that what a module trains once is trained once.
 PYTEST := -m pytest -q --durations=25 --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -24,6 +24,12 @@ WORDS = {
     "bottle2goal": ("hurries less", "hurries to the goal more"),
     "control": ("moves faster", "moves more gently"),
     "table_dist": ("pushes higher", "pushes lower"),
+    "ink_dist": ("keeps away from the ink more", "stays at the ink more"),
+    "ink_left": ("wipes less", "wipes more"),
+    "force_deficit": ("presses less", "presses more firmly"),
+    "hand2pillow": ("keeps away from the pillow more", "stays at the pillow more"),
+    "lift_left": ("lifts less", "lifts more"),
+    "offset": ("holds it by the side", "holds it by the middle"),
 }
 """For each feature, what more of it and what less of it is called."""
 MOST_MARKS = 200
@@ -55,8 +61,9 @@ def cell_scene(kind: type[Cells]) -> Scene:
         },
     }
     rate = 1 / (SUB_STEPS * model.opt.timestep)
+    words = {name: WORDS[name] for name in kind.features}
     actions = axis_keys(AXES if cells.n_actions == 3 else (*AXES, GRIP), cells.n_actions)
-    return Scene("arm", still, show_cell, actions, [0.0] * cells.n_actions, float(rate), words=WORDS)
+    return Scene("arm", still, show_cell, actions, [0.0] * cells.n_actions, float(rate), words=words)
 
 
 def show_cell(env: gym.Env[Any, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _import_command(name: str, others: dict[str, EntryPoint]) -> Any:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"the command {name} needs the package {error.name}, which is not installed; "
-            f"{install_hint('deep')}"
+            f"{install_hint('live' if error.name == 'websockets' else 'deep')}"
         ) from error
 
 

@@ -95,7 +95,7 @@ def axis_keys(names: tuple[tuple[str, str], ...], n: int) -> tuple[ActionName, .
         ("f", "r"),
         ("g", "t"),
     )
-    named = [*names, *((f"{axis} down", f"{axis} up") for axis in range(len(names) + 1, n + 1))]
+    named = [*names, *((f"axis {axis} down", f"axis {axis} up") for axis in range(len(names) + 1, n + 1))]
     return tuple(
         ActionName(name, key, [sign * float(i == axis) for i in range(n)])
         for axis, (keys, both) in enumerate(zip(pairs, named, strict=False))

@@ -61,6 +61,9 @@ class Session:
         info: the environment's own report of that step.
     """
 
+    drive: Drive
+    _own_steps: int
+
     def __init__(
         self,
         task: Task,
@@ -189,13 +192,13 @@ class Session:
 
     def _begin_round(self, first: int) -> None:
         """Begin the round after those that are finished, with the policy that is driving."""
+        if self.rounds:
+            self.drive.env.close()
         self.rounds.append(Round(first, self.version))
         self._start_driving()
 
     def _start_driving(self) -> None:
         done = [each.steps for each in self.rounds[:-1] if each.steps is not None]
-        if hasattr(self, "drive"):
-            self.drive.env.close()
         streams = np.random.SeedSequence(self.seed, spawn_key=(len(done),)).spawn(2)
         self.drive = Drive(
             self.task.make_env(self._render_mode),
@@ -213,6 +216,7 @@ class Session:
         running = self.rounds[-1]
         decisions = self.history[running.first :]
         self.version = running.version
+        self.drive.env.close()
         self._start_driving()
         for decision in decisions:
             self._do(decision)
