@@ -14,7 +14,7 @@ from mereq_min.interfaces import Task
 from mereq_min.lab.commands.console import console
 from mereq_min.lab.commands.show import count_iterations, show_run
 from mereq_min.lab.human.conduct import Conductor
-from mereq_min.lab.plugins import HUMAN, check_name, load_task
+from mereq_min.lab.plugins import HUMAN, UsageError, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.run import load_config_task
 from mereq_min.loop import LoopConfig, settings_of
@@ -52,7 +52,8 @@ class Teach:
     """Your reaction time, where it cannot be measured [s]: what the policy did so long before you took over
     does not count as good enough."""
     host: str = "127.0.0.1"
-    """Address to listen on. With another than the loopback, whoever has the link can use the session."""
+    """Address to listen on, by which the browser finds it too. With another than the loopback, whoever reads
+    the link on the network can use the session: better tunnel by ssh -L."""
     port: int = 0
     """Port; 0 takes a free one."""
     browser: bool = True
@@ -80,6 +81,8 @@ class Teach:
         """Serve the page until the session is stopped, and show what came of it."""
         check_name("method", self.method, METHODS)
         check_number("reaction", self.reaction, 0, 10)
+        if self.host in ("", "0.0.0.0", "::"):
+            raise UsageError("--host must be the one address by which the browser will find this machine")
         task = load_config_task(self.config, self.out)
 
         teach(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,7 @@ import numpy as np
 from mereq_min.interfaces import Policy, Task
 from mereq_min.lab.human.scenes import scene_of
 from mereq_min.rollout import rollout
+from mereq_min.steps import Steps
 
 LONGEST_FILM, LONGEST_PICTURES = 100, 25
 """Most frames of a film that is drawn in the page, and of one of pictures [frames]."""
@@ -35,16 +37,29 @@ class _Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Take a step."""
         found = self.env.step(action)
         self._t += 1
-        self._keep()
+        self._keep(is_last=found[2] or found[3])
         return found
 
-    def _keep(self) -> None:
-        if self._episodes == 1 and self._t % self._stride == 0:
+    def _keep(self, *, is_last: bool = False) -> None:
+        if self._episodes == 1 and (is_last or self._t % self._stride == 0):
             self.scenes.append(self.scene.moving(self.env))
 
 
-def film_scenes(task: Task, policy: Policy, seed: int) -> list[dict[str, Any]]:
-    """What the first episode of a policy that nobody watches shows, as `scenes` draws it.
+@dataclass(frozen=True)
+class PolicyFilm:
+    """An episode that nobody watches.
+
+    Attributes:
+        scenes: what its frames show, as `scenes` draws it; the last is the end of the episode.
+        steps: the steps that were taken in the states of the frames but the last.
+    """
+
+    scenes: list[dict[str, Any]]
+    steps: Steps
+
+
+def film_policy(task: Task, policy: Policy, seed: int) -> PolicyFilm:
+    """Film the first episode of a policy that nobody watches.
 
     Args:
         task: the task.
@@ -52,6 +67,7 @@ def film_scenes(task: Task, policy: Policy, seed: int) -> list[dict[str, Any]]:
         seed: of the episode: two policies with the same seed are shown from the same start.
     """
     longest = LONGEST_PICTURES if scene_of(task).needs_pictures else LONGEST_FILM
-    env = _Watched(task, -(-(task.horizon + 1) // longest))
-    rollout(task, policy, None, task.horizon, np.random.default_rng(seed), env=env)
-    return env.scenes
+    stride = -(-(task.horizon + 1) // longest)
+    env = _Watched(task, stride)
+    steps = rollout(task, policy, None, task.horizon, np.random.default_rng(seed), env=env)
+    return PolicyFilm(env.scenes, steps.select((steps.episode == 0) & (steps.t % stride == 0)))

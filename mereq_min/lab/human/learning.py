@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from mereq_min.interfaces import Policy, Task
-from mereq_min.lab.human.films import film_scenes
+from mereq_min.interfaces import Learner, Policy, Task
+from mereq_min.lab.human.films import film_policy
 from mereq_min.lab.human.scenes import Chart, scene_of
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.files import Arrays
@@ -29,6 +29,7 @@ from mereq_min.lab.runs.run import describe, load_config_task, policy_arrays
 from mereq_min.loop import Iteration
 from mereq_min.methods import METHODS, make_aligner
 from mereq_min.steps import Steps, concatenate
+from mereq_min.validation import Array
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Update:
         before: what an episode of the policy before shows, see `films.film_scenes`.
         after: the same of the new policy, from the same start.
         chart: heat and arrows, for a scene with cells.
+        telling: index of the frame of `after` in which a takeover would tell most, see `find_telling`.
     """
 
     row: Row
@@ -52,6 +54,7 @@ class Update:
     before: list[dict[str, Any]]
     after: list[dict[str, Any]]
     chart: Chart
+    telling: int | None
 
 
 class Pupil:
@@ -67,8 +70,14 @@ class Pupil:
 
     def __init__(self, task: Task, config: RunConfig) -> None:
         self.task, self.config = task, config
+        self._begin()
+
+    def _begin(self) -> None:
+        config = self.config
         with threadpool_limits(1):  # how sums are split over threads shows in their last bits
-            self.aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
+            self.aligner = make_aligner(
+                self.task, METHODS[config.method], config.estimators, seed=config.seed
+            )
         self._policy = self.aligner.policy
 
     @property
@@ -109,14 +118,17 @@ class Pupil:
             row = describe(self.task, self.config, iteration, before=len(everything) - len(steps))
         seconds = time.perf_counter() - begun
         chart = scene_of(self.task).chart
+        old, new = (film_policy(self.task, policy, self.config.seed) for policy in (before, self._policy))
+        learner = getattr(self.aligner, "learner", None)
         return Update(
             row,
             self.aligner.state(),
             _arrays_of(self._policy),
             seconds,
-            film_scenes(self.task, before, self.config.seed),
-            film_scenes(self.task, self._policy, self.config.seed),
+            old.scenes,
+            new.scenes,
             (None, None) if chart is None else chart(self._policy, info["theta"]),
+            None if learner is None else find_telling(learner, new.steps, info["standard_errors"]),
         )
 
     def restore(self, checkpoint: Arrays, batches: Sequence[Steps], patience: int) -> None:
@@ -127,12 +139,34 @@ class Pupil:
             batches: the steps of the rounds up to it.
             patience: what was passed to it.
         """
+        if not batches:
+            self._begin()
+            return
         with threadpool_limits(1):
-            if batches:
-                self.aligner.restore(checkpoint, concatenate(batches), patience)
-            else:
-                self.__init__(self.task, self.config)  # type: ignore[misc]
+            self.aligner.restore(checkpoint, concatenate(batches), patience)
         self._policy = self.aligner.policy
+
+
+def find_telling(learner: Learner, steps: Steps, errors: Array) -> int | None:
+    """Find where a person's action would tell most about theta.
+
+    One action in a state with Fisher information I lowers the entropy of theta, which is Gaussian with
+    independent entries here, by log det(1 + diag(errors^2) I) / 2 [nats] (Lindley 1956).
+
+    Args:
+        learner: has solved for the policy that took the steps.
+        steps: the states to choose from.
+        errors: (K,) standard errors of theta.
+
+    Returns:
+        The index of the step; None if the errors are not known, or no state tells anything.
+    """
+    if not np.isfinite(errors).all():
+        return None
+    single = [learner.information(steps.select(np.arange(len(steps)) == t)) for t in range(len(steps))]
+    gains = [np.linalg.slogdet(np.eye(len(errors)) + np.square(errors)[:, None] * each)[1] for each in single]
+    best = int(np.argmax(gains))
+    return best if gains[best] > 1e-9 else None
 
 
 def _arrays_of(policy: Policy) -> Arrays:

@@ -289,6 +289,8 @@ class Report(msgspec.Struct, tag="report"):
     before: Film | None
     after: Film | None
     """Both from the same start."""
+    telling: int | None
+    """Frame of `after` in which taking over would tell most about the weights; null if unknown."""
     heat: list[list[float | None]] | None
     """(rows, columns) theta . f of the best action in each cell, for a scene with cells [reward]."""
     arrows: list[list[int]] | None

@@ -56,6 +56,7 @@ def make_report(
         unsure=find_unsure(task.feature_names, row),
         before=Film(version - 1, update.before),
         after=Film(version, update.after),
+        telling=update.telling,
         heat=update.chart[0],
         arrows=update.chart[1],
     )

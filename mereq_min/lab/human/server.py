@@ -130,7 +130,7 @@ class Room:
         )
         self._watch = asyncio.create_task(self._watch_silence())
         port = self._server.sockets[0].getsockname()[1]
-        host = "127.0.0.1" if self._host in ("0.0.0.0", "") else self._host
+        host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{port}/{self.token}/"
 
     async def close(self) -> None:
@@ -238,7 +238,7 @@ class Room:
 
     def _is_ours(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        return name.lower() in (*LOOPBACK, self._host.lower())
+        return name.lower() in (*LOOPBACK, self._host.lower(), f"[{self._host.lower()}]")
 
 
 @cache

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mereq_min.lab.human.films import film_policy
 from mereq_min.lab.human.folder import Folder
 from mereq_min.lab.human.journal import Adopt, Learn, Take, UndoUpdate
-from mereq_min.lab.human.learning import Pupil, Update
+from mereq_min.lab.human.learning import Pupil, Update, find_telling
 from mereq_min.lab.human.replay import derive
 from mereq_min.lab.human.report import find_unsure, make_report, say_change
 from mereq_min.lab.human.scenes import scene_of
@@ -17,7 +19,7 @@ from mereq_min.lab.human.session import Session
 from mereq_min.lab.plugins import HUMAN, load_task
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.files import RunError
-from mereq_min.lab.runs.records import read_log, read_rows, read_steps
+from mereq_min.lab.runs.records import is_complete, read_log, read_record, read_rows, read_steps
 from mereq_min.lab.runs.run import run
 from mereq_min.loop import LoopConfig, settings_of
 
@@ -123,6 +125,34 @@ def test_an_update_that_was_written_before_the_end_need_not_be_made_again(live: 
     again = Live(tmp_path)
     assert again.session.is_learning and len(again.folder.log) == 1
     live.folder = again.folder
+
+
+def test_a_session_that_was_finished_can_be_gone_on_with(live: Live, tmp_path: Path) -> None:
+    live.teach()
+    live.folder.finish()
+    live.folder.close()
+    assert is_complete(read_record(live.folder.path))
+    again = Live(tmp_path)
+    assert not is_complete(read_record(live.folder.path)) and again.session.version == 1
+    again.pupil.restore(again.folder.checkpoint(1), [again.session.rounds[0].steps], 1)  # type: ignore[list-item]
+    again.teach()
+    _, updates = derive(TASK, CONFIG, again.folder.journal.entries)
+    assert [update.row for update in updates] == read_rows(live.folder.path)
+    live.folder = again.folder
+
+
+def test_the_most_telling_state_is_that_in_which_an_action_lowers_the_error_most(live: Live) -> None:
+    update = live.teach()
+    learner = live.pupil.aligner.learner  # type: ignore[attr-defined]
+    film = film_policy(TASK, live.folder.policy(1), 0)
+    errors = np.array(update.row["standard_errors"], dtype=float)
+    entropies = []
+    for t in range(len(film.steps)):
+        information = learner.information(film.steps.select(np.arange(len(film.steps)) == t))
+        entropies.append(np.linalg.slogdet(np.diag(errors**-2) + information)[1])
+    assert update.telling == np.argmax(entropies)
+    assert find_telling(learner, film.steps, np.full(5, np.inf)) is None
+    assert find_telling(learner, film.steps, np.zeros(5)) is None
 
 
 @pytest.mark.parametrize(

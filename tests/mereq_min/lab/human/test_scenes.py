@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mereq_min.lab.human.films import film_scenes
+from mereq_min.lab.human.films import film_policy
 from mereq_min.lab.human.protocol import LARGEST_MESSAGE, Act, read
 from mereq_min.lab.human.scenes import axis_keys, scene_of
 from mereq_min.lab.plugins import load_task
@@ -106,8 +106,13 @@ def test_keys_of_a_box_with_many_axes() -> None:
 def test_two_policies_are_filmed_from_the_same_start() -> None:
     task = load_task("carpet")
     assert task.oracle is not None
-    before, after_ = (film_scenes(task, policy, 3) for policy in (task.prior, task.oracle.expert_policy))
-    assert before[0] == after_[0] and before != after_ and len(before) == task.horizon + 1
+    before, after_ = (film_policy(task, policy, 3) for policy in (task.prior, task.oracle.expert_policy))
+    assert before.scenes[0] == after_.scenes[0] and before.scenes != after_.scenes
+    layout: Any = task.layout  # type: ignore[attr-defined]
+    for film in (before, after_):
+        assert len(film.scenes) == task.horizon + 1
+        cells = [scene["cell"] for scene in film.scenes[:-1]]
+        assert cells == layout.cells[film.steps.state].tolist()
 
 
 def test_arrows_and_heat_are_those_of_the_policy_and_the_reward() -> None:
