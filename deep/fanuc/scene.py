@@ -75,7 +75,7 @@ def show_cell(env: gym.Env[Any, Any]) -> dict[str, Any]:
     cells.draw_marks(scene)
     cells.draw_shadows(scene)
     marks = [{**_describe(geom), "pose": _pose(geom)} for geom in scene.geoms[: scene.ngeom]]
-    return {"poses": [_rounded(pose) for pose in poses], "marks": marks}
+    return {"poses": np.round(poses, 4).tolist(), "marks": marks}
 
 
 @cache
@@ -106,4 +106,5 @@ def _pose(geom: Any) -> list[float]:
 
 def _rounded(values: NDArray[Any]) -> list[float]:
     """To a tenth of a millimetre, which is less than a pixel."""
-    return [round(float(value), 4) for value in np.asarray(values).ravel()]
+    rounded: list[float] = np.round(np.asarray(values, dtype=np.float64), 4).ravel().tolist()
+    return rounded

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,11 +32,11 @@ def run_of(out: Path) -> Path:
     return out / "carpet/MEReQ-L/seed0"
 
 
-def assert_derived_from_its_journal(out: Path) -> None:
-    """Steps, weights and standard errors of the run are those that its journal leads to, bit for bit."""
-    path = run_of(out)
+def assert_derived_from_its_journal(path: Path) -> None:
+    """Steps, weights and standard errors of a run are those that its journal leads to, bit for bit."""
     config = msgspec.convert(read_config(path)["config"], RunConfig)
-    session, updates = derive(load_task("carpet"), config, read_journal(path / "live/journal.jsonl"))
+    task, entries = load_task(config.task), read_journal(path / "live/journal.jsonl")
+    session, updates = derive(task, config, entries)
     rows = read_rows(path)
     assert rows and len(rows) <= len(updates)
     for number, (row, update) in enumerate(zip(rows, updates, strict=False), 1):
@@ -78,7 +77,7 @@ def test_a_person_teaches_the_policy_to_keep_off_the_carpet(server: tuple[Path, 
     assert theta is not None and theta[load_task("carpet").feature_names.index("carpet")] < -0.5
     assert read_config(run_of(out))["config"]["expert"] == HUMAN
     assert run_of(out).stat().st_mode & 0o777 == 0o700
-    assert_derived_from_its_journal(out)
+    assert_derived_from_its_journal(run_of(out))
 
 
 def test_undo_while_driving(server: tuple[Path, str]) -> None:
@@ -199,7 +198,7 @@ def test_taking_an_update_back(server: tuple[Path, str]) -> None:
     play(link, undo)
     assert any(isinstance(each, UndoUpdate) for each in read_journal(run_of(out) / "live/journal.jsonl"))
     assert read_rows(run_of(out))[:-1] == first[:-1]
-    assert_derived_from_its_journal(out)
+    assert_derived_from_its_journal(run_of(out))
 
 
 def kill_again_and_again(tmp_path: Path, times: int, seed: int) -> None:
@@ -237,7 +236,7 @@ def kill_again_and_again(tmp_path: Path, times: int, seed: int) -> None:
 
         play(link, finish)
         assert process.wait(60) == 0
-    assert_derived_from_its_journal(out)
+    assert_derived_from_its_journal(run_of(out))
     assert read_config(run_of(out))["config"]["loop"]["iterations"] == len(read_rows(run_of(out)))
 
 
@@ -274,3 +273,35 @@ def test_a_full_disk_pauses_says_so_and_loses_nothing(tmp_path: Path) -> None:
         play(link, fill)
     entries = read_journal(run_of(out) / "live/journal.jsonl")
     assert all(isinstance(each, Take) for each in entries[1:]) and len(entries) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "action", "rounds"), [("highway", 2, 2), ("bottle", [0.5, 0.0, -1.0], 1)])
+def test_networks_learn_live_and_come_out_the_same_when_derived_again(
+    tmp_path: Path, task: str, action: Any, rounds: int
+) -> None:
+    out = tmp_path / "out"
+    few = ("--max-iterations", "3", "--steps", "1000")
+    with serving(out, *few, task=task) as (process, link):
+
+        async def teach(page: Page) -> None:
+            await page.until(lambda each: each.last["mode"]["ready"])
+            await page.send("begin")
+            await page.send("pace", speed=10)
+            for number in range(1, rounds + 1):
+                await page.send("act", action=action)
+                await page.until(lambda each: each.last["frame"]["round_person"] >= 10)
+                await page.send("act", action=action if task == "highway" else [0.0] * 3, down=False)
+                await page.send("hand_back")
+                await page.until(lambda each: not each.last["mode"]["person"])
+                await page.send("learn")
+                n = page.last["frame"]["n"]
+                await page.until(lambda each, n=n: each.last["frame"]["n"] > n + 5)  # type: ignore[misc]
+                assert page.last["mode"]["learning"]  # while the policy from before drives on
+                await page.until(lambda each, n=number: n in each.reports)  # type: ignore[misc]
+            await page.send("stop")
+            await page.until(lambda each: each.last["mode"]["phase"] == "finished")
+
+        play(link, teach)
+        process.wait(60)
+    assert_derived_from_its_journal(out / task / "MEReQ-L/seed0")
