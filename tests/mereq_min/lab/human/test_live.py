@@ -221,11 +221,7 @@ def kill_again_and_again(tmp_path: Path, times: int, seed: int) -> None:
 
     for _ in range(times):
         with serving(out, "--steps", STEPS) as (process, link):
-            shown = asyncio.run(
-                drive(
-                    link, rng.uniform(0.05, 4.0), lambda process=process: process.send_signal(signal.SIGKILL)
-                )
-            )
+            shown = asyncio.run(drive(link, rng.uniform(0.05, 4.0), process.kill))
     with serving(out, "--steps", STEPS) as (process, link):
 
         async def finish(page: Page) -> None:
