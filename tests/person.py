@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,7 +138,9 @@ def serving(out: Path, *options: str, task: str = "carpet") -> Iterator[tuple[su
 def starting(command: list[str], log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A command that prints a link in a process of its own, and the link; killed at the end."""
     with log.open("a") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "BROWSER": "true"}
+        )
     assert process.stdout is not None
     try:
         line = process.stdout.readline()

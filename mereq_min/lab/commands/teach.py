@@ -59,6 +59,7 @@ class Teach:
     browser: bool = True
     """Open the page in a browser."""
     estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
+    """Settings of the estimators."""
 
     def with_recorded_settings(self) -> Self:
         """The defaults of this command for its task: those of its recorded runs, but quick to update."""

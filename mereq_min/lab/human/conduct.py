@@ -55,6 +55,8 @@ MOMENT = 0.7
 """Time for which the last state of an episode is shown [s]."""
 MOST_TIMES = 100_000
 """Times that are kept of what is measured."""
+MOST_ROUND_TRIPS = 60
+"""Round trips of the page that are kept."""
 LONGEST_THOUGHT = 10.0
 """Most of the time between two keys that counts as the person's, turn by turn [s]."""
 
@@ -124,6 +126,7 @@ class Conductor:
         self._writing = asyncio.Lock()  # of the run's iterations
         self._frame: Frame | None = None
         self._stepped = time.monotonic()
+        self._round_trips: deque[float] = deque(maxlen=MOST_ROUND_TRIPS)
 
     # --- Life -----------------------------------------------------------------------------------------------
 
@@ -367,6 +370,7 @@ class Conductor:
                     finished.steps,
                     [each for each in decisions if isinstance(each, Take)],
                     self._patience_of(number),
+                    self._round_trips,
                 )
                 try:
                     await asyncio.to_thread(self.folder.commit, update, finished.steps, report)
@@ -394,6 +398,8 @@ class Conductor:
         """Take a message of a tab; what takes time is left to `_drive`."""
         if isinstance(message, Ping):
             self.room.tell(tab, Pong(message.t))
+            if message.round_trip_ms is not None and tab == self.room.controller:
+                self._round_trips.append(message.round_trip_ms)
         elif isinstance(message, Claim):
             self.room.give_control(tab)
         elif tab != self.room.controller:

@@ -27,12 +27,15 @@ class Begin(msgspec.Struct, tag="begin", frozen=True):
     """The first entry: which session this is the journal of."""
 
     task: str
+    """Name of the task."""
     method: str
+    """Name of the method."""
     seed: int
+    """Seed of the run."""
     steps_per_round: int
     """Steps by the newest policy after which a round ends, at the end of the episode [steps]."""
     at: float
-    """When, as all `at`: seconds since 1970 [s]."""
+    """When it began, in seconds since 1970 [s]."""
     form: Literal[1] = 1
     """Version of the form of this file."""
 
@@ -41,6 +44,7 @@ class Take(msgspec.Struct, tag="take", frozen=True, omit_defaults=True):
     """A step is taken."""
 
     at: float
+    """When it was decided, in seconds since 1970 [s]."""
     action: int | list[float] | None = None
     """The person's own action; None where the policy's proposal is taken."""
     by: str = ""
@@ -57,6 +61,7 @@ class Learn(msgspec.Struct, tag="learn", frozen=True):
     """The round ends here, and an update is made from all rounds so far."""
 
     at: float
+    """When it was decided, in seconds since 1970 [s]."""
     patience: int
     """Steps before each takeover that count as its cause [steps]."""
     asked: bool
@@ -67,19 +72,23 @@ class Adopt(msgspec.Struct, tag="adopt", frozen=True):
     """The policy of the update takes over, from the next proposal on."""
 
     at: float
+    """When it was decided, in seconds since 1970 [s]."""
 
 
 class Undo(msgspec.Struct, tag="undo", frozen=True):
     """The last steps are taken back."""
 
     at: float
+    """When it was decided, in seconds since 1970 [s]."""
     steps: int
+    """How many [steps]."""
 
 
 class UndoUpdate(msgspec.Struct, tag="undo update", frozen=True):
     """The last `Learn` is taken back, and everything since."""
 
     at: float
+    """When it was decided, in seconds since 1970 [s]."""
 
 
 Entry = Begin | Take | Learn | Adopt | Undo | UndoUpdate

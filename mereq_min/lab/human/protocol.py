@@ -61,7 +61,7 @@ class Ping(msgspec.Struct, tag="ping", forbid_unknown_fields=True):
     t: float
     """The page's own clock, which `Pong` gives back; any unit."""
     round_trip_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """What the page measured by the last pong, for the record [ms]."""
+    """What the page measured by the last pong, for the report [ms]."""
 
 
 class Begin(msgspec.Struct, tag="begin", forbid_unknown_fields=True):
@@ -94,21 +94,25 @@ class Pause(msgspec.Struct, tag="pause", forbid_unknown_fields=True):
     """Pause or go on."""
 
     on: bool
+    """Whether to pause."""
 
 
 class SetPace(msgspec.Struct, tag="pace", forbid_unknown_fields=True):
     """Change how time runs; null leaves a setting as it is."""
 
     pace: Pace | None = None
+    """Whether the person's steps wait for keys."""
     speed: _Speed | None = None
     """Factor on the task's own rate."""
     release: Release | None = None
+    """What hands back."""
 
 
 class Undo(msgspec.Struct, tag="undo", forbid_unknown_fields=True):
     """Take back the last steps of this round; the session then is paused."""
 
     steps: _Steps = 1
+    """How many [steps]."""
 
 
 class LearnNow(msgspec.Struct, tag="learn", forbid_unknown_fields=True):
@@ -156,22 +160,28 @@ class ActionName(msgspec.Struct):
     """How an action is called and which key takes it."""
 
     name: str
+    """In words, such as lane left."""
     key: str
     """Its `KeyboardEvent.key`."""
     action: Action
+    """What to send in `Act`."""
 
 
 class Welcome(msgspec.Struct, tag="welcome"):
     """What does not change during a session; the first message."""
 
     task: str
+    """Name of the task."""
     method: str
+    """Name of the method."""
     seed: int
+    """Seed of the run."""
     features: list[str]
     """(K,) names."""
     actions: list[ActionName]
     """Keys over a Box are velocities along an axis; those of several keys at once add up."""
     discrete: bool
+    """Whether actions are indices."""
     horizon: int
     """Most steps of an episode [steps]."""
     rate: float
@@ -179,6 +189,7 @@ class Welcome(msgspec.Struct, tag="welcome"):
     scene: dict[str, Any]
     """What stands still, by `kind`; see `scenes`."""
     tab: str
+    """Name of the tab that this is sent to."""
     replay: bool
     """Whether this shows a recorded session: then nobody can take over, and `go`, `pause`, `pace` work."""
 
@@ -189,6 +200,7 @@ class Frame(msgspec.Struct, tag="frame"):
     n: int
     """Steps so far in this session, without those that were taken back [steps]."""
     episode: int
+    """Number of the episode, from 0."""
     t: int
     """Time within the episode [steps]."""
     ended: bool
@@ -221,32 +233,44 @@ class Mode(msgspec.Struct, tag="mode"):
     """Who is in control and what is going on; sent whenever any of it changes."""
 
     phase: Literal["tutorial", "driving", "finished"]
+    """Before the first step, during the session, or after it."""
     paused: bool
+    """Whether the session is paused."""
     why: str
     """Why it is paused, in words; empty if it is not, or if the person asked for it."""
     person: bool
     """Whether the person is in control."""
     pace: Pace
+    """How time runs."""
     speed: float
+    """Factor on the task's own rate."""
     release: Release
+    """What hands back."""
     controller: str | None
     """Tab that is in control of the session; null if there is none."""
     tabs: int
+    """Tabs that are connected."""
     learning: bool
     """Whether an update is being made."""
     ready: bool
     """Whether the first solve is done, so that updates are quick."""
     version: int
+    """Version of the policy that drives."""
     can_learn: bool
+    """Whether `LearnNow` would be granted."""
     can_undo: bool
+    """Whether there is a step to take back."""
     can_undo_update: bool
+    """Whether there is an update to take back."""
 
 
 class Weight(msgspec.Struct):
     """The inferred weight of a feature."""
 
     feature: str
+    """Its name."""
     theta: float
+    """The weight [reward]."""
     error: float | None
     """Standard error; null if the steps do not determine it."""
     change: float
@@ -259,34 +283,44 @@ class Film(msgspec.Struct):
     """An episode of a policy that nobody watches, as the `scene` of each frame."""
 
     version: int
+    """Of the policy."""
     scenes: list[dict[str, Any]]
+    """Its frames."""
 
 
 class Report(msgspec.Struct, tag="report"):
     """What came of a round; sent when its update is done."""
 
     round: int
+    """From 1."""
     version: int
-    """Of the policy after the update; equal to that before if there was nothing to learn from."""
+    """Of the policy after the update."""
     rate: float
     """Share of the round's steps that the person controlled."""
     rates: list[float]
     """That of every round so far."""
     steps: int
+    """Steps of the round [steps]."""
     takeovers: int
+    """How often the person took over in it."""
     person_seconds: float
     """Time that the person was in control, at the pace they chose [s]."""
     keystrokes: int
+    """Keys that the person pressed in it."""
     reaction: float | None
     """Median time from a violation to the key, where an oracle tells violations [s]."""
     patience: int
     """Steps before each takeover that count as its cause [steps]."""
+    round_trip_ms: float | None
+    """Median of what the page in control measured; null if it says nothing [ms]."""
     update_seconds: float
+    """Time that the update took [s]."""
     weights: list[Weight] | None
     """None for imitation."""
     unsure: str
     """In words: what the next takeovers would tell most about; empty if unknown."""
     before: Film | None
+    """An episode of the policy before the update."""
     after: Film | None
     """Both from the same start."""
     telling: int | None
@@ -301,13 +335,16 @@ class Notice(msgspec.Struct, tag="notice"):
     """Something to read, such as why a wish was not granted."""
 
     text: str
+    """What to read."""
     wrong: bool = False
+    """Whether it is a complaint."""
 
 
 class Pong(msgspec.Struct, tag="pong"):
     """The answer to a `Ping`."""
 
     t: float
+    """As in the ping."""
 
 
 _decoder: msgspec.json.Decoder[FromPage] = msgspec.json.Decoder(FromPage)

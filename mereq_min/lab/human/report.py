@@ -26,6 +26,7 @@ def make_report(
     steps: Steps,
     takes: Sequence[Take],
     patience: int,
+    round_trips: Sequence[float],
 ) -> Report:
     """What to tell after an update.
 
@@ -37,6 +38,7 @@ def make_report(
         steps: those of the round.
         takes: the same, as they were decided.
         patience: with which the update was made.
+        round_trips: what the page in control measured [ms].
     """
     row = update.row
     version, reactions = row["iteration"], [each.reaction for each in takes if each.reaction is not None]
@@ -51,6 +53,7 @@ def make_report(
         keystrokes=sum(each.keys for each in takes),
         reaction=median(reactions) if reactions else None,
         patience=patience,
+        round_trip_ms=median(round_trips) if round_trips else None,
         update_seconds=update.seconds,
         weights=weigh(task.feature_names, row, log[-1] if log else None, scene.words),
         unsure=find_unsure(task.feature_names, row),

@@ -87,7 +87,8 @@ class Room:
         port: port; 0 takes a free one.
         on_message: called with a tab's name and its message.
         on_connect: returns the messages that a new tab begins with.
-        on_change: called when control changes, with a sentence if it was lost.
+        on_change: called when control changes, with a sentence if it was lost: by a reload too, for the keys
+            that were held then will never be let go.
         on_fault: called with what these functions raise: a mistake of ours, which ends the connection.
 
     Attributes:
@@ -167,8 +168,8 @@ class Room:
         assert connection.request is not None  # it was just processed
         name = parse_qs(urlsplit(connection.request.path).query).get("tab", ["?"])[0][:40]
         for other in [each for each in self._tabs.values() if each.name == name]:
-            self._forget(other.connection)  # reloaded; what is left of the old one gives no orders
-            other.connection.transport.abort()
+            self._leave(other.connection, "the page in control was loaded again")
+            other.connection.transport.abort()  # what is left of the old one gives no orders
         tab = self._tabs[connection] = Tab(connection, name)
         try:
             if self.controller is None:
@@ -196,14 +197,9 @@ class Room:
             self._leave(connection, "the page in control was closed")
 
     def _leave(self, connection: ServerConnection, why: str) -> None:
-        tab = self._tabs.get(connection)
-        if tab is not None:
-            self._forget(connection)
-            if tab.name == self.controller:
-                self.give_control(None, why)
-
-    def _forget(self, connection: ServerConnection) -> None:
-        self._tabs.pop(connection, None)
+        tab = self._tabs.pop(connection, None)
+        if tab is not None and tab.name == self.controller:
+            self.give_control(None, why)
 
     async def _watch_silence(self) -> None:
         """Drop tabs that have gone silent: a socket may stay half open for minutes."""

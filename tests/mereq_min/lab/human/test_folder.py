@@ -55,7 +55,7 @@ class Live:
         self.do(*takes, Learn(3.0, 1, asked=False))
         steps = [each.steps for each in self.session.rounds if each.steps is not None]
         update = self.pupil.update(steps, 1)
-        report = make_report(TASK, scene_of(TASK), update, self.folder.log, steps[-1], takes, 1)
+        report = make_report(TASK, scene_of(TASK), update, self.folder.log, steps[-1], takes, 1, [40.0, 50.0])
         self.folder.commit(update, steps[-1], report)
         self.do(Adopt(4.0))
         return update
@@ -202,7 +202,11 @@ def test_the_report_says_what_was_done_and_what_changed(live: Live) -> None:
     live.teach(actions=8)
     report = live.folder.reports[0]
     assert (report.round, report.steps, report.takeovers, report.keystrokes) == (1, 25, 1, 8)
-    assert report.rate == 8 / 25 and report.rates == [8 / 25] and report.person_seconds == 4.0
+    assert (
+        report.rate == 8 / 25
+        and report.rates == [8 / 25]
+        and (report.person_seconds, report.round_trip_ms) == (4.0, 45.0)
+    )
     theta = read_rows(live.folder.path)[0]["theta"]
     assert report.weights is not None and theta is not None
     assert [each.theta for each in report.weights] == theta == [each.change for each in report.weights]

@@ -23,6 +23,8 @@ from mereq_min.lab.human.replay import derive
 from mereq_min.lab.plugins import HUMAN, load_task
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.records import read_config, read_rows, read_steps
+from mereq_min.lab.runs.run import run
+from mereq_min.loop import LoopConfig
 
 STEPS = "25"
 """Short rounds, which end after one episode."""
@@ -199,6 +201,50 @@ def test_taking_an_update_back(server: tuple[Path, str]) -> None:
     assert any(isinstance(each, UndoUpdate) for each in read_journal(run_of(out) / "live/journal.jsonl"))
     assert read_rows(run_of(out))[:-1] == first[:-1]
     assert_derived_from_its_journal(run_of(out))
+
+
+@pytest.mark.slow
+def test_align_with_a_person_is_the_same_session(tmp_path: Path) -> None:
+    """It ends by itself after the rounds that were asked for."""
+    command = [sys.executable, "-m", "mereq_min.lab.commands.main", "align", "carpet", "--expert", "human"]
+    options = ["--iterations", "1", "--steps-per-iteration", "25", "--method", "MEReQ"]
+    with starting([*command, *options, "--out", str(tmp_path / "out")], tmp_path / "log") as (process, link):
+
+        async def teach(page: Page) -> None:
+            await teach_carpet(page, 1, Carpet())
+            await page.until(lambda each: each.last["mode"]["phase"] == "finished")
+
+        play(link, teach)
+        assert process.wait(60) == 0
+    assert_derived_from_its_journal(tmp_path / "out/carpet/MEReQ/seed0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("teach", "carpet", "--host", "0.0.0.0"), "the one address"),
+        (("teach", "carpet", "--method", "MERQ"), "did you mean 'MEReQ'"),
+        (("teach", "carpet", "--reaction", "-1"), "reaction must be"),
+        (("teach", "karpet"), "did you mean 'carpet'"),
+        (("replay", "nowhere"), "is not a run"),
+        (("align", "carpet", "--expert", "me"), "simulated, human or module:attribute"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_sentence(
+    arguments: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) in (1, 2)
+    told = capsys.readouterr().err
+    assert why in told and "Traceback" not in told
+
+
+def test_a_run_without_a_session_cannot_be_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = RunConfig("carpet", "MEReQ-L", 0, LoopConfig(1, 25))
+    path = run(load_task("carpet"), config, tmp_path)
+    assert main(["replay", str(path)]) == 1
+    assert "holds no session of a person" in capsys.readouterr().err
 
 
 def kill_again_and_again(tmp_path: Path, times: int, seed: int) -> None:
