@@ -242,11 +242,13 @@ class Conductor:
         return not turn  # a key of the person's turn takes its step at once
 
     async def _begin_episode(self) -> float:
-        """Show the end of an episode for a moment, then the beginning of the next."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), MOMENT / self.speed)
-        if self._wishes or self.paused:
-            return time.monotonic()
+        """Show the end of an episode for a moment, or until `go`, then the beginning of the next."""
+        if not self._go:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), MOMENT / self.speed)
+            if self._wishes or self.paused:
+                return time.monotonic()
+        self._go = max(0, self._go - 1)
         await self._work(self._live.proceed)
         return time.monotonic() + self._interval
 
@@ -433,7 +435,7 @@ class Conductor:
         elif isinstance(message, HandBack):
             self.hands.hand_back()
         elif isinstance(message, Pause):
-            self.paused, self.why = message.on, ""
+            self.paused, self.why, self._go = message.on, "", 0
             self.reactions.forget()
             if not message.on:
                 self._see_proposal()

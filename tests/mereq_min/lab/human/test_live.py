@@ -100,6 +100,25 @@ def test_undo_while_driving(server: tuple[Path, str]) -> None:
     play(link, undo)
 
 
+def test_step_by_step_through_the_end_of_an_episode(server: tuple[Path, str]) -> None:
+    _, link = server
+
+    async def step(page: Page) -> None:
+        await page.send("pause", on=True)
+        n, episode = page.last["frame"]["n"], page.last["frame"]["episode"]
+        while page.last["frame"]["episode"] == episode:
+            before = page.last.pop("frame")
+            await page.send("go")
+            await page.until(lambda each: "frame" in each.last)
+            assert page.last["frame"]["n"] == before["n"] + (not before["ended"])
+        assert page.last["frame"]["t"] == 0 and page.last["frame"]["by"] is None
+        await page.send("undo", steps=100)
+        await page.until(lambda each: each.last["frame"]["rewound"])
+        assert page.last["frame"]["n"] <= n
+
+    play(link, step)
+
+
 def test_a_second_tab_watches_and_may_claim(server: tuple[Path, str]) -> None:
     _, link = server
 
