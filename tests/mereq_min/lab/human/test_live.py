@@ -18,7 +18,7 @@ from PIL import Image
 
 from mereq_min.lab.commands.main import main
 from mereq_min.lab.human.folder import same_steps
-from mereq_min.lab.human.journal import Take, UndoUpdate, read_journal
+from mereq_min.lab.human.journal import UndoUpdate, read_journal
 from mereq_min.lab.human.replay import derive
 from mereq_min.lab.plugins import HUMAN, load_task
 from mereq_min.lab.runs.config import RunConfig
@@ -311,29 +311,49 @@ def test_twenty_kills(tmp_path: Path, seed: int) -> None:
     kill_again_and_again(tmp_path, 5, seed=seed)
 
 
+def limit_files(process: subprocess.Popen[str], size: int) -> None:
+    """Let no file of a process grow beyond a size [bytes], as a full disk does."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
 def test_a_full_disk_pauses_says_so_and_loses_nothing(tmp_path: Path) -> None:
-    """The operating system refuses to let files of the server grow, as a full disk does."""
+    """First there is no room for an update, and then none for the journal."""
     out = tmp_path / "out"
     with serving(out, "--steps", "1000") as (process, link):
 
-        async def fill(page: Page) -> None:
+        async def fill_before_the_update(page: Page) -> None:
             await page.send("begin")
+            await page.send("pause", on=True)
+            for _ in range(8):
+                await page.tap(1)
+                await page.send("go")
+            await page.until(lambda each: each.last["frame"]["round_person"] >= 8)
+            limit_files(process, 7_000)  # more than the journal has, less than the policy needs
+            await page.send("learn")
+            await page.until(lambda each: "nothing is lost" in each.last["mode"]["why"])
+            assert page.last["mode"]["learning"] and not page.reports
+            limit_files(process, resource.RLIM_INFINITY)
+            await page.send("pause", on=False)
+            await page.until(lambda each: each.last["mode"]["version"] == 1 and bool(each.reports))
+
+        async def fill(page: Page) -> None:
+            await page.send("pause", on=False)
             await page.send("pace", speed=10)
-            await page.until(lambda each: each.last["frame"]["n"] >= 5)
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
+            n = page.last["frame"]["n"]
+            await page.until(lambda each: each.last["frame"]["n"] >= n + 5)
+            limit_files(process, 512)
             await page.until(lambda each: each.last["mode"]["paused"])
             assert "nothing is lost" in page.last["mode"]["why"]
             n = page.last["frame"]["n"]
-            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+            limit_files(process, resource.RLIM_INFINITY)
             await page.send("pause", on=False)
             await page.until(lambda each: each.last["frame"]["n"] >= n + 5)
             await page.send("pause", on=True)
             await page.until(lambda each: each.last["mode"]["paused"])
 
+        play(link, fill_before_the_update)
         play(link, fill)
-    entries = read_journal(run_of(out) / "live/journal.jsonl")
-    assert all(isinstance(each, Take) for each in entries[1:]) and len(entries) > 10
+    assert_derived_from_its_journal(run_of(out))
 
 
 @pytest.mark.slow
