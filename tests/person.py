@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,23 @@ async def teach_carpet(page: Page, rounds: int, person: Carpet) -> None:
             await person.respond(page)
 
 
+def make_quick_highway() -> Any:
+    """The highway with a learner that learns next to nothing, in no time."""
+    return _make_quick("highway")
+
+
+def make_quick_bottle() -> Any:
+    """The bottle with such a learner."""
+    return _make_quick("bottle")
+
+
+def _make_quick(name: str) -> Any:
+    from deep.learner import LearnerConfig
+
+    task: Any = load_task(name)
+    return replace(task, learner=LearnerConfig(num_envs=2, updates=4, first_rounds=2), oracle=None)
+
+
 @contextmanager
 def serving(out: Path, *options: str, task: str = "carpet") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server of a session in a process of its own, and its link; killed at the end."""
@@ -137,10 +155,10 @@ def serving(out: Path, *options: str, task: str = "carpet") -> Iterator[tuple[su
 @contextmanager
 def starting(command: list[str], log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A command that prints a link in a process of its own, and the link; killed at the end."""
+    found_here = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parent)])
+    environment = {**os.environ, "BROWSER": "true", "PYTHONPATH": found_here}
     with log.open("a") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "BROWSER": "true"}
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     assert process.stdout is not None
     try:
         line = process.stdout.readline()

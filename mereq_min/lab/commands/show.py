@@ -12,6 +12,7 @@ from mereq_min.lab.commands.console import complain, complaints, console
 from mereq_min.lab.runs.files import RunError
 from mereq_min.lab.runs.records import (
     Record,
+    Row,
     find_runs,
     read_config,
     read_log,
@@ -72,14 +73,7 @@ def show_run(path: Path, task: Task) -> Policy | None:
     Returns:
         The aligned policy, if it was saved.
     """
-    config = read_config(path)["config"]
-    rows = read_log(path)
-    if not rows:
-        raise RunError(f"{path} has not finished its first iteration; run the same command again to go on")
-    console.print(iterations_table(rows, f"{config['task']}, {config['method']}, seed {config['seed']}"))
-    reward = METHODS[config["method"]].reward
-    if reward is not None:
-        console.print(theta_table(task, rows[-1], reward))
+    rows = show_rows(path, task)
     arrays, aligned = read_policy(path, rows), None
     if arrays is not None:
         aligned = task.load_policy(arrays)
@@ -88,3 +82,20 @@ def show_run(path: Path, task: Task) -> Policy | None:
         console.print(table)
     console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
     return aligned
+
+
+def show_rows(path: Path, task: Task) -> list[Row]:
+    """Print the iterations of a run, and theta beside theta*; returns its rows.
+
+    Raises:
+        RunError: if there are none.
+    """
+    config = read_config(path)["config"]
+    rows = read_log(path)
+    if not rows:
+        raise RunError(f"{path} has not finished its first iteration; run the same command again to go on")
+    console.print(iterations_table(rows, f"{config['task']}, {config['method']}, seed {config['seed']}"))
+    reward = METHODS[config["method"]].reward
+    if reward is not None:
+        console.print(theta_table(task, rows[-1], reward))
+    return rows

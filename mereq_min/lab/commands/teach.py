@@ -12,7 +12,7 @@ import tyro
 
 from mereq_min.interfaces import Task
 from mereq_min.lab.commands.console import console
-from mereq_min.lab.commands.show import count_iterations, show_run
+from mereq_min.lab.commands.show import count_iterations, show_rows
 from mereq_min.lab.human.conduct import Conductor
 from mereq_min.lab.plugins import HUMAN, UsageError, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig
@@ -132,4 +132,5 @@ def teach(
 
     path = asyncio.run(conduct())
     if count_iterations(path):
-        show_run(path, task)
+        show_rows(path, task)
+        console.print(f"mereq show {path} measures the policy too", highlight=False, soft_wrap=True)
