@@ -23,6 +23,10 @@ LARGEST_JOURNAL = 2**30
 """Size of the largest journal that is read [bytes]."""
 
 
+wait_for_disk = getattr(os, "fdatasync", os.fsync)
+"""Waits until what was written to a file is on disk, but not for the time of its last change."""
+
+
 class Begin(msgspec.Struct, tag="begin", frozen=True):
     """The first entry: which session this is the journal of."""
 
@@ -139,7 +143,7 @@ class Journal:
             written = 0
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
-            os.fsync(self._descriptor)
+            wait_for_disk(self._descriptor)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
