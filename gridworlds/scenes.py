@@ -22,6 +22,16 @@ CARPET_LEGEND = {"#": "wall", "S": "start", "G": "goal", "c": "carpet", "p": "pu
 WINDY_LEGEND = {"#": "wall", "S": "start", "G": "goal", "x": "pit"}
 """Names of the cells of the maps, by letter."""
 
+CARPET_STORY = (
+    "The robot walks to the green goal on the right. It takes the shortest way, across the carpets.",
+    "Perhaps you want it to keep off the red carpets.",
+)
+WINDY_STORY = (
+    "The robot walks to the green goal on the right. The wind pushes it about. It passes close by the pits.",
+    "Perhaps you want it to stay away from the edges of the pits.",
+)
+"""What newcomers are told."""
+
 CARPET_WORDS: Words = {
     "distance": ("hurries to the goal less", "hurries to the goal more"),
     "carpet": ("minds the carpet less", "keeps off the carpet more"),
@@ -41,7 +51,9 @@ GRID_RATE = 3.0
 """Steps a second of a policy that is watched [1/s]."""
 
 
-def map_scene(layout: Layout, features: Array, legend: Mapping[str, str], words: Words) -> Scene:
+def map_scene(
+    layout: Layout, features: Array, legend: Mapping[str, str], words: Words, story: tuple[str, str]
+) -> Scene:
     """The scene of a map.
 
     Args:
@@ -49,9 +61,10 @@ def map_scene(layout: Layout, features: Array, legend: Mapping[str, str], words:
         features: (S, A, K) of each step.
         legend: name of a cell by letter.
         words: for the features.
+        story: for newcomers.
     """
     still = {"map": ["".join(row) for row in layout.letters], "legend": dict(legend)}
-    keys = [*ARROWS, "s"]
+    keys = [*ARROWS, "x"]
     actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(MOVES, keys, strict=True)))
     idle = list(MOVES).index("stay")
 
@@ -59,7 +72,7 @@ def map_scene(layout: Layout, features: Array, legend: Mapping[str, str], words:
         return {"cell": layout.cells[_state(env)].tolist()}
 
     chart = partial(chart_map, layout=layout, features=features)
-    return Scene("map", still, moving, actions, idle, GRID_RATE, "turns", words, chart)
+    return Scene("map", still, moving, actions, idle, GRID_RATE, "turns", words, chart, story)
 
 
 def chart_map(policy: Policy, theta: Array | None, *, layout: Layout, features: Array) -> Chart:
@@ -88,7 +101,7 @@ def lanes_scene(shape: tuple[int, int, int, int]) -> Scene:
     """The scene of `make_lanes`, for the shape of its states."""
     lanes, _, gaps, speeds = shape
     names = ("lane left", "idle", "lane right", "faster", "slower")
-    keys = ("ArrowUp", "s", "ArrowDown", "ArrowRight", "ArrowLeft")
+    keys = ("ArrowUp", "x", "ArrowDown", "ArrowRight", "ArrowLeft")
     actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(names, keys, strict=True)))
     words: Words = {
         "collision": ("minds a crash less", "avoids a crash more"),
@@ -106,14 +119,18 @@ def lanes_scene(shape: tuple[int, int, int, int]) -> Scene:
         return {**{name: int(i) for name, i in zip(names, place, strict=True)}, "crashed": bool(crashed)}
 
     still = {"lanes": lanes, "gaps": gaps, "speeds": speeds}
-    return Scene("lanes", still, moving, actions, 1, GRID_RATE, "turns", words)
+    story = (
+        "The blue car drives along a road, among others. It takes whatever lane it likes.",
+        "Perhaps you want it to keep to the right-hand lane, at the bottom.",
+    )
+    return Scene("lanes", still, moving, actions, 1, GRID_RATE, "turns", words, story=story)
 
 
 def shelf_scene(shape: tuple[int, int, int]) -> Scene:
     """The scene of `make_shelf`, for the shape of its states."""
     places, distances, heights = shape
     names = ("forward and up", "forward", "forward and down", "back", "stay")
-    keys = ("ArrowUp", "ArrowRight", "ArrowDown", "ArrowLeft", "s")
+    keys = ("ArrowUp", "ArrowRight", "ArrowDown", "ArrowLeft", "x")
     actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(names, keys, strict=True)))
     words: Words = {
         "hand2bottle": ("keeps away from the bottle more", "stays at the bottle more"),
@@ -127,7 +144,11 @@ def shelf_scene(shape: tuple[int, int, int]) -> Scene:
         return {name: int(i) for name, i in zip(("place", "distance", "height"), place, strict=True)}
 
     still = {"places": places, "distances": distances, "heights": heights}
-    return Scene("shelf", still, moving, actions, 4, GRID_RATE, "turns", words)
+    story = (
+        "The hand pushes a bottle along the shelf to the goal on the right. It pushes at any height.",
+        "Perhaps you want it to push low, so that the bottle does not fall over.",
+    )
+    return Scene("shelf", still, moving, actions, 4, GRID_RATE, "turns", words, story=story)
 
 
 def _state(env: gymnasium.Env[Any, Any]) -> int:

@@ -20,8 +20,10 @@ from gridworlds.draw import draw_lanes, draw_map, draw_shelf
 from gridworlds.maps import Layout, goal_distance, map_mdp, map_transition, parse_map, stack_features
 from gridworlds.scenes import (
     CARPET_LEGEND,
+    CARPET_STORY,
     CARPET_WORDS,
     WINDY_LEGEND,
+    WINDY_STORY,
     WINDY_WORDS,
     lanes_scene,
     map_scene,
@@ -129,7 +131,7 @@ def make_carpet() -> TabularTask:
         hazard=np.zeros_like(goal),
         layout=layout,
         draw=draw_map,
-        scene=map_scene(layout, mdp.features, CARPET_LEGEND, CARPET_WORDS),
+        scene=map_scene(layout, mdp.features, CARPET_LEGEND, CARPET_WORDS, CARPET_STORY),
     )
 
 
@@ -174,7 +176,7 @@ def make_windy() -> TabularTask:
         hazard=pit,
         layout=layout,
         draw=draw_map,
-        scene=map_scene(layout, mdp.features, WINDY_LEGEND, WINDY_WORDS),
+        scene=map_scene(layout, mdp.features, WINDY_LEGEND, WINDY_WORDS, WINDY_STORY),
     )
 
 

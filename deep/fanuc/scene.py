@@ -32,6 +32,23 @@ WORDS = {
     "offset": ("holds it by the side", "holds it by the middle"),
 }
 """For each feature, what more of it and what less of it is called."""
+BOTTLE_STORY = (
+    "The robot arm pushes the bottle to the green circle. It pushes at any height.",
+    "Perhaps you want it to push low, close to the table, so that the bottle does not fall over.",
+)
+STORIES: dict[str, tuple[str, ...]] = {
+    "bottle": BOTTLE_STORY,
+    "toppling_bottle": BOTTLE_STORY,
+    "eraser": (
+        "The robot arm wipes the blue ink off the board. It hardly presses.",
+        "Perhaps you want it to press harder: hold its pad down while it wipes.",
+    ),
+    "pillow": (
+        "The robot arm grasps the pillow and lifts it. It grasps it anywhere.",
+        "Perhaps you want it to grasp the pillow in the middle.",
+    ),
+}
+"""What newcomers are told, by the scene of the cells."""
 MOST_MARKS = 200
 """Marks that a cell may draw."""
 TYPES = {
@@ -63,7 +80,16 @@ def cell_scene(kind: type[Cells]) -> Scene:
     rate = 1 / (SUB_STEPS * model.opt.timestep)
     words = {name: WORDS[name] for name in kind.features}
     actions = axis_keys(AXES if cells.n_actions == 3 else (*AXES, GRIP), cells.n_actions)
-    return Scene("arm", still, show_cell, actions, [0.0] * cells.n_actions, float(rate), words=words)
+    return Scene(
+        "arm",
+        still,
+        show_cell,
+        actions,
+        [0.0] * cells.n_actions,
+        float(rate),
+        words=words,
+        story=STORIES[kind.scene],
+    )
 
 
 def show_cell(env: gym.Env[Any, Any]) -> dict[str, Any]:
@@ -75,7 +101,7 @@ def show_cell(env: gym.Env[Any, Any]) -> dict[str, Any]:
     cells.draw_marks(scene)
     cells.draw_shadows(scene)
     marks = [{**_describe(geom), "pose": _pose(geom)} for geom in scene.geoms[: scene.ngeom]]
-    return {"poses": np.round(poses, 4).tolist(), "marks": marks}
+    return {"poses": np.round(poses, 4).tolist(), "tip": _rounded(cells.tip[0]), "marks": marks}
 
 
 @cache

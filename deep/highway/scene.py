@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from deep.highway.engine import LANE_WIDTH, LENGTH, WIDTH
 from deep.highway.roads import ACTIONS, RoadConfig
@@ -19,23 +20,31 @@ WORDS = {
     "high_speed": ("drives faster", "drives slower"),
 }
 """For each feature, what more of it and what less of it is called."""
+STORY = (
+    "The blue car drives fast on a motorway, among others. It takes whatever lane it likes.",
+    "Perhaps you want it to keep to the right-hand lane, at the bottom.",
+)
+"""What newcomers are told."""
 
 
 def highway_scene(config: RoadConfig) -> Scene:
     """The scene of a road."""
-    keys = ("ArrowUp", "s", "ArrowDown", "ArrowRight", "ArrowLeft")
+    keys = ("ArrowUp", "x", "ArrowDown", "ArrowRight", "ArrowLeft")
     actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(ACTIONS, keys, strict=True)))
     still = {"lanes": config.lanes_count, "lane_width": LANE_WIDTH, "length": LENGTH, "width": WIDTH}
     idle = ACTIONS.index("idle")
-    return Scene("highway", still, show_cars, actions, idle, float(config.policy_frequency), words=WORDS)
+    return Scene(
+        "highway", still, show_cars, actions, idle, float(config.policy_frequency), words=WORDS, story=STORY
+    )
 
 
 def show_cars(env: gym.Env[Any, Any]) -> dict[str, Any]:
     """The cars in sight, the ego first."""
     road: Any = env.unwrapped
     cars = road.get_state().cars[0]
-    near = cars[abs(cars["x"] - cars["x"][0]) <= IN_SIGHT]
+    numbers = np.flatnonzero(abs(cars["x"] - cars["x"][0]) <= IN_SIGHT)
     return {
+        "numbers": numbers.tolist(),
         "cars": [
             [
                 round(float(car["x"]), 2),
@@ -43,6 +52,6 @@ def show_cars(env: gym.Env[Any, Any]) -> dict[str, Any]:
                 round(float(car["heading"]), 3),
                 bool(car["crashed"]),
             ]
-            for car in near
-        ]
+            for car in cars[numbers]
+        ],
     }

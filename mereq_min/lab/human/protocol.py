@@ -186,6 +186,8 @@ class Welcome(msgspec.Struct, tag="welcome"):
     """Most steps of an episode [steps]."""
     rate: float
     """Steps a second at speed 1 [1/s]."""
+    story: list[str]
+    """Two sentences for newcomers: what the policy does, and what a person may want instead; or none."""
     scene: dict[str, Any]
     """What stands still, by `kind`; see `scenes`."""
     tab: str

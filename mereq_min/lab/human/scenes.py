@@ -10,10 +10,11 @@ and gets keys by the order of its actions. Kinds of scenes, with what stands sti
     shelf    still: places, distances, heights
              moves: place, distance, height
     highway  still: lanes, lane_width [m], length, width [m] of a car
-             moves: cars [[x, y [m], heading [rad], crashed]], the ego first; y is 0 in the left lane
+             moves: cars [[x, y [m], heading [rad], crashed]], the ego first; y is 0 in the left lane;
+             and numbers, by which a car is known again
     arm      still: geoms [{type, size [m], rgba}], camera {position [m], matrix (9), fovy [deg]}
-             moves: poses [[x, y, z [m], 9 of a matrix, by rows]] of the geoms, and marks
-             [{type, size [m], rgba, pose}], such as a goal or ink
+             moves: poses [[x, y, z [m], 9 of a matrix, by rows]] of the geoms, tip [x, y, z [m]], which
+             actions move, and marks [{type, size [m], rgba, pose}], such as a goal or ink
     picture  still: nothing
              moves: jpeg (base64), or text if there is no picture
 """
@@ -55,6 +56,7 @@ class Scene:
         words: for each feature, what more of it and what less of it is called, such as ("keeps right more",
             "keeps right less").
         chart: (policy, theta (K,) or None) -> heat and arrows, for a scene with cells.
+        story: two sentences for newcomers, or none: what the policy does, what they may want instead.
         needs_pictures: whether the environment must be able to render.
     """
 
@@ -67,6 +69,7 @@ class Scene:
     pace: Pace = "real time"
     words: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     chart: Callable[[Policy, Array | None], Chart] | None = None
+    story: tuple[str, ...] = ()
     needs_pictures: bool = False
 
     @property

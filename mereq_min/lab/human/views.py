@@ -26,6 +26,7 @@ def make_welcome(task: Task, config: RunConfig, tab: str, *, replay: bool) -> We
         discrete=hasattr(env.action_space, "n"),
         horizon=task.horizon,
         rate=scene.rate,
+        story=list(scene.story),
         scene={"kind": scene.kind, **scene.still},
         tab=tab,
         replay=replay,
