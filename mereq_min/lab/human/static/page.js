@@ -1,36 +1,566 @@
-"use strict";
-// A placeholder: shows the messages as they are, and sends keys.
-const tab = Math.random().toString(36).slice(2);
-const show = (id, message) => { document.getElementById(id).textContent = JSON.stringify(message); };
-let socket, welcome, mode;
-const send = (message) => { if (socket.readyState === 1) socket.send(JSON.stringify(message)); };
-function connect() {
-  const url = new URL(`ws?tab=${tab}`, location.href);
-  url.protocol = "ws:";
-  socket = new WebSocket(url);
-  socket.onclose = () => setTimeout(connect, 500);
-  socket.onmessage = (event) => {
-    const message = JSON.parse(event.data);
-    if (message.type === "welcome") welcome = message;
-    else if (message.type === "mode") { mode = message; show("who", message); }
-    else if (message.type !== "pong") show(message.type === "frame" ? "frame" : "report", message);
-  };
+// The page of a live session: shows what the server says, and tells it what the person wants.
+
+import { boundKey, Hands } from "./hands.js";
+import { Link } from "./link.js";
+import { drawRates, drawWeight, Films, listChanges, listNumbers, make, percent, scaleOf } from "./report.js";
+import { makePainter } from "./scenes.js";
+
+const SPEEDS = [0.25, 0.5, 1, 2, 4, 10];
+const SLOW_LINK = 250; // round trip from which turns are better than real time [ms]
+const GLIDE = 600; // longest time that a step is drawn over [ms]
+const ARROW_SIGNS = { ArrowUp: "↑", ArrowRight: "→", ArrowDown: "↓", ArrowLeft: "←" };
+const KEY_NAMES = { " ": "Space" };
+
+const $ = (id) => document.getElementById(id);
+const stillMotion = matchMedia("(prefers-reduced-motion: reduce)");
+
+// What the server said last.
+export const state = { welcome: null, mode: null, frame: null, before: null, reports: new Map(), trail: [] };
+let painter, hands, films;
+let arrived = 0; // when the last frame came [ms]
+let isDirty = true; // whether the scene must be drawn again
+let showsArrows = false;
+let wasRunning = false; // whether the session ran when the help was opened
+
+export const link = new Link(hear, showAll);
+
+// --- What the server says -------------------------------------------------------------------------------------
+
+function hear(message) {
+  const old = state.mode;
+  if (message.type === "welcome") begin(message);
+  else if (!state.welcome) return; // news from before this tab was greeted; the greeting repeats it
+  else if (message.type === "frame") takeFrame(message);
+  else if (message.type === "mode") takeMode(message, old);
+  else if (message.type === "report") takeReport(message);
+  else if (message.type === "notice") notice(message.text, message.wrong);
 }
-function key(event, down) {
-  if (event.repeat) return;
-  const action = welcome.actions.find((each) => each.key === event.key);
-  if (action) send({ type: "act", action: action.action, down });
-  else if (!down) return;
-  else if (mode.phase === "tutorial") send({ type: "begin" });
-  else if (event.key === "Enter") send({ type: "hand_back" });
-  else if (event.key === " ") send({ type: "pause", on: !mode.paused });
-  else if (event.key === ".") send({ type: "go" });
-  else if (event.key === "Backspace") send({ type: "undo", steps: 1 });
-  else if (event.key === "l") send({ type: "learn" });
-  else if (event.key === "q") send({ type: "stop" });
+
+function begin(welcome) {
+  const isNew = !state.welcome;
+  Object.assign(state, { welcome, frame: null, before: null, trail: [] });
+  state.reports.clear();
+  hands?.forget();
+  if (!isNew) return;
+  painter = makePainter(welcome.scene, welcome.actions);
+  hands = new Hands(link, welcome, mayAct, wake);
+  films = new Films(painter, [$("before"), $("after")], welcome.rate);
+  $("task").textContent = `: ${welcome.task}`;
+  document.title = `Teach: ${welcome.task}`;
+  document.body.classList.toggle("replay", welcome.replay);
+  if (!welcome.replay) buildPad(welcome);
+  if (!welcome.discrete) bindDrag();
+  for (const { name, paint } of painter.legend) $("legend").append(drawLegend(name, paint));
+  tellStory(welcome);
+}
+
+function takeFrame(frame) {
+  const last = state.frame;
+  const follows = last && !frame.rewound && frame.episode === last.episode && frame.t === last.t + 1;
+  state.before = follows ? last.scene : null;
+  const step = { moving: frame.scene, person: frame.by === "person" };
+  if (frame.t === 0 || !last || frame.episode !== last.episode) state.trail = [step];
+  else state.trail = [...state.trail.slice(0, frame.t), step];
+  state.frame = frame;
+  arrived = performance.now();
+  isDirty = true;
+  if (frame.ended) announce(endWords(frame));
+  showNext();
+  showRound();
+}
+
+function takeMode(mode, old) {
+  state.mode = mode;
+  for (const number of [...state.reports.keys()]) if (number > mode.version) state.reports.delete(number);
+  if (mode.controller !== link.tab) hands?.forget();
+  if (mode.phase === "finished") link.isOver = true;
+  isDirty = true;
+  showAll();
+  if (old) announceChange(old, mode);
+}
+
+function takeReport(report) {
+  state.reports.set(report.round, report);
+  showReport();
+  const changes = listChanges(report.weights).map((item) => item.textContent);
+  announce(`It learned from round ${report.round}. You drove ${percent(report.rate)} of the steps. ${changes.slice(0, 2).join(". ")}`);
+}
+
+function announceChange(old, mode) {
+  if (mode.phase === "finished") announce("The session has ended.");
+  else if (mode.controller !== old.controller) announce(whoWords().join(". "));
+  else if (mode.person !== old.person) announce(mode.person ? "You drive." : "The policy drives.");
+  else if (mode.paused !== old.paused) announce(mode.paused ? `Paused. ${mode.why}` : "Going on.");
+  else if (mode.learning !== old.learning && mode.learning) announce("The policy is learning. You can go on.");
+}
+
+// --- Words ----------------------------------------------------------------------------------------------------
+
+let said = 0;
+let saying;
+
+// Say something to a screen reader: the latest only, and at most every second.
+function announce(text) {
+  clearTimeout(saying);
+  saying = setTimeout(() => {
+    said = performance.now();
+    $("announcer").textContent = text;
+  }, Math.max(50, said + 1000 - performance.now()));
+}
+
+let hiding;
+
+export function notice(text, wrong = false) {
+  const sentence = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+  $("notice").textContent = sentence;
+  $("notice").classList.toggle("wrong", wrong);
+  $("notice").hidden = false;
+  clearTimeout(hiding);
+  hiding = setTimeout(() => ($("notice").hidden = true), 7000);
+  announce(sentence);
+}
+
+const keyName = (key) => ARROW_SIGNS[key] ?? KEY_NAMES[key] ?? key.toUpperCase();
+const isMine = () => state.mode?.controller === link.tab;
+const isDriving = () => state.mode?.phase === "driving" && link.isLive;
+const mayAct = () => isDriving() && isMine() && !state.welcome.replay && !document.querySelector("dialog[open]");
+
+// Who is in control, and what this tab can do about it.
+function whoWords() {
+  const { mode, welcome } = state;
+  if (!link.isLive || !mode) return ["Not connected", "What you see is not live."];
+  if (mode.phase === "finished") return ["Finished", "You can close this tab."];
+  if (welcome.replay) return ["A recording", "Space stops it, and lets it go on."];
+  if (!mode.controller) return [mode.person ? "Nobody drives" : "The policy drives", "No tab is in control."];
+  if (!isMine()) return [mode.person ? "Somebody else drives" : "The policy drives", "Another tab is in control. You watch."];
+  if (!mode.person) return ["The policy drives", mode.paused ? "" : "Press an action key to take over."];
+  if (mode.pace === "turns") return ["You drive", "It waits for you. Each press is one step. Enter hands back."];
+  return ["You drive", mode.release === "key" ? "Hold keys to act. Enter hands back." : "Let go to hand back."];
+}
+
+function endWords({ success }) {
+  if (success === null) return "This drive is over. The next one begins.";
+  return success ? "Done: it reached its goal. The next one begins." : "Time is up. The next one begins.";
+}
+
+// The action that is nearest to what is proposed, in words.
+function wordsOf(action) {
+  const { actions, discrete } = state.welcome;
+  if (discrete) {
+    const named = actions.find((each) => each.action === action);
+    return named ? `${named.name} ${ARROW_SIGNS[named.key] ?? ""}`.trim() : `action ${action}`;
+  }
+  const parts = actions.filter((each) => each.action.reduce((sum, value, axis) => sum + value * action[axis], 0) > 0.25);
+  return parts.map((each) => each.name).join(", ") || "keep still";
+}
+
+function tellStory({ story, actions, discrete }) {
+  $("story").textContent = story[0] ?? "A policy drives by itself. You see what it does.";
+  $("wish").textContent = story[1] ?? "Perhaps you want it to behave another way.";
+  const keys = $("help-keys");
+  const arrows = actions.filter((each) => ARROW_SIGNS[each.key]);
+  if (arrows.length) keys.append(discrete ? "press " : "hold ", ...arrows.flatMap((each) => [make("kbd", {}, keyName(each.key)), " "]));
+  const others = actions.filter((each) => !ARROW_SIGNS[each.key]);
+  if (others.length) keys.append(arrows.length ? "or " : "", ...others.flatMap((each) => [make("kbd", {}, keyName(each.key)), ` (${each.name}) `]));
+  keys.append(discrete ? "or the buttons." : "or drag the picture, or use the buttons.");
+}
+
+// --- What is shown --------------------------------------------------------------------------------------------
+
+function showAll() {
+  if (!state.mode) {
+    showWho();
+    showConnection();
+    return;
+  }
+  showWho();
+  showConnection();
+  showVeil();
+  showControls();
+  showNext();
+  showRound();
+  showReport();
+  showHelp();
+  isDirty = true;
+}
+
+function showWho() {
+  const { mode, welcome } = state;
+  const [words, hint] = whoWords();
+  $("who-words").textContent = words;
+  $("hint").textContent = hint;
+  const nobody = !link.isLive || !mode || mode.phase === "finished" || welcome?.replay;
+  $("who").className = nobody ? "nobody" : mode.person ? "person" : "policy";
+  $("stage").className = $("who").className;
+  $("claim").hidden = nobody || isMine();
+}
+
+function showConnection() {
+  const trip = link.roundTrip;
+  $("connection").textContent = !link.isLive ? "no connection" : trip === null ? "" : `round trip ${Math.round(trip)} ms`;
+}
+
+function veil(mark, words, button = "") {
+  $("veil").hidden = false;
+  $("veil-mark").textContent = mark;
+  $("veil-words").textContent = words;
+  $("veil-button").hidden = !button;
+  $("veil-button").textContent = button;
+}
+
+// What lies over a picture that does not move: why, and how to go on.
+function showVeil() {
+  const { mode } = state;
+  $("stage").classList.toggle("stale", !link.isLive && !link.isOver);
+  if (link.isOver) veil("■", "Finished. What it learned is kept. The same command goes on with it.");
+  else if (!link.isOpen) {
+    const seconds = Math.max(0, Math.ceil((link.nextTry - performance.now()) / 1000));
+    const help = link.tries > 6 ? " If the server was started again, open the new link that it printed." : "";
+    veil("⚠", `Not connected: this picture is old. Trying again${seconds ? ` in ${seconds} s` : ""}.${help}`, "Try now");
+  } else if (!link.isLive) veil("⚠", "The server does not answer: this picture is old.");
+  else if (mode.phase === "driving" && mode.paused) {
+    const why = mode.why ? `${mode.why.charAt(0).toUpperCase()}${mode.why.slice(1)}. ` : "";
+    veil("❚❚", `Paused. ${why}${isMine() ? "Space goes on." : ""}`, isMine() ? "Go on" : "");
+  } else $("veil").hidden = true;
+}
+
+function showControls() {
+  const { mode, welcome } = state;
+  const can = isDriving() && isMine();
+  const allow = { "hand-back": can && mode.person, pause: can, undo: can && mode.can_undo, go: can && mode.paused };
+  Object.assign(allow, { learn: can && mode.can_learn, "undo-update": can && mode.can_undo_update });
+  Object.assign(allow, { save: can && mode.version > 0, "open-stop": can });
+  for (const [id, allowed] of Object.entries(allow)) setEnabled($(id), allowed);
+  $("pause").querySelector("b").textContent = mode.paused ? "Go on" : "Pause";
+  for (const button of $("speeds").querySelectorAll("button")) {
+    setEnabled(button, can);
+    button.setAttribute("aria-pressed", String(Number(button.dataset.speed) === mode.speed));
+  }
+  for (const button of $("settings").querySelectorAll("button")) {
+    setEnabled(button, can);
+    button.setAttribute("aria-pressed", String([mode.pace, mode.release].includes(button.dataset.pace ?? button.dataset.release)));
+  }
+  for (const button of $("pad").querySelectorAll("button")) setEnabled(button, can);
+  $("driving").classList.toggle("replay", welcome.replay);
+}
+
+// A button that cannot be used keeps the focus that it may have.
+function setEnabled(button, enabled) {
+  button.setAttribute("aria-disabled", String(!enabled));
+}
+
+const isEnabled = (button) => button.getAttribute("aria-disabled") !== "true";
+
+function showNext() {
+  const { frame, mode } = state;
+  if (!frame || !mode) return;
+  const next = $("next-words");
+  next.replaceChildren();
+  if (frame.ended) next.append(endWords(frame));
+  else if (frame.proposal !== null) next.append(mode.person ? "It would do: " : "Next it will do: ", make("b", {}, wordsOf(frame.proposal)));
+  const runs = link.isLive && mode.phase === "driving" && !mode.paused && !frame.ended;
+  const clocked = runs && !(mode.person && mode.pace === "turns");
+  const interval = 1000 / (state.welcome.rate * mode.speed);
+  $("due").hidden = !clocked || interval < 250;
+  const label = painter.describe(frame.scene);
+  $("scene").setAttribute("aria-label", `${label} ${next.textContent}.`);
+}
+
+function showRound() {
+  const { frame, mode } = state;
+  if (!frame || !mode) return;
+  const { round, round_steps: steps, round_person: person, steps_per_round: whole } = frame;
+  $("round-title").textContent = `Round ${round}`;
+  const [policy, mine] = $("share").children;
+  policy.style.width = `${(100 * (steps - person)) / Math.max(steps, whole)}%`;
+  mine.style.width = `${(100 * person) / Math.max(steps, whole)}%`;
+  const words = `${steps} of ${whole} steps. You drove ${steps ? percent(person / steps) : "none"}${steps ? " of them" : ""}.`;
+  $("round-words").textContent = steps >= whole && !mode.learning ? `${words} It learns when this drive ends.` : words;
+  $("share").setAttribute("aria-label", words);
+  const learning = `It is learning from round ${round - 1}. You can go on: until it is done, the policy from before drives.`;
+  const waiting = "The computer is still getting ready to learn. You can drive meanwhile.";
+  $("learn-words").textContent = mode.learning ? learning : mode.ready ? "" : waiting;
+  $("learn-words").className = mode.learning || !mode.ready ? "busy" : "";
+}
+
+// --- The report -----------------------------------------------------------------------------------------------
+
+let reported = "";
+
+function showReport() {
+  const report = [...state.reports.values()].at(-1);
+  $("report").hidden = !report;
+  $("empty").hidden = Boolean(report);
+  const key = report ? `${report.round} ${report.rates} ${report.update_seconds}` : "";
+  if (key === reported) return;
+  reported = key;
+  if (!report) {
+    films.show([]);
+    return;
+  }
+  const rates = report.rates;
+  $("report-title").textContent = `What it learned in round ${report.round}`;
+  $("report-words").textContent = rateWords(rates);
+  const changes = listChanges(report.weights);
+  $("changes").replaceChildren(...(changes.length ? changes : [make("li", {}, "Nothing changed much.")]));
+  $("chart").replaceChildren(drawRates(rates));
+  $("weights-part").hidden = !report.weights;
+  if (report.weights) {
+    const largest = scaleOf(report.weights);
+    $("weights").tBodies[0].replaceChildren(...report.weights.map((weight) => drawWeight(weight, largest)));
+  }
+  const unsure = report.unsure.replaceAll("+-", "±");
+  $("unsure").textContent = unsure ? `${unsure.charAt(0).toUpperCase()}${unsure.slice(1)}.` : "";
+  $("numbers").replaceChildren(...listNumbers(report));
+  showFilms(report);
+}
+
+function rateWords(rates) {
+  const now = `You drove ${percent(rates.at(-1))} of the steps`;
+  if (rates.length === 1) return `${now}.`;
+  const before = rates.at(-2);
+  const than = rates.at(-1) < before ? "less than" : rates.at(-1) > before ? "more than" : "as much as";
+  return `${now}: ${than} in the round before (${percent(before)}).`;
+}
+
+function showFilms(report) {
+  const both = report.before?.scenes.length && report.after?.scenes.length;
+  $("films").hidden = !both;
+  $("arrows").hidden = !report.arrows;
+  films.show(both ? [report.before, report.after] : []);
+  if (!both) return;
+  const nameOf = (version) => (version ? `policy ${version}` : "the policy at first");
+  for (const [id, word, film] of [["before", "Before", report.before], ["after", "After", report.after]]) {
+    $(`${id}-words`).textContent = `${word}: ${nameOf(film.version)}`;
+    $(id).setAttribute("aria-label", `${word}: a drive of ${nameOf(film.version)}. At its end: ${painter.describe(film.scenes.at(-1))}`);
+  }
+  showPlay();
+}
+
+function showPlay() {
+  $("play").textContent = films.plays ? "Stop the films" : "Play the films";
+}
+
+// --- Help -----------------------------------------------------------------------------------------------------
+
+function showHelp() {
+  const { mode, welcome } = state;
+  const first = mode.phase === "tutorial" && !welcome.replay;
+  $("help-watching").hidden = !first || isMine();
+  setEnabled($("begin"), !first || isMine());
+  $("begin").textContent = first ? "Start" : "Go on";
+  if (first && !$("help").open && link.isLive) $("help").showModal();
+  if (!first && $("help").open && $("help").dataset.first === "true") $("help").close();
+  $("help").dataset.first = String(first);
+}
+
+function openHelp() {
+  wasRunning = isDriving() && isMine() && !state.mode.paused;
+  if (wasRunning) link.send({ type: "pause", on: true });
+  $("help").showModal();
+}
+
+function closeHelp() {
+  if (!isEnabled($("begin"))) return;
+  if (state.mode.phase === "tutorial") link.send({ type: "begin" });
+  else if (wasRunning) link.send({ type: "pause", on: false });
+  wasRunning = false;
+  $("help").close();
+  $("stage").focus({ preventScroll: true });
+}
+
+// --- The scene ------------------------------------------------------------------------------------------------
+
+// Make a canvas sharp and as large as it is shown; returns a context in CSS pixels.
+function fit(canvas, aspect) {
+  const ratio = Math.min(2, devicePixelRatio || 1);
+  const width = Math.max(1, canvas.clientWidth);
+  const height = width / aspect;
+  const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return { context, width, height };
+}
+
+// As wide as there is room for, but no higher than leaves room for the controls.
+function layOut() {
+  if (!painter) return;
+  const narrow = innerWidth < 900;
+  const tallest = Math.max(220, innerHeight * (narrow ? 0.5 : 0.62));
+  const width = Math.min($("driving").clientWidth - 8, tallest * painter.aspect);
+  $("stage").style.width = `${Math.floor(width)}px`;
+  $("scene").style.height = `${Math.floor((width - 8) / painter.aspect)}px`;
+  isDirty = true;
+}
+
+function drawScene(now) {
+  const { frame, before, mode, welcome, trail } = state;
+  if (!frame || !mode) return;
+  const interval = 1000 / (welcome.rate * mode.speed);
+  const glide = stillMotion.matches || interval < 120 ? 0 : Math.min(GLIDE, interval * 0.6);
+  const share = glide && before ? Math.min(1, (now - arrived) / glide) : 1;
+  const report = [...state.reports.values()].at(-1);
+  const action = welcome.discrete ? welcome.actions.find((each) => each.action === frame.proposal) : null;
+  const { context, width, height } = fit($("scene"), painter.aspect);
+  const again = painter.draw(context, width, height, {
+    moving: frame.scene,
+    before,
+    share,
+    proposal: frame.proposal,
+    action,
+    person: mode.person,
+    trail: trail.slice(-12),
+    arrows: showsArrows ? report?.arrows : null,
+    heat: showsArrows ? report?.heat : null,
+  });
+  isDirty = share < 1 || Boolean(again);
+  if (!$("due").hidden) {
+    const due = Math.min(1, (now - arrived) / interval);
+    $("due").firstElementChild.style.width = `${100 * due}%`;
+    isDirty ||= due < 1;
+  }
+}
+
+function paint(now) {
+  requestAnimationFrame(paint);
+  if (isDirty) drawScene(now);
+  if (films && !$("report").hidden) films.draw(now, fit);
+  if (hands && mayAct()) hands.poll(toVelocity, doWish);
+}
+
+// --- Acting ---------------------------------------------------------------------------------------------------
+
+// Turn by turn, a press also ends a pause: the step is what was asked for.
+function wake() {
+  const { mode } = state;
+  if (mode.paused && mode.pace === "turns") link.send({ type: "pause", on: false });
+  if (mode.pace === "real time" && link.roundTrip > SLOW_LINK && !state.saidSlow) {
+    state.saidSlow = true;
+    notice(`The connection is slow (${Math.round(link.roundTrip)} ms). Under "More settings" it can wait for you`);
+  }
+}
+
+function buildPad({ actions, discrete }) {
+  const pad = $("pad");
+  const spots = { ArrowUp: "up", ArrowLeft: "left", ArrowDown: "down", ArrowRight: "right" };
+  const names = discrete ? "Press to take over" : "Hold to take over";
+  pad.setAttribute("aria-label", names);
+  for (const { name, key, action } of actions) {
+    const button = make("button", { type: "button", class: spots[key] ?? "other" }, make("b", {}, name), " ", make("kbd", {}, keyName(key)));
+    hands.bindButton(button, action);
+    pad.append(button);
+  }
+  pad.classList.toggle("crossed", actions.some((each) => spots[each.key]));
+}
+
+function toVelocity(right, up, shift) {
+  if (painter.drag) return painter.drag(right, up, shift);
+  const axes = [["ArrowRight", right], ["ArrowUp", up]].map(([key, share]) => [hands.find(key)?.action, share]);
+  return state.welcome.actions[0].action.map((_, axis) => axes.reduce((sum, [action, share]) => sum + (action?.[axis] ?? 0) * share, 0));
+}
+
+function bindDrag() {
+  $("stage").classList.add("drags");
+  hands.bindDrag($("scene"), toVelocity, (from, to) => {
+    const sign = $("drag");
+    sign.toggleAttribute("hidden", !from);
+    if (!from) return;
+    const box = $("stage").getBoundingClientRect();
+    const [[x0, y0], [x1, y1]] = [from, to].map(([x, y]) => [x - box.left, y - box.top]);
+    for (const circle of sign.querySelectorAll("circle")) setAll(circle, { cx: x0, cy: y0 });
+    setAll(sign.querySelector(".knob"), { cx: x1, cy: y1 });
+    setAll(sign.querySelector("line"), { x1: x0, y1: y0, x2: x1, y2: y1 });
+  });
+}
+
+const setAll = (element, attributes) => Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
+
+function drawLegend(name, paintTile) {
+  const canvas = make("canvas", { width: 44, height: 44, "aria-hidden": "true" });
+  const context = canvas.getContext("2d");
+  context.scale(2, 2);
+  paintTile(context, 22);
+  return make("li", {}, canvas, ` ${name}`);
+}
+
+const WISHES = {
+  "hand back": () => state.mode.person && link.send({ type: "hand_back" }),
+  pause: () => link.send({ type: "pause", on: !state.mode.paused }),
+  undo: () => state.mode.can_undo && link.send({ type: "undo", steps: 1 }),
+  go: () => state.mode.paused && link.send({ type: "go" }),
+};
+
+function doWish(wish) {
+  if (isDriving() && isMine()) WISHES[wish]();
+}
+
+const KEYS = { Enter: "hand back", " ": "pause", Backspace: "undo", ".": "go" };
+
+function onKey(event) {
+  if (!state.mode || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (document.querySelector("dialog[open]")) return; // it has keys of its own
+  const onButton = event.target.closest?.("button, summary, a");
+  if (onButton && (event.key === "Enter" || event.key === " ")) return; // these press it
+  const action = !state.welcome.replay && hands.find(boundKey(event.key, state.welcome.actions));
+  const speed = SPEEDS[Number(event.key) - 1];
+  if (action) {
+    if (!event.repeat) hands.press(event.code, action.action);
+  } else if (KEYS[event.key]) {
+    if (!event.repeat || event.key === "Backspace") doWish(KEYS[event.key]);
+  } else if (speed) {
+    if (isDriving() && isMine()) link.send({ type: "pace", speed });
+  } else return;
   event.preventDefault();
 }
-addEventListener("keydown", (event) => key(event, true));
-addEventListener("keyup", (event) => key(event, false));
-setInterval(() => send({ type: "ping", t: performance.now() }), 1000);
-connect();
+
+function bindAll() {
+  addEventListener("keydown", onKey);
+  addEventListener("keyup", (event) => hands?.release(event.code));
+  addEventListener("blur", () => hands?.releaseAll());
+  document.addEventListener("visibilitychange", () => document.hidden && hands?.releaseAll());
+  addEventListener("resize", layOut);
+  SPEEDS.forEach((speed, k) => {
+    const words = `${{ 0.25: "¼", 0.5: "½" }[speed] ?? speed}×`;
+    const button = make("button", { type: "button", "data-speed": speed, "aria-label": `Speed ${speed}`, title: `key ${k + 1}` }, words);
+    $("speeds").append(button);
+  });
+  const sends = {
+    learn: { type: "learn" }, "undo-update": { type: "undo_update" }, save: { type: "save_policy" }, claim: { type: "claim" },
+  };
+  const does = {
+    "hand-back": () => doWish("hand back"), pause: () => doWish("pause"), undo: () => doWish("undo"), go: () => doWish("go"),
+    "open-help": openHelp, begin: closeHelp,
+    "open-stop": () => $("stopping").showModal(),
+    "go-on": () => $("stopping").close(),
+    stop: () => link.send({ type: "stop" }) && $("stopping").close(),
+    "veil-button": () => (link.isOpen ? doWish("pause") : link.connect()),
+    play: () => { films.toggle(); showPlay(); },
+    arrows: () => {
+      showsArrows = !showsArrows;
+      $("arrows").setAttribute("aria-pressed", String(showsArrows));
+      isDirty = true;
+    },
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (isEnabled(button)) {
+      if (sends[button.id]) link.send(sends[button.id]);
+      does[button.id]?.();
+      const { speed, pace, release } = button.dataset;
+      if (speed) link.send({ type: "pace", speed: Number(speed) });
+      if (pace) link.send({ type: "pace", pace });
+      if (release) link.send({ type: "pace", release });
+    }
+    // After a click the keys go to the robot again; who came by Tab stays.
+    if (event.detail > 0 && !document.querySelector("dialog[open]")) $("stage").focus({ preventScroll: true });
+  });
+  $("help").addEventListener("cancel", (event) => { event.preventDefault(); closeHelp(); });
+  setInterval(() => { showConnection(); if (!link.isLive) showVeil(); }, 500);
+}
+
+bindAll();
+new ResizeObserver(layOut).observe($("driving"));
+requestAnimationFrame(paint);
