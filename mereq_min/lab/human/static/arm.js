@@ -66,7 +66,7 @@ export function makeArm({ geoms, camera }, actions) {
       const tip = project(moving.tip, width, height);
       if (proposal) {
         const to = moving.tip.map((value, axis) => value + REACH * proposal[axis]);
-        drawArrow(context, tip, project(to, width, height), Math.max(4, width / 130), { dashed: false });
+        drawArrow(context, tip, project(to, width, height), Math.max(4, width / 130));
       }
       drawMark(context, ...tip, Math.max(5, width / 90), person);
     },

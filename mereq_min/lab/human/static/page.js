@@ -12,6 +12,7 @@ const ARROW_SIGNS = { ArrowUp: "↑", ArrowRight: "→", ArrowDown: "↓", Arrow
 const KEY_NAMES = { " ": "Space" };
 
 const $ = (id) => document.getElementById(id);
+const coarse = matchMedia("(pointer: coarse)");
 const stillMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 // What the server said last.
@@ -133,9 +134,15 @@ function whoWords() {
   if (welcome.replay) return ["A recording", "Space stops it, and lets it go on."];
   if (!mode.controller) return [mode.person ? "Nobody drives" : "The policy drives", "No tab is in control."];
   if (!isMine()) return [mode.person ? "Somebody else drives" : "The policy drives", "Another tab is in control. You watch."];
-  if (!mode.person) return ["The policy drives", mode.paused ? "" : "Press an action key to take over."];
+  if (!mode.person) return ["The policy drives", mode.paused ? "" : takeoverWords()];
   if (mode.pace === "turns") return ["You drive", "It waits for you. Each press is one step. Enter hands back."];
   return ["You drive", mode.release === "key" ? "Hold keys to act. Enter hands back." : "Let go to hand back."];
+}
+
+function takeoverWords() {
+  if (coarse.matches) return "Press a button below to take over.";
+  const arrows = state.welcome.actions.some((each) => ARROW_SIGNS[each.key]);
+  return `Press ${arrows ? "an arrow" : "an action"} key to take over.`;
 }
 
 function endWords({ success }) {
@@ -388,7 +395,7 @@ function fit(canvas, aspect) {
 function layOut() {
   if (!painter) return;
   const narrow = innerWidth < 900;
-  const tallest = Math.max(220, innerHeight * (narrow ? 0.5 : 0.62));
+  const tallest = Math.max(220, innerHeight * (narrow ? 0.5 : 0.56));
   const width = Math.min($("driving").clientWidth - 8, tallest * painter.aspect);
   $("stage").style.width = `${Math.floor(width)}px`;
   $("scene").style.height = `${Math.floor((width - 8) / painter.aspect)}px`;
@@ -411,6 +418,7 @@ function drawScene(now) {
     proposal: frame.proposal,
     action,
     person: mode.person,
+    rate: welcome.rate,
     trail: trail.slice(-12),
     arrows: showsArrows ? report?.arrows : null,
     heat: showsArrows ? report?.heat : null,
@@ -447,7 +455,9 @@ function buildPad({ actions, discrete }) {
   const spots = { ArrowUp: "up", ArrowLeft: "left", ArrowDown: "down", ArrowRight: "right" };
   const names = discrete ? "Press to take over" : "Hold to take over";
   pad.setAttribute("aria-label", names);
-  for (const { name, key, action } of actions) {
+  // Upward before downward: the buttons beside the arrows are read from left to right.
+  const others = actions.filter((each) => !spots[each.key]).reverse();
+  for (const { name, key, action } of [...actions.filter((each) => spots[each.key]), ...others]) {
     const button = make("button", { type: "button", class: spots[key] ?? "other" }, make("b", {}, name), " ", make("kbd", {}, keyName(key)));
     hands.bindButton(button, action);
     pad.append(button);

@@ -2,8 +2,8 @@
 //
 // A painter has `aspect` (width by height), `legend` [{name, paint(context, size)}], `describe(moving)` in words,
 // and `draw(context, width, height, view)`. A view is {moving, before, share, proposal, action, person, trail, arrows,
-// heat}: `share` is how far, of 1, the picture has come from the state `before` to `moving`, and `action` the named
-// action that is proposed.
+// heat, rate}: `share` is how far, of 1, the picture has come from the state `before` to `moving`, `action` the named
+// action that is proposed, and `rate` the steps a second.
 
 import { makeArm } from "./arm.js";
 import { drawArrow, drawEyes, drawFlag, drawMark, drawRing, INK, mix, PERSON, POLICY } from "./shapes.js";
@@ -134,11 +134,11 @@ function makeMap({ map, legend }) {
       const from = before?.cell ?? moving.cell;
       const [x, y] = place([mix(from[0], moving.cell[0], share), mix(from[1], moving.cell[1], share)], s);
       const way = action && WAYS[action.name];
-      if (way && !(way[0] || way[1])) drawRing(context, x, y, s * 0.62);
-      drawMark(context, x, y, s * 0.4, person);
+      if (way) drawRing(context, x + way[0] * s, y + way[1] * s, s * (way[0] || way[1] ? 0.4 : 0.62));
+      drawMark(context, x, y, s * 0.42, person);
       drawEyes(context, x, y, s * 0.4, way ?? [0, 0]);
       if (way && (way[0] || way[1]))
-        drawArrow(context, [x + way[0] * s * 0.45, y + way[1] * s * 0.45], [x + way[0] * s * 1.3, y + way[1] * s * 1.3], Math.max(3, s * 0.13));
+        drawArrow(context, [x + way[0] * s * 0.5, y + way[1] * s * 0.5], [x + way[0] * s * 1.25, y + way[1] * s * 1.25], Math.max(3, s * 0.17));
     },
   };
 }
@@ -200,7 +200,7 @@ function drawHeat(context, heat, s) {
 
 // --- Roads ----------------------------------------------------------------------------------------------------
 
-const SIGHT = 90; // length of the road that is shown [m]
+const SIGHT = 75; // length of the road that is shown [m]
 const BEHIND = 0.22; // of which lies behind the ego
 
 function makeHighway(still) {
@@ -229,6 +229,7 @@ function makeHighway(still) {
       drawCar(context, put(cars[0]), size, cars[0], view.person ? PERSON : POLICY, "#fff");
       const [x, y] = put(cars[0]);
       drawMark(context, x - size[0] * 0.18, y, size[1] * 0.26, view.person);
+      if (view.before && view.rate) drawCaption(context, `${Math.round((view.moving.cars[0][0] - view.before.cars[0][0]) * view.rate)} m/s`, height);
     },
   };
 }
@@ -304,6 +305,14 @@ function drawCross(context, x, y, size) {
   }
 }
 
+function drawCaption(context, text, height) {
+  context.fillStyle = INK;
+  context.font = "600 15px system-ui, sans-serif";
+  context.textAlign = "left";
+  context.textBaseline = "alphabetic";
+  context.fillText(text, 12, height - 12);
+}
+
 // The ghost of where the car is about to go, and an arrow that leads there.
 function drawIntent(context, [x, y], [length, broad], action, { lane, top, bottom }) {
   const reach = { "lane left": [2.1, -1], "lane right": [2.1, 1], idle: [2, 0], faster: [3.6, 0], slower: [1.2, 0] };
@@ -320,8 +329,8 @@ function drawIntent(context, [x, y], [length, broad], action, { lane, top, botto
     context.stroke();
   }
   context.restore();
-  if (action.name === "slower") drawArrow(context, [x + length * 1.7, y], [x + length * 0.6, y], broad * 0.2, { dashed: false });
-  else drawArrow(context, [x + length * 0.6, y], [ghost[0] - length * 0.1, ghost[1]], broad * 0.2, { dashed: false });
+  if (action.name === "slower") drawArrow(context, [x + length * 1.7, y], [x + length * 0.6, y], broad * 0.22);
+  else drawArrow(context, [x + length * 0.6, y], [ghost[0] - length * 0.45, ghost[1]], broad * 0.22);
 }
 
 // The small highway, whose cars stand in cells, drawn as the large one.
@@ -339,14 +348,11 @@ function makeLanes({ lanes, speeds }) {
     draw(context, width, height, view) {
       highway.draw(context, width, height, {
         ...view,
+        rate: null,
         moving: spread(view.moving),
         before: view.before && spread(view.before),
       });
-      context.fillStyle = INK;
-      context.font = "600 15px system-ui, sans-serif";
-      context.textAlign = "left";
-      context.textBaseline = "alphabetic";
-      context.fillText(`speed ${view.moving.speed + 1} of ${speeds}  ${"▸".repeat(view.moving.speed + 1)}`, 12, height - 12);
+      drawCaption(context, `speed ${view.moving.speed + 1} of ${speeds}  ${"▸".repeat(view.moving.speed + 1)}`, height);
     },
   };
 }

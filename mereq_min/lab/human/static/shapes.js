@@ -6,8 +6,8 @@ export const INK = "#1d2530";
 
 export const mix = (from, to, share) => from + (to - from) * share;
 
-// An arrow with a light rim, so that it is seen on every ground; a dashed one has not happened yet.
-export function drawArrow(context, [x0, y0], [x1, y1], size, { color = INK, dashed = true } = {}) {
+// An arrow with a light rim, so that it is seen on every ground.
+export function drawArrow(context, [x0, y0], [x1, y1], size) {
   const [dx, dy] = [x1 - x0, y1 - y0];
   const length = Math.hypot(dx, dy);
   if (length < 1) return;
@@ -17,21 +17,19 @@ export function drawArrow(context, [x0, y0], [x1, y1], size, { color = INK, dash
   context.save();
   context.lineCap = "round";
   context.lineJoin = "round";
-  for (const [width, paint] of [[size + 4, "rgba(255,255,255,.92)"], [size, color]]) {
+  for (const [width, paint] of [[size + 4, "rgba(255,255,255,.92)"], [size, INK]]) {
     context.strokeStyle = context.fillStyle = paint;
     context.lineWidth = width;
-    context.setLineDash(dashed && paint === color ? [size * 0.9, size * 1.7] : []);
     context.beginPath();
     context.moveTo(x0, y0);
     context.lineTo(...neck);
     context.stroke();
-    context.setLineDash([]);
     context.beginPath();
     context.moveTo(x1, y1);
     context.lineTo(x1 - ux * head - uy * head * 0.6, y1 - uy * head + ux * head * 0.6);
     context.lineTo(x1 - ux * head + uy * head * 0.6, y1 - uy * head - ux * head * 0.6);
     context.closePath();
-    if (paint !== color) {
+    if (paint !== INK) {
       context.lineWidth = 4;
       context.stroke();
     }
@@ -54,6 +52,7 @@ export function drawMark(context, x, y, radius, person) {
   context.restore();
 }
 
+// A dashed ring: where something is about to be.
 export function drawRing(context, x, y, radius) {
   context.save();
   context.setLineDash([radius * 0.3, radius * 0.3]);
