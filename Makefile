@@ -119,6 +119,14 @@ book/_static/mathjax/tex-svg.js:
 	tar -xzf $(@D)/mathjax-3.2.2.tgz -C $(@D) --strip-components=2 package/es5/tex-svg.js
 	rm $(@D)/mathjax-3.2.2.tgz
 
+# Looks for faults of pages that keep people out.
+build/axe-core/axe.min.js:
+	@command -v npm > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends npm; }
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@4.10.3
+	tar -xzf $(@D)/axe-core-4.10.3.tgz -C $(@D) --strip-components=1 package/axe.min.js
+	rm $(@D)/axe-core-4.10.3.tgz
+
 # What pages computed is kept until the code or the recorded runs behind it change.
 book/_build/.library: $(shell find mereq_min gridworlds deep -name '*.py') $(wildcard figures/*.gif figures/*.jsonl figures/runs/* book/*.py book/*.mplstyle)
 	rm -rf $(@D)/.jupyter_cache $(@D)/html/.doctrees

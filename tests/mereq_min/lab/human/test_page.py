@@ -1,0 +1,332 @@
+"""The page of a live session in a real browser: somebody who teaches, by keys, and what may go wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from browsing import browsing, list_requests, press, send_key, set_screen, take_screenshot
+from person import serving
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from mereq_min.lab.plugins import load_task
+from mereq_min.lab.runs.records import read_rows
+
+ROOT = Path(__file__).parents[4]
+AXE = ROOT / "build/axe-core/axe.min.js"
+SCREENSHOTS = ROOT / "build/screenshots"
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("chromedriver"), reason="no chromedriver; `make browser` installs it"
+)
+
+# What a script in the page is given: what the page knows.
+PAGE = (
+    "const done = arguments[arguments.length - 1]; import(new URL('page.js', location.href)).then((page) => "
+)
+# A person of the simulated expert's rule, who presses keys. The tables are by cell: what is objected to, and how
+# likely the expert takes each action.
+TEACHER = """
+    const [objects, chances, release, rounds, done] = arguments;
+    import(new URL("page.js", location.href)).then(({ state, link }) => {
+      const seed = [1]; // of a linear congruential generator: the same person each time
+      const random = () => (seed[0] = (seed[0] * 48271) % 2147483647) / 2147483647;
+      const type = (key) => {
+        for (const kind of ["keydown", "keyup"])
+          document.activeElement.dispatchEvent(new KeyboardEvent(kind, { key, code: key, bubbles: true }));
+      };
+      let [seen, calm] = ["", 0];
+      const look = setInterval(() => {
+        const { frame, mode, welcome, reports } = state;
+        if (reports.has(rounds)) { clearInterval(look); done([...reports.values()]); return; }
+        const now = `${frame.n} ${frame.version} ${frame.t}`;
+        if (now === seen || frame.proposal === null || mode.paused) return;
+        seen = now;
+        const cell = String(frame.scene.cell);
+        const wrong = objects[cell][frame.proposal];
+        if (!wrong && !mode.person) return;
+        calm = wrong ? 0 : calm + 1;
+        if (mode.person && calm >= release) { calm = 0; type("Enter"); return; }
+        let [left, action] = [random(), 0];
+        while ((left -= chances[cell][action]) > 0 && action < chances[cell].length - 1) action += 1;
+        type(welcome.actions[action].key);
+      }, 4);
+    });
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    with browsing() as driver:
+        driver.set_script_timeout(120)
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def carpet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Link of a session on carpet, for all tests that pause it before they leave."""
+    with serving(tmp_path_factory.mktemp("page") / "out", "--steps", "30") as (_, link):
+        yield link
+
+
+def ask(browser: Chrome, expression: str) -> Any:
+    """What the page knows, such as `state.mode.paused`."""
+    script = f"{PAGE} {{ const {{ state, link }} = page; done({expression}); }}).catch(e => done(String(e)))"
+    return browser.execute_async_script(script)
+
+
+def wait(browser: Chrome, expression: str, seconds: float = 20) -> None:
+    """Wait until something about what the page knows holds."""
+
+    def holds(driver: Chrome) -> bool:
+        found = ask(driver, f"Boolean(state.mode && state.frame && ({expression}))")
+        assert isinstance(found, bool), found
+        return found
+
+    WebDriverWait(browser, seconds, poll_frequency=0.05).until(holds, f"never: {expression}")
+
+
+def enter(browser: Chrome, link: str, *, running: bool = True) -> None:
+    """Open the page, past the tutorial, in control."""
+    browser.get(link)
+    wait(browser, "link.isLive")
+    if ask(browser, "state.mode.phase") == "tutorial":
+        press(browser, "Enter")
+        wait(browser, "state.mode.phase === 'driving'")
+    if ask(browser, "state.mode.controller !== link.tab"):
+        browser.find_element(By.ID, "claim").click()
+        wait(browser, "state.mode.controller === link.tab")
+    pause(browser, not running)
+
+
+def pause(browser: Chrome, on: bool) -> None:
+    browser.execute_script("document.querySelector('#stage').focus()")
+    if ask(browser, "state.mode.paused") != on:
+        press(browser, " ")
+        wait(browser, f"state.mode.paused === {json.dumps(on)}")
+
+
+def words(browser: Chrome, name: str) -> str:
+    return browser.find_element(By.ID, name).text
+
+
+def complaints(browser: Chrome) -> list[str]:
+    """What the console says is wrong, such as a script that the content security policy stops."""
+    return [each["message"] for each in browser.get_log("browser") if each["level"] in ("WARNING", "SEVERE")]
+
+
+# --- Driving ------------------------------------------------------------------------------------------------
+
+
+def test_take_over_hand_back_and_undo_by_the_keyboard_alone(browser: Chrome, carpet: str) -> None:
+    set_screen(browser, 1200, 900)
+    list_requests(browser)
+    complaints(browser)
+    enter(browser, carpet)
+    pause(browser, True)
+    assert words(browser, "who-words") == "The policy drives" and "Paused" in words(browser, "veil-words")
+    n = ask(browser, "state.frame.n")
+    press(browser, "ArrowUp")  # takes over, and takes one step: turn by turn
+    wait(browser, f"state.mode.person && state.frame.n === {n + 1}")
+    assert words(browser, "who-words") == "You drive"
+    assert ask(browser, "state.frame.by") == "person" and ask(browser, "state.frame.action") == 0
+    press(browser, "d")  # WASD are the arrows
+    wait(browser, f"state.frame.n === {n + 2}")
+    assert ask(browser, "state.frame.action") == 1
+    press(browser, "Backspace")
+    wait(browser, f"state.frame.n === {n + 1} && state.frame.rewound && state.mode.paused")
+    press(browser, ".")
+    wait(browser, f"state.frame.n === {n + 2}")
+    press(browser, "ArrowUp")
+    wait(browser, "state.mode.person")
+    press(browser, "Enter")
+    wait(browser, "!state.mode.person")
+    press(browser, "4")
+    wait(browser, "state.mode.speed === 2")
+    wait(browser, "document.querySelector('#announcer').textContent.length > 0")
+    pause(browser, True)
+    assert list_requests(browser) == {urlsplit(carpet).netloc}
+    assert complaints(browser) == []
+
+
+def test_every_control_is_reached_and_pressed_by_tab(browser: Chrome, carpet: str) -> None:
+    """What has the focus keeps it, and Enter presses it: it does not hand back."""
+    set_screen(browser, 1200, 900)
+    enter(browser, carpet, running=False)
+    reached = []
+    browser.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
+    for _ in range(40):
+        press(browser, "Tab")
+        name = browser.execute_script("return document.activeElement.id || document.activeElement.innerText")
+        if name in reached or browser.execute_script("return document.activeElement === document.body"):
+            break
+        assert browser.execute_script(
+            "return getComputedStyle(document.activeElement).outlineStyle === 'solid'"
+        ), name
+        reached.append(name)
+    assert {"open-help", "stage", "hand-back", "pause", "undo", "go", "learn", "open-stop"} <= set(reached)
+    browser.execute_script("document.querySelector('#pause').focus()")
+    press(browser, "Enter")
+    wait(browser, "!state.mode.paused")
+    assert browser.execute_script("return document.activeElement.id") == "pause"
+    press(browser, "Enter")
+    wait(browser, "state.mode.paused")
+
+
+def test_a_reload_keeps_control_and_a_second_tab_watches_and_may_claim(browser: Chrome, carpet: str) -> None:
+    set_screen(browser, 1200, 900)
+    enter(browser, carpet, running=False)
+    tab, n = ask(browser, "link.tab"), ask(browser, "state.frame.n")
+    browser.refresh()
+    wait(browser, "link.isLive && state.mode.controller === link.tab")
+    assert ask(browser, "link.tab") == tab and ask(browser, "state.frame.n") == n
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    set_screen(browser, 1200, 900)
+    browser.get(carpet)
+    wait(browser, "link.isLive")
+    assert ask(browser, "link.tab") != tab
+    assert "Another tab is in control" in words(browser, "hint")
+    press(browser, "ArrowUp")
+    press(browser, " ")
+    assert ask(browser, "state.mode.paused && !state.mode.person && state.frame.n") == n
+    browser.find_element(By.ID, "claim").click()
+    wait(browser, "state.mode.controller === link.tab")
+    second = browser.current_window_handle
+    browser.switch_to.window(first)
+    wait(browser, "state.mode.controller !== link.tab")
+    browser.switch_to.window(second)
+    browser.close()
+    browser.switch_to.window(first)
+    wait(browser, "state.mode.controller === null && state.mode.paused")  # a closed tab pauses
+    assert "closed" in words(browser, "veil-words")
+
+
+@pytest.mark.slow
+def test_old_pictures_are_not_shown_as_live(browser: Chrome, tmp_path: Path) -> None:
+    """A server that falls silent, and one that dies: the page says so; it goes on when there is one again."""
+    set_screen(browser, 1200, 900)
+    with serving(tmp_path / "out", "--steps", "30") as (server, link):
+        enter(browser, link)
+        port = urlsplit(link).port
+        server.send_signal(19)  # SIGSTOP
+        wait(browser, "!link.isLive")
+        assert words(browser, "who-words") == "Not connected" and "old" in words(browser, "veil-words")
+        assert "stale" in browser.find_element(By.ID, "stage").get_attribute("class")
+        server.send_signal(18)  # SIGCONT
+        wait(browser, "link.isLive")
+    wait(browser, "!link.isOpen")
+    assert "Trying again" in words(browser, "veil-words")
+    n = ask(browser, "state.frame.n")
+    with serving(tmp_path / "out", "--steps", "30", "--port", str(port)) as (_, link):
+        browser.get(link)  # the token is a new one
+        wait(browser, "link.isLive")
+        assert ask(browser, "state.frame.n") >= n and ask(browser, "state.mode.paused")
+
+
+# --- Looks --------------------------------------------------------------------------------------------------
+
+TOO_WIDE = """
+    return [...document.querySelectorAll("body *")].filter((each) => each.checkVisibility()
+        && !each.closest(".unseen") && each.getBoundingClientRect().right > innerWidth + 1)
+        .map((each) => each.outerHTML.slice(0, 80))
+"""
+TOO_SMALL = """
+    return [...document.querySelectorAll("button, summary")].filter((each) => each.checkVisibility())
+        .map((each) => [each.textContent, each.getBoundingClientRect()])
+        .filter(([, box]) => box.width < 44 || box.height < 44).map(([text]) => text)
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_fits_the_screen(browser: Chrome, carpet: str, width: int) -> None:
+    set_screen(browser, width, 844)
+    enter(browser, carpet, running=False)
+    for dialog in ("", "open-help", "open-stop"):
+        if dialog:
+            browser.execute_script(f"document.querySelector('#{dialog}').click()")
+        assert browser.execute_script(TOO_WIDE) == []
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert browser.execute_script(TOO_SMALL) == []
+        browser.execute_script("for (const each of document.querySelectorAll('dialog')) each.close()")
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core, which looks for faults that keep people out."""
+    if not AXE.exists():
+        if not shutil.which("npm"):
+            pytest.skip("no npm, which fetches axe-core")
+        subprocess.run(["make", str(AXE.relative_to(ROOT))], cwd=ROOT, check=True, capture_output=True)
+    return AXE.read_text(encoding="utf-8")
+
+
+def find_barriers(browser: Chrome, axe: str) -> list[str]:
+    browser.execute_script(axe)
+    found = browser.execute_async_script("axe.run().then(arguments[0], (e) => arguments[0](String(e)))")
+    return [f"{each['id']}: {node['html'][:120]}" for each in found["violations"] for node in each["nodes"]]
+
+
+def test_nothing_keeps_people_out(browser: Chrome, carpet: str, axe: str) -> None:
+    set_screen(browser, 1200, 900)
+    enter(browser, carpet, running=False)
+    assert find_barriers(browser, axe) == []
+    browser.execute_script("document.querySelector('#open-help').click()")
+    assert find_barriers(browser, axe) == []
+
+
+# --- Teaching -----------------------------------------------------------------------------------------------
+
+
+def tell_carpet() -> tuple[dict[str, list[bool]], dict[str, list[float]], int]:
+    """What the simulated expert of carpet objects to, and does, by cell; and after how many steps it lets go."""
+    task: Any = load_task("carpet")
+    objects, chances = {}, {}
+    actions = np.arange(5)
+    for s, cell in enumerate(task.layout.cells.tolist()):
+        name = ",".join(map(str, cell))
+        objects[name] = [bool(task.oracle.violates(np.array(s), a)) for a in actions]
+        chances[name] = np.exp(task.oracle.expert_policy.log_prob(np.full(5, s), actions)).tolist()
+    return objects, chances, task.oracle.release
+
+
+@pytest.mark.slow
+def test_a_person_at_the_page_teaches_the_carpet(browser: Chrome, tmp_path: Path, axe: str) -> None:
+    set_screen(browser, 1200, 900)
+    with serving(tmp_path / "out", "--steps", "100") as (_, link):
+        enter(browser, link)
+        press(browser, "6")
+        reports = browser.execute_async_script(TEACHER, *tell_carpet(), 3)
+        pause(browser, True)
+        rates = [each["rate"] for each in reports]
+        assert rates[0] >= 0.3 and min(rates[1:]) <= 0.1
+        weights = {each["feature"]: each["theta"] for each in reports[-1]["weights"]}
+        assert weights["carpet"] < -0.5
+        shown = browser.find_element(By.CSS_SELECTOR, "#weights tbody").text
+        assert all(name in shown for name in weights)
+        assert "keeps off the carpet more" in browser.find_element(By.ID, "report").text + str(reports[0])
+        for width, scheme in ((1200, "light"), (1200, "dark"), (390, "light"), (390, "dark")):
+            set_screen(browser, width, 900, scheme)
+            assert browser.execute_script(TOO_WIDE) == [] and browser.execute_script(TOO_SMALL) == []
+            assert find_barriers(browser, axe) == []
+            take_screenshot(browser, SCREENSHOTS / f"carpet-report-{width}-{scheme}.png")
+        set_screen(browser, 1200, 900)
+        browser.find_element(By.ID, "save").click()
+        wait(browser, "document.querySelector('#notice').textContent.includes('kept')")
+        browser.find_element(By.ID, "undo-update").click()
+        wait(browser, "state.mode.version === 2 && state.reports.size === 2")
+        browser.find_element(By.ID, "open-stop").click()
+        browser.find_element(By.ID, "stop").click()
+        wait(browser, "state.mode.phase === 'finished'")
+        assert words(browser, "who-words") == "Finished"
+        assert find_barriers(browser, axe) == []
+    assert len(read_rows(tmp_path / "out/carpet/MEReQ-L/seed0")) == 2
