@@ -39,7 +39,7 @@ def browsing() -> Iterator[Chrome]:
 def set_screen(
     browser: Chrome, width: int, height: int, scheme: str = "light", *, still: bool = False
 ) -> None:
-    """Be a screen of this size [px], narrow ones with touch, in a colour scheme, with less motion if `still`."""
+    """Be a screen of this size [px], with touch if narrow, in a colour scheme; `still` reduces motion."""
     phone = width < 600
     device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)

@@ -46,7 +46,7 @@ function begin(welcome) {
   painter = makePainter(welcome.scene, welcome.actions);
   hands = new Hands(link, welcome, mayAct, wake);
   films = new Films(painter, [$("before"), $("after")], welcome.rate);
-  $("task").textContent = `: ${welcome.task}`;
+  $("task").textContent = welcome.task;
   document.title = `Teach: ${welcome.task}`;
   document.body.classList.toggle("replay", welcome.replay);
   if (!welcome.replay) buildPad(welcome);
@@ -134,9 +134,11 @@ function whoWords() {
   if (welcome.replay) return ["A recording", "Space stops it, and lets it go on."];
   if (!mode.controller) return [mode.person ? "Nobody drives" : "The policy drives", "No tab is in control."];
   if (!isMine()) return [mode.person ? "Somebody else drives" : "The policy drives", "Another tab is in control. You watch."];
+  if (mode.paused && mode.phase === "driving") return [mode.person ? "You drive" : "The policy drives", pauseWords(mode)];
   if (!mode.person) return ["The policy drives", mode.paused ? "" : takeoverWords()];
-  if (mode.pace === "turns") return ["You drive", "It waits for you. Each press is one step. Enter hands back."];
-  return ["You drive", mode.release === "key" ? "Hold keys to act. Enter hands back." : "Let go to hand back."];
+  const handBack = coarse.matches ? "Then hand back." : "Enter hands back.";
+  if (mode.pace === "turns") return ["You drive", `It waits for you. Each press is one step. ${handBack}`];
+  return ["You drive", mode.release === "key" ? `Hold keys to act. ${handBack}` : "Let go to hand back."];
 }
 
 function takeoverWords() {
@@ -207,28 +209,28 @@ function showConnection() {
   $("connection").textContent = !link.isLive ? "no connection" : trip === null ? "" : `round trip ${Math.round(trip)} ms`;
 }
 
-function veil(mark, words, button = "") {
-  $("veil").hidden = false;
-  $("veil-mark").textContent = mark;
-  $("veil-words").textContent = words;
-  $("veil-button").hidden = !button;
-  $("veil-button").textContent = button;
-}
-
-// What lies over a picture that does not move: why, and how to go on.
+// What lies over a picture that is not live: why.
 function showVeil() {
   const { mode } = state;
   $("stage").classList.toggle("stale", !link.isLive && !link.isOver);
-  if (link.isOver) veil("■", "Finished. What it learned is kept. The same command goes on with it.");
-  else if (!link.isOpen) {
-    const seconds = Math.max(0, Math.ceil((link.nextTry - performance.now()) / 1000));
-    const help = link.tries > 6 ? " If the server was started again, open the new link that it printed." : "";
-    veil("⚠", `Not connected: this picture is old. Trying again${seconds ? ` in ${seconds} s` : ""}.${help}`, "Try now");
-  } else if (!link.isLive) veil("⚠", "The server does not answer: this picture is old.");
-  else if (mode.phase === "driving" && mode.paused) {
-    const why = mode.why ? `${mode.why.charAt(0).toUpperCase()}${mode.why.slice(1)}. ` : "";
-    veil("❚❚", `Paused. ${why}${isMine() ? "Space goes on." : ""}`, isMine() ? "Go on" : "");
-  } else $("veil").hidden = true;
+  $("veil").hidden = link.isLive && !link.isOver;
+  $("connect").hidden = link.isOpen || link.isOver;
+  $("paused").hidden = !link.isLive || mode.phase !== "driving" || !mode.paused;
+  $("go-on").hidden = $("paused").hidden || !isMine();
+  $("veil-words").textContent = veilWords();
+}
+
+function veilWords() {
+  if (link.isOver) return "Finished. What it learned is kept. The same command goes on with it.";
+  if (link.isOpen) return "The server does not answer. This picture is old.";
+  const seconds = Math.max(0, Math.ceil((link.nextTry - performance.now()) / 1000));
+  const help = link.tries > 6 ? " If the server was started again, open the new link that it printed." : "";
+  return `Not connected. This picture is old. Trying again${seconds ? ` in ${seconds} s` : ""}.${help}`;
+}
+
+function pauseWords({ why }) {
+  const reason = why ? `${why.charAt(0).toUpperCase()}${why.slice(1)}. ` : "";
+  return `Paused. ${reason}${coarse.matches ? "" : "Space goes on."}`;
 }
 
 function showControls() {
@@ -543,9 +545,10 @@ function bindAll() {
     "hand-back": () => doWish("hand back"), pause: () => doWish("pause"), undo: () => doWish("undo"), go: () => doWish("go"),
     "open-help": openHelp, begin: closeHelp,
     "open-stop": () => $("stopping").showModal(),
-    "go-on": () => $("stopping").close(),
+    "keep-on": () => $("stopping").close(),
+    "go-on": () => doWish("pause"),
+    connect: () => link.connect(),
     stop: () => link.send({ type: "stop" }) && $("stopping").close(),
-    "veil-button": () => (link.isOpen ? doWish("pause") : link.connect()),
     play: () => { films.toggle(); showPlay(); },
     arrows: () => {
       showsArrows = !showsArrows;

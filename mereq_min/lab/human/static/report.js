@@ -71,7 +71,7 @@ export function scaleOf(weights) {
 export function listChanges(weights) {
   const sorted = [...(weights ?? [])].sort((a, b) => Math.abs(b.change) - Math.abs(a.change));
   const moved = sorted.filter((each) => Math.abs(each.change) >= 0.005);
-  return moved.map((each) => make("li", { class: each.change < 0 ? "less" : "more" }, each.words.replace("-", "−")));
+  return moved.map((each) => make("li", {}, each.words.split(":")[0], make("span", { class: "small" }, ` ${each.feature} ${signed(each.change)}`)));
 }
 
 export function listNumbers(report) {

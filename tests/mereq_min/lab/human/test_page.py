@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browsing import browsing, list_requests, press, send_key, set_screen, take_screenshot
+from browsing import browsing, list_requests, press, set_screen, take_screenshot
 from person import serving
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.skipif(
 PAGE = (
     "const done = arguments[arguments.length - 1]; import(new URL('page.js', location.href)).then((page) => "
 )
-# A person of the simulated expert's rule, who presses keys. The tables are by cell: what is objected to, and how
-# likely the expert takes each action.
+# A person of the simulated expert's rule, who presses keys. By cell: what is objected to, and how
+# likely each action is.
 TEACHER = """
     const [objects, chances, release, rounds, done] = arguments;
     import(new URL("page.js", location.href)).then(({ state, link }) => {
@@ -45,9 +45,9 @@ TEACHER = """
           document.activeElement.dispatchEvent(new KeyboardEvent(kind, { key, code: key, bubbles: true }));
       };
       let [seen, calm] = ["", 0];
-      const look = setInterval(() => {
+      const look = () => {
         const { frame, mode, welcome, reports } = state;
-        if (reports.has(rounds)) { clearInterval(look); done([...reports.values()]); return; }
+        if (reports.has(rounds)) { link.onMessage = hear; done([...reports.values()]); return; }
         const now = `${frame.n} ${frame.version} ${frame.t}`;
         if (now === seen || frame.proposal === null || mode.paused) return;
         seen = now;
@@ -59,7 +59,10 @@ TEACHER = """
         let [left, action] = [random(), 0];
         while ((left -= chances[cell][action]) > 0 && action < chances[cell].length - 1) action += 1;
         type(welcome.actions[action].key);
-      }, 4);
+      };
+      const hear = link.onMessage;
+      link.onMessage = (message) => { hear(message); look(); };
+      type(" ");
     });
 """
 
@@ -133,7 +136,7 @@ def test_take_over_hand_back_and_undo_by_the_keyboard_alone(browser: Chrome, car
     complaints(browser)
     enter(browser, carpet)
     pause(browser, True)
-    assert words(browser, "who-words") == "The policy drives" and "Paused" in words(browser, "veil-words")
+    assert words(browser, "who-words") == "The policy drives" and "Paused" in words(browser, "hint")
     n = ask(browser, "state.frame.n")
     press(browser, "ArrowUp")  # takes over, and takes one step: turn by turn
     wait(browser, f"state.mode.person && state.frame.n === {n + 1}")
@@ -163,12 +166,13 @@ def test_every_control_is_reached_and_pressed_by_tab(browser: Chrome, carpet: st
     set_screen(browser, 1200, 900)
     enter(browser, carpet, running=False)
     reached = []
-    browser.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
-    for _ in range(40):
+    for _ in range(60):
         press(browser, "Tab")
         name = browser.execute_script("return document.activeElement.id || document.activeElement.innerText")
-        if name in reached or browser.execute_script("return document.activeElement === document.body"):
+        if name in reached:
             break
+        if browser.execute_script("return document.activeElement === document.body"):
+            continue  # from the last one to the first
         assert browser.execute_script(
             "return getComputedStyle(document.activeElement).outlineStyle === 'solid'"
         ), name
@@ -208,7 +212,7 @@ def test_a_reload_keeps_control_and_a_second_tab_watches_and_may_claim(browser: 
     browser.close()
     browser.switch_to.window(first)
     wait(browser, "state.mode.controller === null && state.mode.paused")  # a closed tab pauses
-    assert "closed" in words(browser, "veil-words")
+    assert "closed" in ask(browser, "state.mode.why")
 
 
 @pytest.mark.slow
@@ -288,7 +292,7 @@ def test_nothing_keeps_people_out(browser: Chrome, carpet: str, axe: str) -> Non
 
 
 def tell_carpet() -> tuple[dict[str, list[bool]], dict[str, list[float]], int]:
-    """What the simulated expert of carpet objects to, and does, by cell; and after how many steps it lets go."""
+    """What the expert of carpet objects to, and does, by cell; and after how many calm steps it lets go."""
     task: Any = load_task("carpet")
     objects, chances = {}, {}
     actions = np.arange(5)
@@ -303,8 +307,8 @@ def tell_carpet() -> tuple[dict[str, list[bool]], dict[str, list[float]], int]:
 def test_a_person_at_the_page_teaches_the_carpet(browser: Chrome, tmp_path: Path, axe: str) -> None:
     set_screen(browser, 1200, 900)
     with serving(tmp_path / "out", "--steps", "100") as (_, link):
-        enter(browser, link)
-        press(browser, "6")
+        enter(browser, link, running=False)
+        press(browser, "5")  # the fastest at which a busy machine is not late
         reports = browser.execute_async_script(TEACHER, *tell_carpet(), 3)
         pause(browser, True)
         rates = [each["rate"] for each in reports]
