@@ -25,7 +25,7 @@ export function makeArm({ geoms, camera }, actions) {
   const gl = own.getContext("webgl2", { antialias: true, alpha: false, preserveDrawingBuffer: true });
   const gpu = gl && prepare(gl);
   const [right, up, back] = [0, 1, 2].map((k) => [camera.matrix[k], camera.matrix[3 + k], camera.matrix[6 + k]]);
-  const focal = 1 / Math.tan((camera.fovy * Math.PI) / 360);
+  const focal = 0.9 / Math.tan((camera.fovy * Math.PI) / 360); // a little wider, so that the elbow is seen
   const unit = ([x, y]) => [x / Math.hypot(x, y), y / Math.hypot(x, y)];
   const [across, away] = [unit(right), unit(up)]; // what right and up on the screen are on the table
 

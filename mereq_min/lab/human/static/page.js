@@ -283,7 +283,8 @@ function showRound() {
   const [policy, mine] = $("share").children;
   policy.style.width = `${(100 * (steps - person)) / Math.max(steps, whole)}%`;
   mine.style.width = `${(100 * person) / Math.max(steps, whole)}%`;
-  const words = `${steps} of ${whole} steps. You drove ${steps ? percent(person / steps) : "none"}${steps ? " of them" : ""}.`;
+  const count = mode.learning ? `${steps} steps so far` : `${steps} of ${whole} steps`;
+  const words = `${count}. You drove ${steps ? `${percent(person / steps)} of them` : "none"}.`;
   $("round-words").textContent = steps >= whole && !mode.learning ? `${words} It learns when this drive ends.` : words;
   $("share").setAttribute("aria-label", words);
   const learning = `It is learning from round ${round - 1}. You can go on: until it is done, the policy from before drives.`;

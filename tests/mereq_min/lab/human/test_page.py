@@ -308,6 +308,8 @@ def test_a_person_at_the_page_teaches_the_carpet(browser: Chrome, tmp_path: Path
     set_screen(browser, 1200, 900)
     with serving(tmp_path / "out", "--steps", "100") as (_, link):
         enter(browser, link, running=False)
+        ask(browser, "link.send({ type: 'undo', steps: 1000 })")  # what was not watched
+        wait(browser, "state.frame.n === 0")
         press(browser, "5")  # the fastest at which a busy machine is not late
         reports = browser.execute_async_script(TEACHER, *tell_carpet(), 3)
         pause(browser, True)
