@@ -310,7 +310,7 @@ function showReport() {
   }
   const rates = report.rates;
   $("report-title").textContent = `What it learned in round ${report.round}`;
-  $("report-words").textContent = rateWords(rates);
+  $("report-words").textContent = report.takeovers ? rateWords(rates) : "You did not take over, so it had nothing new to learn from.";
   const changes = listChanges(report.weights);
   $("changes").replaceChildren(...(changes.length ? changes : [make("li", {}, "Nothing changed much.")]));
   $("chart").replaceChildren(drawRates(rates));
@@ -320,7 +320,8 @@ function showReport() {
     $("weights").tBodies[0].replaceChildren(...report.weights.map((weight) => drawWeight(weight, largest)));
   }
   const unsure = report.unsure.replaceAll("+-", "±");
-  $("unsure").textContent = unsure ? `${unsure.charAt(0).toUpperCase()}${unsure.slice(1)}.` : "";
+  const where = report.telling === null ? "" : ` A takeover where the film "After" says ◆ (picture ${report.telling + 1}) would tell most.`;
+  $("unsure").textContent = unsure ? `${unsure.charAt(0).toUpperCase()}${unsure.slice(1)}.${where}` : where;
   $("numbers").replaceChildren(...listNumbers(report));
   showFilms(report);
 }
@@ -337,7 +338,7 @@ function showFilms(report) {
   const both = report.before?.scenes.length && report.after?.scenes.length;
   $("films").hidden = !both;
   $("arrows").hidden = !report.arrows;
-  films.show(both ? [report.before, report.after] : []);
+  films.show(both ? [report.before, report.after] : [], report.telling);
   if (!both) return;
   const nameOf = (version) => (version ? `policy ${version}` : "the policy at first");
   for (const [id, word, film] of [["before", "Before", report.before], ["after", "After", report.after]]) {

@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const REST = 1000; // time for which the last picture of a film stays [ms]
+const LINGER = 1500; // time for which the picture in which a takeover would tell most stays [ms]
 const FASTEST = 12; // pictures of a film a second [1/s]
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
@@ -84,8 +85,21 @@ export function listNumbers(report) {
     ["Your reaction time", report.reaction === null ? "not measured" : seconds(report.reaction)],
     ["Steps before a takeover that count as its cause", report.patience],
     ["Time to learn", seconds(report.update_seconds)],
+    ["Round trip to the server", report.round_trip_ms === null ? "not measured" : `${Math.round(report.round_trip_ms)} ms`],
   ];
   return rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]);
+}
+
+function drawTelling(context, width) {
+  const words = "◆ tells most";
+  context.font = "600 13px system-ui, sans-serif";
+  context.textAlign = "center";
+  context.textBaseline = "top";
+  const broad = context.measureText(words).width + 16;
+  context.fillStyle = "#171c23";
+  context.fillRect((width - broad) / 2, 4, broad, 22);
+  context.fillStyle = "#fff";
+  context.fillText(words, width / 2, 8);
 }
 
 // Two films that run at once, over and over.
@@ -100,8 +114,10 @@ export class Films {
     this.shown = null;
   }
 
-  show(films) {
+  // Show films; `telling` is the picture of the last one in which a takeover would tell most, or null.
+  show(films, telling = null) {
     this.films = films;
+    this.telling = telling;
     this.begun = performance.now();
     this.shown = null;
   }
@@ -119,8 +135,7 @@ export class Films {
   // Draw what is due now; resting films show their ends, with the way that led there.
   draw(now, fit) {
     if (!this.length) return;
-    const loop = this.length * this.interval + REST;
-    const k = this.plays ? Math.floor(((now - this.begun) % loop) / this.interval) : this.length;
+    const k = this.plays ? this.findPicture(now) : this.length;
     const size = this.canvases.map((canvas) => canvas.clientWidth).join();
     if (this.shown === `${k} ${size}`) return;
     this.shown = `${k} ${size}`;
@@ -131,6 +146,14 @@ export class Films {
       const trail = scenes.map((moving) => ({ moving, person: false }));
       const again = this.painter.draw(context, width, height, { moving: scenes.at(-1), before: null, share: 1, trail, person: false });
       if (again) this.shown = null;
+      if (k === this.telling && film === this.films.at(-1)) drawTelling(context, width);
     }
+  }
+
+  findPicture(now) {
+    const linger = this.telling === null ? 0 : LINGER;
+    const time = (now - this.begun) % (this.length * this.interval + linger + REST);
+    const reached = this.telling === null ? Infinity : this.telling * this.interval; // when the picture is due
+    return Math.floor((time < reached ? time : Math.max(reached, time - linger)) / this.interval);
   }
 }

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browsing import browsing, list_requests, press, set_screen, take_screenshot
+from browsing import browsing, list_requests, press, send_key, set_screen, take_screenshot
 from person import serving
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -336,3 +336,51 @@ def test_a_person_at_the_page_teaches_the_carpet(browser: Chrome, tmp_path: Path
         assert words(browser, "who-words") == "Finished"
         assert find_barriers(browser, axe) == []
     assert len(read_rows(tmp_path / "out/carpet/MEReQ-L/seed0")) == 2
+
+
+PINGS = """
+    const [count, done] = arguments;
+    import(new URL("page.js", location.href)).then(({ state, link }) => {
+      let left = count;
+      const timer = setInterval(() => {
+        if (left-- > 0) link.ping();
+        else { clearInterval(timer); setTimeout(() => done([link.roundTrips.slice(-count), state.mode.learning]), 500); }
+      }, 50);
+    });
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task, key, words_of", [("highway", "ArrowDown", "right_lane"), ("bottle", "s", "table_dist")]
+)
+def test_a_car_and_an_arm_answer_while_their_policy_learns(
+    browser: Chrome, tmp_path: Path, record_property: Any, task: str, key: str, words_of: str
+) -> None:
+    set_screen(browser, 1200, 900)
+    with serving(tmp_path / "out", "--steps", "1000", task=task) as (_, link):
+        enter(browser, link)
+        n = ask(browser, "state.frame.n")
+        send_key(browser, "keyDown", key)
+        wait(browser, f"state.mode.person && state.frame.by === 'person' && state.frame.n > {n + 2}")
+        send_key(browser, "keyUp", key)
+        take_screenshot(browser, SCREENSHOTS / f"{task}-taken-over.png")
+        press(browser, "Enter")
+        wait(browser, "!state.mode.person && state.frame.by === 'policy'")
+        wait(browser, "state.mode.ready", 120)
+        browser.find_element(By.ID, "learn").click()
+        wait(browser, "state.mode.learning")
+        trips, learns = browser.execute_async_script(PINGS, 100)
+        n = ask(browser, "state.frame.n")
+        wait(browser, f"state.frame.n > {n}")  # it drives on
+        print(
+            f"{task}: round trip {np.median(trips):.0f} ms, p99 {np.percentile(trips, 99):.0f} ms, learns {learns}"
+        )
+        record_property("round_trip_p99_ms", float(np.percentile(trips, 99)))
+        assert np.median(trips) < 250
+        wait(browser, "state.reports.size === 1 && state.mode.version === 1", 300)
+        pause(browser, True)
+        assert words_of in browser.find_element(By.ID, "weights").text
+        assert browser.execute_script(TOO_WIDE) == []
+        take_screenshot(browser, SCREENSHOTS / f"{task}-report.png")
+    assert complaints(browser) == []
