@@ -129,16 +129,16 @@ const mayAct = () => isDriving() && isMine() && !state.welcome.replay && !docume
 // Who is in control, and what this tab can do about it.
 function whoWords() {
   const { mode, welcome } = state;
+  if (mode?.phase === "finished") return ["Finished", "You can close this tab."];
   if (!link.isLive || !mode) return ["Not connected", "What you see is not live."];
-  if (mode.phase === "finished") return ["Finished", "You can close this tab."];
   if (welcome.replay) return ["A recording", "Space stops it, and lets it go on."];
   if (!mode.controller) return [mode.person ? "Nobody drives" : "The policy drives", "No tab is in control."];
   if (!isMine()) return [mode.person ? "Somebody else drives" : "The policy drives", "Another tab is in control. You watch."];
   if (mode.paused && mode.phase === "driving") return [mode.person ? "You drive" : "The policy drives", pauseWords(mode)];
   if (!mode.person) return ["The policy drives", mode.paused ? "" : takeoverWords()];
-  const handBack = coarse.matches ? "Then hand back." : "Enter hands back.";
-  if (mode.pace === "turns") return ["You drive", `It waits for you. Each press is one step. ${handBack}`];
-  return ["You drive", mode.release === "key" ? `Hold keys to act. ${handBack}` : "Let go to hand back."];
+  if (coarse.matches) return ["You drive", mode.pace === "turns" ? "Each press is one step." : "Hold a button to act."];
+  if (mode.pace === "turns") return ["You drive", "It waits for you. Each press is one step. Enter hands back."];
+  return ["You drive", mode.release === "key" ? "Hold keys to act. Enter hands back." : "Let go to hand back."];
 }
 
 function takeoverWords() {
@@ -166,7 +166,12 @@ function wordsOf(action) {
 function tellStory({ story, actions, discrete }) {
   $("story").textContent = story[0] ?? "A policy drives by itself. You see what it does.";
   $("wish").textContent = story[1] ?? "Perhaps you want it to behave another way.";
+  for (const part of document.querySelectorAll(".for-keys")) part.hidden = coarse.matches;
   const keys = $("help-keys");
+  if (coarse.matches) {
+    keys.append(discrete ? "press a button with a frame." : "hold a button with a frame, or drag the picture.");
+    return;
+  }
   const arrows = actions.filter((each) => ARROW_SIGNS[each.key]);
   if (arrows.length) keys.append(discrete ? "press " : "hold ", ...arrows.flatMap((each) => [make("kbd", {}, keyName(each.key)), " "]));
   const others = actions.filter((each) => !ARROW_SIGNS[each.key]);
@@ -206,7 +211,7 @@ function showWho() {
 
 function showConnection() {
   const trip = link.roundTrip;
-  $("connection").textContent = !link.isLive ? "no connection" : trip === null ? "" : `round trip ${Math.round(trip)} ms`;
+  $("connection").textContent = link.isOver ? "" : !link.isLive ? "no connection" : trip === null ? "" : `round trip ${Math.round(trip)} ms`;
 }
 
 // What lies over a picture that is not live: why.
@@ -555,6 +560,7 @@ function bindAll() {
     arrows: () => {
       showsArrows = !showsArrows;
       $("arrows").setAttribute("aria-pressed", String(showsArrows));
+      $("plan-words").hidden = !showsArrows;
       isDirty = true;
     },
   };
