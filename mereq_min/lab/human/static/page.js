@@ -131,7 +131,7 @@ function whoWords() {
   const { mode, welcome } = state;
   if (mode?.phase === "finished") return ["Finished", "You can close this tab."];
   if (!link.isLive || !mode) return ["Not connected", "What you see is not live."];
-  if (welcome.replay) return ["A recording", "Space stops it, and lets it go on."];
+  if (welcome.replay) return [mode.person ? "A person drives" : "The policy drives", `This is a recording. ${mode.paused ? "It is paused." : ""}`];
   if (!mode.controller) return [mode.person ? "Nobody drives" : "The policy drives", "No tab is in control."];
   if (!isMine()) return [mode.person ? "Somebody else drives" : "The policy drives", "Another tab is in control. You watch."];
   if (mode.paused && mode.phase === "driving") return [mode.person ? "You drive" : "The policy drives", pauseWords(mode)];
@@ -203,10 +203,10 @@ function showWho() {
   const [words, hint] = whoWords();
   $("who-words").textContent = words;
   $("hint").textContent = hint;
-  const nobody = !link.isLive || !mode || mode.phase === "finished" || welcome?.replay;
+  const nobody = !link.isLive || !mode || mode.phase === "finished";
   $("who").className = nobody ? "nobody" : mode.person ? "person" : "policy";
   $("stage").className = $("who").className;
-  $("claim").hidden = nobody || isMine();
+  $("claim").hidden = nobody || isMine() || welcome.replay;
 }
 
 function showConnection() {
@@ -239,7 +239,7 @@ function pauseWords({ why }) {
 }
 
 function showControls() {
-  const { mode, welcome } = state;
+  const { mode } = state;
   const can = isDriving() && isMine();
   const allow = { "hand-back": can && mode.person, pause: can, undo: can && mode.can_undo, go: can && mode.paused };
   Object.assign(allow, { learn: can && mode.can_learn, "undo-update": can && mode.can_undo_update });
@@ -255,7 +255,6 @@ function showControls() {
     button.setAttribute("aria-pressed", String([mode.pace, mode.release].includes(button.dataset.pace ?? button.dataset.release)));
   }
   for (const button of $("pad").querySelectorAll("button")) setEnabled(button, can);
-  $("driving").classList.toggle("replay", welcome.replay);
 }
 
 // A button that cannot be used keeps the focus that it may have.

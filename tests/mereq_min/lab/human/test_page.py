@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from browsing import browsing, list_requests, press, send_key, set_screen, take_screenshot
 from person import serving
-from selenium.webdriver import Chrome
+from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -118,6 +118,19 @@ def pause(browser: Chrome, on: bool) -> None:
         wait(browser, f"state.mode.paused === {json.dumps(on)}")
 
 
+def touch(browser: Chrome, selector: str) -> None:
+    """Touch an element with a finger."""
+    place = """
+        const element = document.querySelector(arguments[0]);
+        element.scrollIntoView({ block: "center" });
+        const box = element.getBoundingClientRect();
+        return { x: box.x + box.width / 2, y: box.y + box.height / 2 };
+    """
+    point = browser.execute_script(place, selector)
+    for kind, points in (("touchStart", [point]), ("touchEnd", [])):
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
 def words(browser: Chrome, name: str) -> str:
     return browser.find_element(By.ID, name).text
 
@@ -159,6 +172,34 @@ def test_take_over_hand_back_and_undo_by_the_keyboard_alone(browser: Chrome, car
     pause(browser, True)
     assert list_requests(browser) == {urlsplit(carpet).netloc}
     assert complaints(browser) == []
+
+
+STICK = """
+    const [right, pressed] = arguments;
+    const buttons = Array.from({ length: 17 }, (_, k) => ({ pressed: k === pressed }));
+    navigator.getGamepads = () => [null, { connected: true, axes: [right, 0, 0, 0], buttons }];
+"""
+
+
+def test_a_finger_and_a_gamepad_take_over_and_hand_back(browser: Chrome, carpet: str) -> None:
+    set_screen(browser, 390, 844)
+    enter(browser, carpet, running=False)
+    n = ask(browser, "state.frame.n")
+    touch(browser, "#pad .down")
+    wait(browser, f"state.mode.person && state.frame.n > {n} && state.frame.action === 2")
+    touch(browser, "#hand-back")
+    wait(browser, "!state.mode.person")
+    touch(browser, "#pause")
+    wait(browser, "state.mode.paused")
+    n = ask(browser, "state.frame.n")
+    browser.execute_script(STICK, 1, None)
+    wait(browser, f"state.mode.person && state.frame.n > {n} && state.frame.action === 1")
+    browser.execute_script(STICK, 0, 0)  # the lowest button
+    wait(browser, "!state.mode.person")
+    browser.execute_script(STICK, 0, 9)  # start
+    wait(browser, "state.mode.paused")
+    browser.execute_script(STICK, 0, None)
+    set_screen(browser, 1200, 900)
 
 
 def test_every_control_is_reached_and_pressed_by_tab(browser: Chrome, carpet: str) -> None:
@@ -353,6 +394,16 @@ PINGS = """
 """
 
 
+def drag(browser: Chrome) -> None:
+    """Drag the picture to the right, which takes over; it is let go, and handed back."""
+    scene = browser.find_element(By.ID, "scene")
+    ActionChains(browser).click_and_hold(scene).move_by_offset(90, 0).perform()
+    wait(browser, "state.mode.person && state.frame.by === 'person' && state.frame.action[0] > 0.3")
+    ActionChains(browser).release().perform()
+    press(browser, "Enter")
+    wait(browser, "!state.mode.person")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "task, key, words_of", [("highway", "ArrowDown", "right_lane"), ("bottle", "s", "table_dist")]
@@ -370,6 +421,8 @@ def test_a_car_and_an_arm_answer_while_their_policy_learns(
         take_screenshot(browser, SCREENSHOTS / f"{task}-taken-over.png")
         press(browser, "Enter")
         wait(browser, "!state.mode.person && state.frame.by === 'policy'")
+        if task == "bottle":
+            drag(browser)
         wait(browser, "state.mode.ready", 120)
         browser.find_element(By.ID, "learn").click()
         wait(browser, "state.mode.learning")
