@@ -38,7 +38,7 @@ export class Link {
 
   get roundTrip() {
     const sorted = this.roundTrips.slice(-5).sort((a, b) => a - b);
-    return sorted.length ? sorted[Math.floor(sorted.length / 2)] : null;
+    return sorted.length > 3 ? sorted[Math.floor(sorted.length / 2)] : null; // a page that loads is slow itself
   }
 
   connect() {

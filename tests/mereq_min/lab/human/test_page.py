@@ -412,7 +412,8 @@ def test_a_car_and_an_arm_answer_while_their_policy_learns(
     browser: Chrome, tmp_path: Path, record_property: Any, task: str, key: str, words_of: str
 ) -> None:
     set_screen(browser, 1200, 900)
-    with serving(tmp_path / "out", "--steps", "1000", task=task) as (_, link):
+    few = ("--max-iterations", "3", "--steps", "1000")
+    with serving(tmp_path / "out", *few, task=task) as (_, link):
         enter(browser, link)
         n = ask(browser, "state.frame.n")
         send_key(browser, "keyDown", key)
@@ -423,7 +424,6 @@ def test_a_car_and_an_arm_answer_while_their_policy_learns(
         wait(browser, "!state.mode.person && state.frame.by === 'policy'")
         if task == "bottle":
             drag(browser)
-        wait(browser, "state.mode.ready", 120)
         browser.find_element(By.ID, "learn").click()
         wait(browser, "state.mode.learning")
         trips, learns = browser.execute_async_script(PINGS, 100)
