@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(@D)/bin/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow floor python-3.13 opengl lint figures book book-check benchmark benchmark-highway benchmark-waiting \
-  benchmark-live benchmark-deep wheel clean
+.PHONY: demo test slow floor python-3.13 opengl browser lint figures book book-check benchmark benchmark-highway \
+  benchmark-waiting benchmark-live benchmark-deep wheel clean
 
 demo: .venv/.installed  ## align priors on a gridworld and on the highway, print before and after, draw pictures
 	@for method in MEReQ MEReQ-L; do \
@@ -20,10 +20,10 @@ PYTEST := -m pytest -q --durations=25 --numprocesses auto --maxprocesses 4 --dis
 # Small networks and matrices: threads would only get into one another's way.
 test slow floor python-3.13 book book-check: export OMP_NUM_THREADS = 1
 
-test: .venv/.installed-dev opengl  ## the default tests
+test: .venv/.installed-dev opengl browser build/axe-core/axe.min.js  ## the default tests
 	$(BIN)/python $(PYTEST)
 
-slow: .venv/.installed-dev opengl  ## the long tests, but for those of the book
+slow: .venv/.installed-dev opengl browser build/axe-core/axe.min.js  ## the long tests, but for those of the book
 	$(BIN)/python $(PYTEST) -m slow --ignore=tests/book
 
 # For other versions, a minute or two: tables, runs, pictures, command line; then simulators and networks.
@@ -67,9 +67,11 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html
 	$(BIN)/sphinx-build -W --keep-going --quiet book book/_build/html
 
-book-check: .venv/.installed-dev  ## open every page of the book in a browser; screenshots in book/_build/screenshots
+browser:  # pages are tested in Chromium
 	@command -v chromedriver > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends \
 	  chromium chromium-driver fonts-dejavu-core; }
+
+book-check: .venv/.installed-dev browser  ## open every page of the book in a browser; screenshots in book/_build/screenshots
 	$(BIN)/python -m pytest -q -m slow tests/book
 
 benchmark: .venv-bench/.installed  ## time the solvers and their peers on one core

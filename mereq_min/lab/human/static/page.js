@@ -147,7 +147,8 @@ function takeoverWords() {
   return `Press ${arrows ? "an arrow" : "an action"} key to take over.`;
 }
 
-function endWords({ success }) {
+function endWords({ success, scene }) {
+  if (scene.crashed || scene.cars?.[0][3]) return "A crash. The next drive begins.";
   if (success === null) return "This drive is over. The next one begins.";
   return success ? "Done: it reached its goal. The next one begins." : "Time is up. The next one begins.";
 }
