@@ -217,7 +217,7 @@ function makeHighway(still) {
       return Number.isFinite(gap) ? `${text} The next car in this lane is ${Math.round(gap)} metres ahead.` : text;
     },
     draw(context, width, height, view) {
-      const scale = Math.max(width / SIGHT, 5);
+      const scale = Math.max(width / SIGHT, Math.min(5, height / road / 1.7)); // cars stay large enough to see
       const middle = height / 2 - ((lanes - 1) / 2) * lane * scale;
       const cars = blend(view);
       const [x0] = cars[0];
@@ -380,8 +380,8 @@ function makeShelf({ places, distances, heights }) {
       context.fillRect(0, board + height * 0.05, width, height * 0.02);
       drawFlag(context, column(places - 1), board - s * 0.9, s * 2);
       const bottle = column(at("place"));
-      drawBottle(context, bottle, board, s * 0.72, height * 0.62);
-      const [x, y] = [bottle - s * (0.75 + at("distance")), board - rise * (at("height") + 0.5)];
+      drawBottle(context, bottle, board, s, height * 0.55);
+      const [x, y] = [bottle - s * (0.9 + at("distance")), board - rise * (at("height") + 0.5)];
       const way = action && WAYS[action.name];
       if (way && !(way[0] || way[1])) drawRing(context, x, y, s * 0.55);
       drawMark(context, x, y, s * 0.38, person);
@@ -394,7 +394,7 @@ function drawBottle(context, x, bottom, broad, tall) {
   context.fillStyle = "#2f6b4f";
   context.beginPath();
   context.roundRect(x - broad / 2, bottom - tall * 0.66, broad, tall * 0.66, broad * 0.15);
-  context.roundRect(x - broad * 0.18, bottom - tall, broad * 0.36, tall * 0.42, broad * 0.08);
+  context.roundRect(x - broad * 0.2, bottom - tall, broad * 0.4, tall * 0.42, broad * 0.08);
   context.fill();
   context.fillStyle = "#efe6cf";
   context.fillRect(x - broad / 2, bottom - tall * 0.45, broad, tall * 0.22);
