@@ -464,8 +464,10 @@ function buildPad({ actions, discrete }) {
   const spots = { ArrowUp: "up", ArrowLeft: "left", ArrowDown: "down", ArrowRight: "right" };
   const names = discrete ? "Press to take over" : "Hold to take over";
   pad.setAttribute("aria-label", names);
-  // Upward before downward: the buttons beside the arrows are read from left to right.
-  const others = actions.filter((each) => !spots[each.key]).reverse();
+  // By axis, upward before downward: the buttons beside the arrows are read from left to right.
+  const sum = (action) => action.reduce((before, value) => before + value, 0);
+  const rank = ({ action }) => (discrete ? action : action.findIndex(Boolean) - 0.4 * sum(action));
+  const others = actions.filter((each) => !spots[each.key]).sort((a, b) => rank(a) - rank(b));
   for (const { name, key, action } of [...actions.filter((each) => spots[each.key]), ...others]) {
     const button = make("button", { type: "button", class: spots[key] ?? "other" }, make("b", {}, name), " ", make("kbd", {}, keyName(key)));
     hands.bindButton(button, action);
