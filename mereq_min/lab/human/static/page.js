@@ -53,6 +53,7 @@ function begin(welcome) {
   if (!welcome.discrete) bindDrag();
   for (const { name, paint } of painter.legend) $("legend").append(drawLegend(name, paint));
   tellStory(welcome);
+  layOut();
 }
 
 function takeFrame(frame) {
