@@ -404,38 +404,55 @@ def drag(browser: Chrome) -> None:
     wait(browser, "!state.mode.person")
 
 
+def take_over_for_a_while(browser: Chrome, key: str) -> None:
+    n = ask(browser, "state.frame.n")
+    send_key(browser, "keyDown", key)
+    wait(browser, f"state.mode.person && state.frame.by === 'person' && state.frame.n > {n + 2}")
+    send_key(browser, "keyUp", key)
+    press(browser, "Enter")
+    wait(browser, "!state.mode.person && state.frame.by === 'policy'")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "task, key, words_of", [("highway", "ArrowDown", "right_lane"), ("bottle", "s", "table_dist")]
-)
+@pytest.mark.parametrize(("task", "key"), [("highway", "ArrowDown"), ("bottle", "s")])
 def test_a_car_and_an_arm_answer_while_their_policy_learns(
-    browser: Chrome, tmp_path: Path, record_property: Any, task: str, key: str, words_of: str
+    browser: Chrome, tmp_path: Path, record_property: Any, task: str, key: str
 ) -> None:
+    """The update itself takes minutes on a busy machine, and is not waited for."""
     set_screen(browser, 1200, 900)
-    few = ("--max-iterations", "3", "--steps", "1000")
-    with serving(tmp_path / "out", *few, task=task) as (_, link):
+    with serving(tmp_path / "out", "--steps", "1000", task=task) as (_, link):
         enter(browser, link)
-        n = ask(browser, "state.frame.n")
-        send_key(browser, "keyDown", key)
-        wait(browser, f"state.mode.person && state.frame.by === 'person' && state.frame.n > {n + 2}")
-        send_key(browser, "keyUp", key)
-        take_screenshot(browser, SCREENSHOTS / f"{task}-taken-over.png")
-        press(browser, "Enter")
-        wait(browser, "!state.mode.person && state.frame.by === 'policy'")
+        take_over_for_a_while(browser, key)
         if task == "bottle":
             drag(browser)
+        take_screenshot(browser, SCREENSHOTS / f"{task}-driving.png")
         browser.find_element(By.ID, "learn").click()
         wait(browser, "state.mode.learning")
         trips, learns = browser.execute_async_script(PINGS, 100)
-        n = ask(browser, "state.frame.n")
-        wait(browser, f"state.frame.n > {n}")  # it drives on
+        take_over_for_a_while(browser, key)
+        assert learns
         late = float(np.percentile(trips, 99))
-        print(f"{task}: round trip {np.median(trips):.0f} ms, p99 {late:.0f} ms, learns {learns}")
+        print(f"{task}: round trip {np.median(trips):.0f} ms, p99 {late:.0f} ms while it learns")
         record_property("round_trip_p99_ms", late)
         assert np.median(trips) < 250
-        wait(browser, "state.reports.size === 1 && state.mode.version === 1", 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "key", "feature"), [("highway", "ArrowDown", "right_lane"), ("bottle", "s", "table_dist")]
+)
+def test_what_a_car_and_an_arm_learned_is_shown(
+    browser: Chrome, tmp_path: Path, task: str, key: str, feature: str
+) -> None:
+    set_screen(browser, 1200, 900)
+    quick = {"task": f"person:make_quick_{task}"}
+    with serving(tmp_path / "out", "--max-iterations", "3", "--steps", "1000", **quick) as (_, link):
+        enter(browser, link)
+        take_over_for_a_while(browser, key)
+        browser.find_element(By.ID, "learn").click()
+        wait(browser, "state.reports.size === 1 && state.mode.version === 1", 120)
         pause(browser, True)
-        assert words_of in browser.find_element(By.ID, "weights").text
+        assert feature in browser.find_element(By.ID, "weights").text
         assert browser.execute_script(TOO_WIDE) == []
         take_screenshot(browser, SCREENSHOTS / f"{task}-report.png")
-    assert complaints(browser) == []
+        assert [each for each in complaints(browser) if link in each] == []
