@@ -39,7 +39,8 @@ class Teach:
     task: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ-L"
-    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L."""
+    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last; on tables also
+    MEReQ-R, HG-DAgger-1, Residual-BC, RLIF, PVP."""
     prior: str | None = None
     """The policy to align, in place of the task's own, see `mereq align`."""
     out: Path = Path("runs/live")

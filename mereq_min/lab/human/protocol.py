@@ -120,7 +120,10 @@ class LearnNow(msgspec.Struct, tag="learn", forbid_unknown_fields=True):
 
 
 class UndoUpdate(msgspec.Struct, tag="undo_update", forbid_unknown_fields=True):
-    """Take back the last update, and all steps since the round that it was made from ended."""
+    """Take back the last update, and all steps since the round that it was made from ended.
+
+    That round goes on, and the next update comes after as many steps again; see `LearnNow`.
+    """
 
 
 class SavePolicy(msgspec.Struct, tag="save_policy", forbid_unknown_fields=True):

@@ -230,6 +230,7 @@ class Session:
             pass
         self.rounds[-1] = Round(finished.first, finished.version)
         self._redo_round()
+        self._own_steps = 0  # the round goes on: else the same update would be made again at once
 
     def _to_action(self, action: int | list[float]) -> Any:
         space = self.drive.env.action_space

@@ -376,7 +376,8 @@ def test_a_person_at_the_page_teaches_the_carpet(browser: Chrome, tmp_path: Path
         wait(browser, "state.mode.phase === 'finished'")
         assert words(browser, "who-words") == "Finished"
         assert find_barriers(browser, axe) == []
-    assert read_rows(tmp_path / "out/carpet/MEReQ-L/seed0")[0]["intervention_rate"] == rates[0]
+    rows = read_rows(tmp_path / "out/carpet/MEReQ-L/seed0")
+    assert [row["intervention_rate"] for row in rows] == rates[:2]
 
 
 PINGS = """

@@ -121,6 +121,18 @@ def test_undoing_an_update_brings_the_round_back_as_it_was() -> None:
     assert_same(session, before)
 
 
+def test_an_update_that_was_taken_back_is_not_made_again_at_once() -> None:
+    session = start(n=30)
+    while not session.is_due:
+        session.apply(TAKE)
+    steps = session.n_steps
+    session.replay([LEARN, ADOPT, UndoUpdate(0.0)])
+    assert session.n_steps == steps and not session.is_due
+    while not session.is_due:
+        session.apply(TAKE)
+    assert session.n_steps >= steps + 30
+
+
 def test_a_policy_takes_over_at_the_next_proposal_and_no_sooner() -> None:
     session = start()
     session.replay([*[TAKE] * 10, LEARN, TAKE, TAKE])
