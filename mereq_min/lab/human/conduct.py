@@ -35,7 +35,6 @@ from mereq_min.lab.human.protocol import (
     Pause,
     Ping,
     Pong,
-    Report,
     SavePolicy,
     SetPace,
     Stop,
@@ -122,7 +121,6 @@ class Conductor:
         self._is_ready = False
         self._request, self._asked = 0, False  # number of the last request, and whether it is an update
         self._requests: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
-        self._update: tuple[Update, Report] | None = None  # what is written down and can take over
         self._writing = asyncio.Lock()  # of the run's iterations
         self._frame: Frame | None = None
         self._stepped = time.monotonic()
@@ -206,7 +204,7 @@ class Conductor:
             try:
                 if self._wishes:
                     await self._grant(self._wishes.popleft())
-                elif self._update is not None:
+                elif self._live.is_learning and len(self.folder.reports) > self._live.version:
                     await self._adopt()
                 elif self._live.is_learning and not self._asked:
                     self._begin_update()
@@ -376,7 +374,6 @@ class Conductor:
                 )
                 try:
                     await asyncio.to_thread(self.folder.commit, update, finished.steps, report)
-                    self._update = update, report
                     return
                 except OSError as error:
                     self._halt_for_disk(error)
@@ -384,11 +381,14 @@ class Conductor:
                 await asyncio.sleep(0.1)
 
     async def _adopt(self) -> None:
-        """Let the policy of an update take over, and report."""
-        assert self._update is not None  # _drive has looked
-        report = self._update[1]
+        """Let the policy of an update that is written down take over, and report.
+
+        It may have done so before: whoever takes back the first steps of a round takes that back too, and a
+        crash may have come before it.
+        """
+        report = self.folder.reports[self._live.version]
         await self._decide(Adopt(time.time()))
-        self._update, self._asked = None, False
+        self._asked = False
         self.room.send(report)
         if is_finished(self.folder.log, self.config.loop):
             await self._finish()
@@ -485,7 +485,7 @@ class Conductor:
                 await asyncio.to_thread(self.folder.take_back)
             done = len(self.folder.log)
             batches = [each.steps for each in self._live.rounds if each.steps is not None]
-            self._update, self._asked = None, False
+            self._asked = False
             self._ask(
                 "restore", self.folder.checkpoint(done), batches, self._patience_of(done) if done else 0
             )

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mereq_min.lab.commands.main import main
 from mereq_min.lab.human.folder import same_steps
-from mereq_min.lab.human.journal import UndoUpdate, read_journal
+from mereq_min.lab.human.journal import Adopt, UndoUpdate, read_journal
 from mereq_min.lab.human.replay import derive
 from mereq_min.lab.plugins import HUMAN, load_task
 from mereq_min.lab.runs.config import RunConfig
@@ -80,6 +80,22 @@ def test_a_person_teaches_the_policy_to_keep_off_the_carpet(server: tuple[Path, 
     assert read_config(run_of(out))["config"]["expert"] == HUMAN
     assert run_of(out).stat().st_mode & 0o777 == 0o700
     assert_derived_from_its_journal(run_of(out))
+
+
+def test_whoever_takes_a_whole_round_back_keeps_the_update(server: tuple[Path, str]) -> None:
+    """Its policy began to drive in the middle of the round, so that this is taken back, and done again."""
+    out, link = server
+    rows = read_rows(run_of(out))
+
+    async def undo(page: Page) -> None:
+        await page.send("pause", on=True)
+        await page.send("undo", steps=10_000)
+        await page.until(lambda each: each.last["frame"]["rewound"])
+        await page.until(lambda each: each.last["mode"]["version"] == len(rows))
+
+    play(link, undo)
+    assert read_rows(run_of(out)) == rows
+    assert isinstance(read_journal(run_of(out) / "live/journal.jsonl")[-1], Adopt)
 
 
 def test_undo_while_driving(server: tuple[Path, str]) -> None:

@@ -411,9 +411,8 @@ def test_what_crashes_left_is_removed_and_what_is_not_ours_is_kept(task, damaged
 def with_defaults(config, defaults=None):
     """The config of a record: settings that were not known yet have their defaults."""
     defaults = dataclasses.asdict(RunConfig("any")) if defaults is None else defaults
-    inner = {
-        name: with_defaults(config.get(name, {}), each) for name, each in defaults.items() if isinstance(each, dict)
-    }
+    nested = {name: each for name, each in defaults.items() if isinstance(each, dict)}
+    inner = {name: with_defaults(config.get(name, {}), each) for name, each in nested.items()}
     return {**defaults, **config, **inner}
 
 
