@@ -7,6 +7,7 @@ pi^(omega' / alpha_hat) times what they learn. Budgets are those of one exact so
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Customiser:
         check_number("temperature", self.temperature, 0, exclusive=True)
         check_number("scaled_prior_weight", self.scaled_prior_weight, 0)
 
-    @property
+    @cached_property
     def bonus(self) -> Array:
         """omega' log pi (S, A) of the prior [reward]."""
         return prior_bonus(np.maximum(self.log_prior, LOWEST_LOG_PRIOR), self.scaled_prior_weight)
@@ -108,7 +109,7 @@ class FeatureCloner(ResidualCloner):
     inverse RL, it solves no control problem.
     """
 
-    @property
+    @cached_property
     def features(self) -> Array:
         """One-step features (S, A, 2 K)."""
         mdp, prior = self.mdp, np.exp(self.log_prior)
@@ -126,9 +127,7 @@ class FeatureCloner(ResidualCloner):
 
 def takeovers(steps: Steps) -> NDArray[np.bool_]:
     """Return the mask (N,) of the policy's steps after which the expert took over at once."""
-    starts = np.append(steps.intervention_start[1:], False)
-    same = np.append(steps.episode[1:] == steps.episode[:-1], False)
-    return ~steps.is_intervention & starts & same
+    return ~steps.is_intervention & ~steps.good_enough(1)
 
 
 @dataclass(frozen=True, eq=False)
