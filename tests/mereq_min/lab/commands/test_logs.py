@@ -2,12 +2,10 @@
 
 import re
 import sys
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from mereq_min.lab.commands.main import main
 from mereq_min.lab.datasets.logs import LogSource
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.config import RunConfig
@@ -29,24 +27,6 @@ def _folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(name="call")
-def _call(folder, monkeypatch, capsys):
-    """What `mereq` does there."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-        said = capsys.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -58,37 +38,37 @@ def _call(folder, monkeypatch, capsys):
 )
 def test_a_run_is_exported_under_a_name_of_its_own(folder, call, kind, name):
     said = call("export", RUN, "--task", TASK, "--format", kind)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.strip() == f"160 steps written to {name}"
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.strip() == f"160 steps written to {name}"
     task = load_task(TASK)
     assert (
         LogSource(folder / name).load(task).record.sha256 == LogSource(folder / RUN).load(task).record.sha256
     )
-    assert call("export", RUN, "--task", TASK, "--format", kind).code == 1  # nothing is overwritten
+    assert call("export", RUN, "--task", TASK, "--format", kind).returncode == 1  # nothing is overwritten
 
 
 def test_an_export_can_be_fitted(folder, call):
-    assert call("export", RUN, "--task", TASK, "--format", "minari", "--out", "mine-v0").code == 0
+    assert call("export", RUN, "--task", TASK, "--format", "minari", "--out", "mine-v0").returncode == 0
     command = ("fit", "mine-v0", "--task", TASK, "--method", "MEReQ-L")
     said = call(*command)
-    assert said.code == 0, said.err
+    assert said.returncode == 0, said.stderr
     for part in (*load_task(TASK).feature_names, "standard error", "intervention rate"):
-        assert part in said.out
+        assert part in said.stdout
     fitted = folder / "runs/tiny-make_tiny-log-mine-v0/MEReQ-L/seed0"
     assert [row["theta"] for row in read_rows(fitted)] == [row["theta"] for row in read_rows(folder / RUN)]
     config = read_config(fitted)["config"]
     assert (config["expert"], config["log"]["name"]) == ("recorded", "mine-v0")
     assert (fitted / "curve.png").exists()
     assert (fitted / "film.gif").exists()
-    assert "had finished before" in call(*command).out
+    assert "had finished before" in call(*command).stdout
 
 
 def test_methods_are_fitted_to_one_log_and_rolled_out(folder, call):
     methods = ("IWR-FT", "MEReQ-L")
     options = ("--seeds", "1", "--workers", "1", "--out", "all", "--methods", *methods)
     said = call("compare", TASK, "--log", RUN, *options)
-    assert said.code == 0, said.err
-    rows = dict(re.findall(r"^│ (\S+) +│(.*)│$", said.out, flags=re.MULTILINE))
+    assert said.returncode == 0, said.stderr
+    rows = dict(re.findall(r"^│ (\S+) +│(.*)│$", said.stdout, flags=re.MULTILINE))
     assert list(rows) == ["prior", *methods]
     task = load_task(TASK)
     for name in methods:
@@ -103,17 +83,17 @@ def test_methods_are_fitted_to_one_log_and_rolled_out(folder, call):
 
 
 def test_whole_demonstrations_are_fitted(folder, call):
-    assert call("export", RUN, "--task", TASK, "--out", "demonstrations.csv").code == 0
+    assert call("export", RUN, "--task", TASK, "--out", "demonstrations.csv").returncode == 0
     table = pd.read_csv(folder / "demonstrations.csv")
     table.drop(columns=["is_intervention", "policy_version"]).to_csv(
         folder / "demonstrations.csv", index=False
     )
     said = call("fit", "demonstrations.csv", "--task", TASK)
-    assert said.code == 1
-    assert "has no is_intervention" in said.err
-    assert "pass --demonstrations" in said.err
+    assert said.returncode == 1
+    assert "has no is_intervention" in said.stderr
+    assert "pass --demonstrations" in said.stderr
     said = call("fit", "demonstrations.csv", "--task", TASK, "--demonstrations")
-    assert said.code == 0, said.err
+    assert said.returncode == 0, said.stderr
     (row,) = read_rows(folder / "runs/tiny-make_tiny-log-demonstrations/MEReQ/seed0")
     assert row["expert_samples"] == row["steps"] == len(table)
 
@@ -134,21 +114,21 @@ def test_whole_demonstrations_are_fitted(folder, call):
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(call, arguments, sentence):
     said = call(*arguments)
-    assert said.code in (1, 2)
-    assert sentence in " ".join(said.err.split())
-    assert "Traceback" not in said.err
-    assert "bug" not in said.err
+    assert said.returncode in (1, 2)
+    assert sentence in " ".join(said.stderr.split())
+    assert "Traceback" not in said.stderr
+    assert "bug" not in said.stderr
 
 
 def test_a_module_that_only_a_record_names_is_not_imported(call):
     said = call("export", RUN, "--out", "own.csv")
-    assert said.code == 2
-    assert f"a module that its record alone names; pass --task {TASK}" in " ".join(said.err.split())
+    assert said.returncode == 2
+    assert f"a module that its record alone names; pass --task {TASK}" in " ".join(said.stderr.split())
 
 
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     said = call("export", RUN, "--task", TASK, "--format", "parquet", "--out", "new.parquet")
-    assert said.code == 2
-    assert "needs the package pyarrow" in said.err
-    assert ".[data]" in said.err
+    assert said.returncode == 2
+    assert "needs the package pyarrow" in said.stderr
+    assert ".[data]" in said.stderr

@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,24 +42,6 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
 def mereq(*arguments, cwd):
     command = [MEREQ, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(name="call")
-def _call(tmp_path, monkeypatch, capsys):
-    """What `mereq` does in `tmp_path`, in this process: starting another takes longer than most commands."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-        said = capsys.readouterr()
-        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
-
-    return call
 
 
 def test_help_names_every_command_and_setting(tmp_path):
