@@ -11,8 +11,7 @@ import numpy as np
 
 from gridworlds.maps import MOVES, Layout
 from mereq_min.interfaces import Policy
-from mereq_min.lab.human.protocol import ActionName
-from mereq_min.lab.human.scenes import ARROWS, Chart, Scene
+from mereq_min.lab.human.scenes import ARROWS, Chart, Scene, discrete_keys
 from mereq_min.validation import Array
 
 Words = Mapping[str, tuple[str, str]]
@@ -65,7 +64,7 @@ def map_scene(
     """
     still = {"map": ["".join(row) for row in layout.letters], "legend": dict(legend)}
     keys = [*ARROWS, "x"]
-    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(MOVES, keys, strict=True)))
+    actions = discrete_keys(MOVES, keys)
     idle = list(MOVES).index("stay")
 
     def moving(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
@@ -102,7 +101,7 @@ def lanes_scene(shape: tuple[int, int, int, int]) -> Scene:
     lanes, _, gaps, speeds = shape
     names = ("lane left", "idle", "lane right", "faster", "slower")
     keys = ("ArrowUp", "x", "ArrowDown", "ArrowRight", "ArrowLeft")
-    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(names, keys, strict=True)))
+    actions = discrete_keys(names, keys)
     words: Words = {
         "collision": ("minds a crash less", "avoids a crash more"),
         "right_lane": ("keeps right more", "keeps right less"),
@@ -131,7 +130,7 @@ def shelf_scene(shape: tuple[int, int, int]) -> Scene:
     places, distances, heights = shape
     names = ("forward and up", "forward", "forward and down", "back", "stay")
     keys = ("ArrowUp", "ArrowRight", "ArrowDown", "ArrowLeft", "x")
-    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(names, keys, strict=True)))
+    actions = discrete_keys(names, keys)
     words: Words = {
         "hand2bottle": ("keeps away from the bottle more", "stays at the bottle more"),
         "bottle2goal": ("hurries less", "hurries to the goal more"),

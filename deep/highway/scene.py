@@ -9,8 +9,7 @@ import numpy as np
 
 from deep.highway.engine import LANE_WIDTH, LENGTH, WIDTH
 from deep.highway.roads import ACTIONS, RoadConfig
-from mereq_min.lab.human.protocol import ActionName
-from mereq_min.lab.human.scenes import Scene
+from mereq_min.lab.human.scenes import Scene, discrete_keys
 
 IN_SIGHT = 120.0
 """Distance along the road from the ego up to which cars are shown [m]."""
@@ -30,7 +29,7 @@ STORY = (
 def highway_scene(config: RoadConfig) -> Scene:
     """The scene of a road."""
     keys = ("ArrowUp", "x", "ArrowDown", "ArrowRight", "ArrowLeft")
-    actions = tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(ACTIONS, keys, strict=True)))
+    actions = discrete_keys(ACTIONS, keys)
     still = {"lanes": config.lanes_count, "lane_width": LANE_WIDTH, "length": LENGTH, "width": WIDTH}
     idle = ACTIONS.index("idle")
     return Scene(

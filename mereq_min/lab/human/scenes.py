@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,11 @@ def scene_of(task: Task) -> Scene:
     return getattr(task, "scene", None) or _make_picture(task)
 
 
+def discrete_keys(names: Iterable[str], keys: Iterable[str]) -> tuple[ActionName, ...]:
+    """Actions 0, 1, ... by their names, and the key of each."""
+    return tuple(ActionName(name, key, a) for a, (name, key) in enumerate(zip(names, keys, strict=True)))
+
+
 def axis_keys(names: tuple[tuple[str, str], ...], n: int) -> tuple[ActionName, ...]:
     """Actions over a Box of n numbers: a pair of keys for each axis.
 
@@ -113,7 +118,8 @@ def _make_picture(task: Task) -> Scene:
     space: Any = env.action_space
     if hasattr(space, "n"):
         keys = [*ARROWS, *"123456789"]
-        actions = tuple(ActionName(f"action {a}", keys[a], a) for a in range(min(int(space.n), len(keys))))
+        n = min(int(space.n), len(keys))
+        actions = discrete_keys([f"action {a}" for a in range(n)], keys[:n])
         idle: Action | None = None
     else:
         actions, idle = axis_keys((), int(space.shape[0])), [0.0] * int(space.shape[0])
