@@ -12,7 +12,7 @@ import tyro
 
 from mereq_min.interfaces import Task
 from mereq_min.lab.commands.console import complaints, console
-from mereq_min.lab.human.folder import same_steps
+from mereq_min.lab.human.folder import journal_file, same_steps
 from mereq_min.lab.human.journal import read_journal
 from mereq_min.lab.human.replay import derive, retrace
 from mereq_min.lab.human.show import Show
@@ -52,7 +52,7 @@ class Replay:
         """Show, film or check the session."""
         check_number("speed", self.speed, 0.1, 10)
         config = msgspec.convert(read_config(self.run)["config"], RunConfig)
-        read_journal(self.run / "live" / "journal.jsonl")
+        read_journal(journal_file(self.run))
         task = load_run_task(self.run, task=self.task, prior=self.prior)
         if self.check:
             check_session(self.run, task, config)
@@ -79,7 +79,7 @@ def check_session(path: Path, task: Task, config: RunConfig) -> None:
     """
     rows = read_rows(path)
     with complaints.status("deriving the session and its updates anew"):
-        session, updates = derive(task, config, read_journal(path / "live" / "journal.jsonl"))
+        session, updates = derive(task, config, read_journal(journal_file(path)))
     for row, update, found in zip(rows, updates, session.rounds, strict=False):
         number = row["iteration"]
         if found.steps is None or not same_steps(read_steps(path, number), found.steps):

@@ -172,7 +172,7 @@ class Conductor:
         for each in self._live.history:
             if isinstance(each, Take):
                 self.reactions.remember(each.reaction)
-        self._frame = make_frame(self._live)
+        self._frame = make_frame(self._live, self.scene)
 
     def _patience_of(self, round_number: int) -> int:
         learns = [each for each in self._live.history if isinstance(each, Learn)]
@@ -295,7 +295,7 @@ class Conductor:
 
         def both() -> None:
             do()
-            self._frame = make_frame(self._live, rewound=rewound)
+            self._frame = make_frame(self._live, self.scene, rewound=rewound)
 
         await asyncio.to_thread(both)
         assert self._frame is not None  # just made
@@ -542,5 +542,5 @@ class Conductor:
 
     def _greet(self, tab: str) -> list[msgspec.Struct]:
         assert self._frame is not None  # made before anybody can connect
-        welcome = make_welcome(self.task, self.config, tab, replay=False)
+        welcome = make_welcome(self.task, self.scene, self.config, tab, replay=False)
         return [welcome, self._mode(), self._frame, *self.folder.reports]

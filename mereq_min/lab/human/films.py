@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from mereq_min.interfaces import Policy, Task
-from mereq_min.lab.human.scenes import scene_of
+from mereq_min.lab.human.scenes import Scene, scene_of
 from mereq_min.rollout import rollout
 from mereq_min.steps import Steps
 
@@ -20,9 +20,9 @@ LONGEST_FILM, LONGEST_PICTURES = 100, 25
 class _Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Keeps what the first episode shows."""
 
-    def __init__(self, task: Task, stride: int) -> None:
-        self.scene = scene_of(task)
-        super().__init__(task.make_env(self.scene.render_mode))
+    def __init__(self, task: Task, scene: Scene, stride: int) -> None:
+        super().__init__(task.make_env(scene.render_mode))
+        self.scene = scene
         self.scenes: list[dict[str, Any]] = []
         self._stride, self._t, self._episodes = stride, 0, 0
 
@@ -66,8 +66,9 @@ def film_policy(task: Task, policy: Policy, seed: int) -> PolicyFilm:
         policy: drives.
         seed: of the episode: two policies with the same seed are shown from the same start.
     """
-    longest = LONGEST_PICTURES if scene_of(task).needs_pictures else LONGEST_FILM
+    scene = scene_of(task)
+    longest = LONGEST_PICTURES if scene.needs_pictures else LONGEST_FILM
     stride = -(-(task.horizon + 1) // longest)
-    env = _Watched(task, stride)
+    env = _Watched(task, scene, stride)
     steps = rollout(task, policy, None, task.horizon, np.random.default_rng(seed), env=env)
     return PolicyFilm(env.scenes, steps.select((steps.episode == 0) & (steps.t % stride == 0)))

@@ -74,7 +74,7 @@ class Folder:
         self.path.chmod(0o700)
         make_folder(self.live)
         self.live.chmod(0o700)
-        self.journal = Journal(self.live / "journal.jsonl")
+        self.journal = Journal(journal_file(self.path))
         self.log = open_run(self.path, header, config)
         if not self.log:
             save_prior(self.path, config, self.task)
@@ -107,10 +107,7 @@ class Folder:
 
     def policy(self, version: int) -> Policy:
         """The policy after an update, from the arrays that were kept; 0 is the first one."""
-        file = self._file("policy", version)
-        if version == 0 and not file.exists():
-            return self.task.prior
-        return self.task.load_policy(load_arrays(file))
+        return load_kept_policy(self.path, self.task, version)
 
     def keep_first_policy(self, arrays: Arrays | None) -> None:
         """Keep the policy that drives first, if it is not the prior."""
@@ -187,7 +184,25 @@ class Folder:
         self._held.close()
 
     def _file(self, kind: str, number: int, suffix: str = "safetensors") -> Path:
-        return self.live / f"{kind}-{number:03d}.{suffix}"
+        return kept_file(self.path, kind, number, suffix)
+
+
+def journal_file(path: Path) -> Path:
+    """The journal of the session in a run's folder."""
+    return path / "live" / "journal.jsonl"
+
+
+def kept_file(path: Path, kind: str, number: int, suffix: str = "safetensors") -> Path:
+    """What a run's folder keeps of an update: its `policy`, `checkpoint` or `report`."""
+    return path / "live" / f"{kind}-{number:03d}.{suffix}"
+
+
+def load_kept_policy(path: Path, task: Task, version: int) -> Policy:
+    """The policy after an update, from the arrays that a run's folder keeps; 0 is the first one."""
+    file = kept_file(path, "policy", version)
+    if version == 0 and not file.exists():
+        return task.prior
+    return task.load_policy(load_arrays(file))
 
 
 def read_report(file: Path) -> Report:

@@ -26,7 +26,7 @@ from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.files import Arrays
 from mereq_min.lab.runs.records import Row
 from mereq_min.lab.runs.run import describe, load_config_task, policy_arrays
-from mereq_min.loop import Iteration
+from mereq_min.loop import fit_log
 from mereq_min.methods import METHODS, make_aligner
 from mereq_min.steps import Steps, concatenate
 from mereq_min.validation import Array
@@ -107,15 +107,10 @@ class Pupil:
             patience: steps before each takeover that count as its cause [steps].
         """
         begun, before = time.perf_counter(), self._policy
-        everything, steps = concatenate(batches), batches[-1]
         with threadpool_limits(1):
-            _, info = self.aligner.update(everything, patience)
-            self._policy = self.aligner.policy
-            samples = int(everything.is_intervention.sum())
-            iteration = Iteration(
-                len(batches), steps, steps.intervention_rate, samples, self.aligner.policy, info
-            )
-            row = describe(self.task, self.config, iteration, before=len(everything) - len(steps))
+            (iteration,) = fit_log(self.aligner, batches, patience, n_done=len(batches) - 1)
+            self._policy, info = iteration.policy, iteration.info
+            row = describe(self.task, self.config, iteration, before=sum(map(len, batches[:-1])))
         seconds = time.perf_counter() - begun
         chart = scene_of(self.task).chart
         old, new = (film_policy(self.task, policy, self.config.seed) for policy in (before, self._policy))

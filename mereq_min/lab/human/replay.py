@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from mereq_min.interfaces import Policy, Task
+from mereq_min.lab.human.folder import journal_file, load_kept_policy
 from mereq_min.lab.human.journal import Adopt, Entry, Learn, Take, effective, read_journal
 from mereq_min.lab.human.learning import Pupil, Update
 from mereq_min.lab.human.session import Session
 from mereq_min.lab.runs.config import RunConfig
-from mereq_min.lab.runs.files import load_arrays
 
 
 def derive(task: Task, config: RunConfig, entries: Sequence[Entry]) -> tuple[Session, list[Update]]:
@@ -25,13 +26,13 @@ def derive(task: Task, config: RunConfig, entries: Sequence[Entry]) -> tuple[Ses
         The session as it was left, and its updates.
     """
     pupil, updates = Pupil(task, config), list[Update]()
+    first = pupil.first_policy
 
     def policy(version: int) -> Policy:
         if version:
             return task.load_policy(updates[version - 1].policy)
-        return task.prior if pupil.first_policy is None else task.load_policy(first)
+        return task.prior if first is None else task.load_policy(first)
 
-    first = pupil.first_policy or {}
     session = Session(task, config.seed, policy, steps_per_round=config.loop.steps_per_iteration)
     for decision in effective(entries):
         session.apply(decision)
@@ -53,13 +54,8 @@ def retrace(path: Path, task: Task, config: RunConfig, render_mode: str | None =
     Yields:
         The same session, at its start and after each step and each policy that took over.
     """
-    live = path / "live"
-    history: list[Take | Learn | Adopt] = effective(read_journal(live / "journal.jsonl"))
-
-    def policy(version: int) -> Policy:
-        file = live / f"policy-{version:03d}.safetensors"
-        return task.prior if version == 0 and not file.exists() else task.load_policy(load_arrays(file))
-
+    history: list[Take | Learn | Adopt] = effective(read_journal(journal_file(path)))
+    policy = partial(load_kept_policy, path, task)
     n = config.loop.steps_per_iteration
     session = Session(task, config.seed, policy, steps_per_round=n, render_mode=render_mode)
     yield session

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from mereq_min.interfaces import Task
-from mereq_min.lab.human.folder import read_report
+from mereq_min.lab.human.folder import kept_file, read_report
 from mereq_min.lab.human.protocol import (
     Act,
     Begin,
@@ -63,7 +63,7 @@ class Show:
         on_open: Callable[[str], None] = lambda link: None,
     ) -> None:
         self.path, self.task, self.config, self.speed = path, task, config, speed
-        self._on_open = on_open
+        self.scene, self._on_open = scene_of(task), on_open
         self._coming = self._derive()
         self._frames: list[tuple[Frame, bool]] = [next(self._coming)]
         self._at, self._go, self._is_paused, self._is_over = 0, 0, False, False
@@ -81,9 +81,8 @@ class Show:
 
     def _derive(self) -> Iterator[tuple[Frame, bool]]:
         """The frames of the session, and whether the person was in control."""
-        scene = scene_of(self.task)
-        for session in retrace(self.path, self.task, self.config, scene.render_mode):
-            frame = make_frame(session)
+        for session in retrace(self.path, self.task, self.config, self.scene.render_mode):
+            frame = make_frame(session, self.scene)
             yield frame, frame.by == "person"
 
     async def run(self) -> None:
@@ -108,7 +107,7 @@ class Show:
             await self._woken.wait()
             return
         if not self._go:
-            rate = scene_of(self.task).rate * self.speed
+            rate = self.scene.rate * self.speed
             try:
                 await asyncio.wait_for(self._woken.wait(), 1 / rate)
                 return
@@ -139,7 +138,7 @@ class Show:
             self.room.send(self._report(self._told))
 
     def _report(self, version: int) -> Report:
-        return read_report(self.path / "live" / f"report-{version:03d}.json")
+        return read_report(kept_file(self.path, "report", version, "json"))
 
     def _hear(self, tab: str, message: FromPage) -> None:
         if isinstance(message, Ping):
@@ -168,7 +167,7 @@ class Show:
         frame, _ = self._frames[self._at]
         reports = [self._report(version) for version in range(1, frame.version + 1)]
         self._told = frame.version
-        welcome = make_welcome(self.task, self.config, tab, replay=True)
+        welcome = make_welcome(self.task, self.scene, self.config, tab, replay=True)
         return [welcome, self._mode(), frame, *reports]
 
     def _send_mode(self) -> None:

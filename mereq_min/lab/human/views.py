@@ -8,14 +8,14 @@ import numpy as np
 
 from mereq_min.interfaces import Task
 from mereq_min.lab.human.protocol import Action, ActionName, Frame, Welcome
-from mereq_min.lab.human.scenes import scene_of
+from mereq_min.lab.human.scenes import Scene
 from mereq_min.lab.human.session import Session
 from mereq_min.lab.runs.config import RunConfig
 
 
-def make_welcome(task: Task, config: RunConfig, tab: str, *, replay: bool) -> Welcome:
+def make_welcome(task: Task, scene: Scene, config: RunConfig, tab: str, *, replay: bool) -> Welcome:
     """What does not change during a session."""
-    scene, env = scene_of(task), task.make_env()
+    env = task.make_env()
     env.close()
     return Welcome(
         task=config.task,
@@ -33,9 +33,9 @@ def make_welcome(task: Task, config: RunConfig, tab: str, *, replay: bool) -> We
     )
 
 
-def make_frame(session: Session, *, rewound: bool = False) -> Frame:
+def make_frame(session: Session, scene: Scene, *, rewound: bool = False) -> Frame:
     """What a session has come to."""
-    drive, last, scene = session.drive, session.last, scene_of(session.task)
+    drive, last = session.drive, session.last
     space = drive.env.action_space
     return Frame(
         n=session.n_steps,
