@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor
+from deep.nets import evaluate, mlp_from_arrays, mlp_to_arrays
 from mereq_min.validation import Array, check_array, check_number
 
 LOG_STD_BOUNDS = (-5.0, 2.0)
@@ -116,8 +116,7 @@ class SquashedGaussianPolicy:
         return (np.asarray(action, dtype=np.float64) - self.centre) / self.half_width
 
     def _head(self, state: NDArray[Any]) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return split_head(self.net(to_tensor(state)))
+        return split_head(torch.as_tensor(evaluate(self.net, state)))
 
 
 def squashed_gaussian_policy(arrays: dict[str, NDArray[Any]]) -> SquashedGaussianPolicy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -77,6 +77,39 @@ def mlp(
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def _linear(layer: nn.Linear, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    y = x @ layer.weight.detach().numpy().T
+    if layer.bias is not None:
+        y += layer.bias.detach().numpy()
+    return y
+
+
+_IN_NUMPY: dict[type[nn.Module], Callable[[Any, NDArray[np.float32]], NDArray[np.float32]]] = {
+    nn.Flatten: lambda layer, x: x.reshape(*x.shape[: layer.start_dim], -1),
+    Scale: lambda layer, x: x.reshape(len(x), -1) * layer.scale.numpy(),
+    nn.Linear: _linear,
+    nn.ReLU: lambda _, x: np.maximum(x, 0),
+    nn.Tanh: lambda _, x: np.tanh(x),
+}
+"""What numpy computes for a layer of an `mlp`."""
+
+
+def evaluate(net: nn.Module, observations: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the outputs (N, ...) of a network for observations (N, ...), without gradients.
+
+    An `mlp` is evaluated by numpy: in rollouts the batches are so small that torch takes most of its time to
+    look up what to do. Other networks are evaluated by torch.
+    """
+    layers = list(net) if isinstance(net, nn.Sequential) else [net]
+    if not all(type(layer) in _IN_NUMPY for layer in layers):
+        with torch.no_grad():
+            return net(to_tensor(observations)).numpy()
+    x = np.asarray(observations, np.float32)
+    for layer in layers:
+        x = _IN_NUMPY[type(layer)](layer, x)
+    return x
 
 
 def to_tensor(array: NDArray[Any]) -> torch.Tensor:

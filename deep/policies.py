@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deep.nets import mlp_from_arrays, mlp_to_arrays, to_tensor, with_prefix
+from deep.nets import evaluate, mlp_from_arrays, mlp_to_arrays, with_prefix
 from mereq_min.interfaces import Policy
 from mereq_min.soft import log_softmax
 from mereq_min.validation import Array, check_number
@@ -56,8 +55,7 @@ class DiscretePolicy:
 
     def log_probs(self, state: NDArray[Any]) -> Array:
         """Return the log-probabilities (N, A) of all actions in states (N, ...)."""
-        with torch.no_grad():
-            values = self.net(to_tensor(state)).numpy()
+        values = evaluate(self.net, state)
         if self.temperature == 0:
             best = values.argmax(axis=1)[:, None] == np.arange(values.shape[1])
             return np.where(best, 0.0, -np.inf)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deep.gaussian import SquashedGaussianPolicy
-from deep.nets import ACTIVATIONS, OneHot, to_tensor
+from deep.nets import ACTIVATIONS, OneHot, evaluate, to_tensor
 from deep.policies import DiscretePolicy
 from deep.torch_zip import MAX_AXES, ZIP_ERRORS, open_archive, read_member, read_tensors, shorten
 from mereq_min.interfaces import Policy, Task
@@ -68,8 +68,7 @@ class GaussianPolicy:
         return (mean + np.exp(self.log_std) * rng.standard_normal(mean.shape)).astype(np.float32)
 
     def _mean(self, state: NDArray[Any]) -> Array:
-        with torch.no_grad():
-            return self.net(to_tensor(state)).numpy().astype(float)
+        return evaluate(self.net, state).astype(float)
 
 
 class StateDependentNoise(nn.Module):

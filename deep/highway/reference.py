@@ -114,6 +114,15 @@ class ReferenceEnv(gym.Env[Any, Any]):
         Raises:
             ValueError: if shapes or types differ, a value is not finite, or a lane does not exist.
         """
+        self.place(state)
+        return self.simulator.observation_type.observe()
+
+    def place(self, state: RoadState) -> None:
+        """Do what `set_state` does, without its observation, which takes longer than drawing a picture.
+
+        Raises:
+            ValueError: if shapes or types differ, a value is not finite, or a lane does not exist.
+        """
         vehicles = self.simulator.road.vehicles
         cars, roads = check_state(state, (1, len(vehicles)), self.config.lanes_count)
         for car, vehicle in zip(cars[0], vehicles, strict=True):
@@ -122,7 +131,6 @@ class ReferenceEnv(gym.Env[Any, Any]):
         load_generator(self.np_random, roads[0])
         self.simulator.np_random = self.simulator.road.np_random = self.np_random
         self._is_set = True
-        return self.simulator.observation_type.observe()
 
     def render(self) -> Any:
         """Render the road; return an RGB image (height, width, 3), or None if a window shows it.
@@ -171,7 +179,7 @@ class DrawnHighwayEnv(HighwayEnv):
         Raises:
             ResetNeeded: before the first `reset`.
         """
-        self._painter.set_state(self.get_state())
+        self._painter.place(self.get_state())
         return self._painter.render()
 
     def close(self) -> None:

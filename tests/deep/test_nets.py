@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from deep.nets import (
+    ACTIVATIONS,
+    evaluate,
     load_optimiser,
     mlp,
     mlp_from_arrays,
@@ -115,3 +117,32 @@ def test_damaged_moments_are_refused(name, value, message):
     arrays = {key: array for key, array in arrays.items() if array is not None}
     with pytest.raises(ValueError, match=message):
         load_optimiser(optimiser, arrays)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scale", [None, np.linspace(0.5, 2, 6)])
+@pytest.mark.parametrize("n", [1, 64])
+def test_numpy_evaluates_a_network_as_torch_does(activation, scale, n):
+    net = mlp([6, 5, 4], 0, scale, activation)
+    x = np.random.default_rng(0).normal(size=(n, 2, 3))
+    x.setflags(write=False)
+    expected = net(torch.tensor(x, dtype=torch.float32)).detach().numpy()
+    actual = evaluate(net, x)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_evaluation_follows_the_network():
+    net = mlp([3, 4, 2], seed=0)
+    x = np.ones((5, 3))
+    assert evaluate(net, x).any()
+    zero_last_layer(net)
+    assert not evaluate(net, x).any()
+
+
+def test_torch_evaluates_networks_that_are_no_perceptrons():
+    net = torch.nn.Sequential(torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
+    x = np.array([[1.0, 2.0, 6.0]])
+    np.testing.assert_array_equal(
+        evaluate(net, x), net(torch.tensor(x, dtype=torch.float32)).detach().numpy()
+    )
