@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deep.rollouts import Rollout, collect
 from mereq_min.interfaces import Policy
-from mereq_min.steps import Steps, time_weights
+from mereq_min.steps import Steps, ratio_covariance, time_weights
 from mereq_min.validation import Array, Mask, check_number
 
 
@@ -67,14 +67,14 @@ class LearnerConfig:
     """Budget of a solve."""
 
     num_envs: int = 64
-    """Parallel environments; each of them runs for `horizon` steps in a round [environments]."""
+    """Parallel environments, at least 2; each of them runs for `horizon` steps in a round [environments]."""
     updates: int = 100
     """Gradient updates in a round [updates]."""
     first_rounds: int = 30
     """Rounds of the first solve; each later solve continues from the last one with one round [rounds]."""
 
     def __post_init__(self) -> None:
-        check_number("num_envs", self.num_envs, 1, integer=True)
+        check_number("num_envs", self.num_envs, 2, integer=True)
         check_number("updates", self.updates, 1, integer=True)
         check_number("first_rounds", self.first_rounds, 1, integer=True)
 
@@ -139,6 +139,12 @@ class NeuralLearner:
         episodes = self._solved()
         weights = self._time_weights()
         return np.einsum("te,tek->k", weights, episodes.features) / weights.sum()
+
+    def mean_features_covariance(self) -> Array:
+        """Return the covariance (K, K) of `mean_features`' sampling errors, from the spread of episodes."""
+        weights = self._time_weights()
+        centred = self._solved().features - self.mean_features()
+        return ratio_covariance(np.einsum("te,tek->ek", weights, centred), weights.sum())
 
     def mean_features_jacobian(self) -> Array:
         """Return the derivative of `mean_features` (rows, K) in theta (columns, K).

@@ -157,6 +157,10 @@ class ExactLearner:
         visits = visitation(self.mdp, self._solved().log_policy, self.horizon, self.discount)
         return np.einsum("sa,sak->k", visits, self.mdp.features) / visits.sum()
 
+    def mean_features_covariance(self) -> Array:
+        """Return zeros (K, K): visits are exact."""
+        return np.zeros((self.mdp.n_features,) * 2)
+
     def mean_features_jacobian(self) -> Array:
         """Return the derivative (K, K) of `mean_features` in theta.
 

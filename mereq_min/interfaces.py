@@ -186,6 +186,10 @@ class Learner(Protocol):
         """Return the mean features (K,) of the last solved policy over whole episodes."""
         ...
 
+    def mean_features_covariance(self) -> Array:
+        """Return the covariance (K, K) of `mean_features`' sampling errors, 0 where they are exact."""
+        ...
+
     def mean_features_jacobian(self) -> Array:
         """Return the derivative (K, K) of `mean_features` in theta, [k, j] = d f_bar_k / d theta_j."""
         ...

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +15,7 @@ from scipy.linalg import eigh
 from scipy.special import expit, logit
 
 from mereq_min.interfaces import Learner, Policy, TemperedLearner
-from mereq_min.steps import Steps, mean_features, time_weights
+from mereq_min.steps import Steps, mean_features, ratio_covariance, time_weights
 from mereq_min.validation import Array, Mask, check_array, check_number
 
 
@@ -62,6 +63,9 @@ class FeatureMatchingConfig:
     """eta, factor on the difference of mean features [reward]."""
     tolerance: float = 0.01
     """Stop when the norm of the difference of mean features falls below it [feature]."""
+    noise: float = 0.5
+    """Stop as well when it falls below so many times the norm of the standard errors of the policy's own mean
+    features, because theta would then follow the noise of rollouts. Exact learners have no such errors."""
     max_steps: int = 150
     """Largest number of policies solved for in one update."""
     discount: float = 1.0
@@ -70,6 +74,7 @@ class FeatureMatchingConfig:
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, 0, exclusive=True)
         check_number("tolerance", self.tolerance, 0)
+        check_number("noise", self.noise, 0)
         check_number("max_steps", self.max_steps, 1, integer=True)
         check_number("discount", self.discount, 0, 1, exclusive=True)
 
@@ -147,11 +152,14 @@ def match_features(
         policy = learner.solve(theta)
         gradient = target - learner.mean_features()
         norm = float(np.linalg.norm(gradient))
-        if norm < config.tolerance or iteration == config.max_steps:
+        own_covariance = learner.mean_features_covariance()
+        converged = norm < max(config.tolerance, config.noise * math.sqrt(own_covariance.trace()))
+        if converged or iteration == config.max_steps:
             break
         theta = theta + config.learning_rate * gradient
-    errors = _matching_errors(learner, _target_covariance(steps, weights, config.discount))
-    return Estimate(theta, errors, policy, norm, iteration, norm < config.tolerance)
+    covariance = _target_covariance(steps, weights, config.discount) + own_covariance
+    errors = _matching_errors(learner, covariance)
+    return Estimate(theta, errors, policy, norm, iteration, converged)
 
 
 def maximise_likelihood(
@@ -421,16 +429,13 @@ def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:
     used = weights * time_weights(steps.t, discount)
     residual = used[:, None] * (steps.features - used @ steps.features / used.sum())
     _, unit = np.unique(steps.episode, return_inverse=True)
-    n_units = unit.max() + 1
-    if n_units == 1:
-        return np.full((residual.shape[1],) * 2, np.inf)
-    sums = np.zeros((n_units, residual.shape[1]))
+    sums = np.zeros((unit.max() + 1, residual.shape[1]))
     np.add.at(sums, unit, residual)
-    return n_units / (n_units - 1) * sums.T @ sums / used.sum() ** 2
+    return ratio_covariance(sums, used.sum())
 
 
 def _matching_errors(learner: Learner, covariance: Array) -> Array:
-    """Return standard errors by the delta method: Cov(theta) = J^-1 Cov(f_bar_E) J^-T."""
+    """Return standard errors by the delta method: Cov(theta) = J^-1 Cov(f_bar_E - f_bar_pi_hat) J^-T."""
     jacobian = learner.mean_features_jacobian()
     if np.linalg.cond(jacobian) > 1e12 or np.isinf(covariance).any():
         return np.full(len(jacobian), np.inf)

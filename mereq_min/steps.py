@@ -178,6 +178,25 @@ def time_weights(t: NDArray[np.int64], discount: float) -> Array:
     return np.power(discount, t)
 
 
+def ratio_covariance(deviations: Array, weight: float) -> Array:
+    """Return the covariance (K, K) of the sampling errors of a weighted mean over steps of whole episodes.
+
+    Such a mean is a ratio of two sums over independent episodes, each of which counts by the sum of its
+    weighted deviations (Cochran, Sampling Techniques, 1977, chapter 6).
+
+    Args:
+        deviations: (n, K) sums over each episode of weight times deviation from the mean.
+        weight: sum of the weights of all steps.
+
+    Returns:
+        The covariance; infinite for one episode.
+    """
+    n = len(deviations)
+    if n == 1:
+        return np.full((deviations.shape[1],) * 2, np.inf)
+    return n / (n - 1) * deviations.T @ deviations / weight**2
+
+
 def mean_features(steps: Steps, weights: Array, discount: float) -> Array:
     """Return the weighted mean f_bar (K,) of the features of steps, Chen et al. (2025).
 

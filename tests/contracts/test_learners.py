@@ -22,6 +22,7 @@ from mereq_min import ExactLearner, Learner, Steps, solve_residual, solve_soft
 
 THETA = np.array([0.4, -0.7, 0.2])
 TEMPERATURE, PRIOR_TEMPERATURE, PRIOR_WEIGHT, HORIZON = 0.2, 0.3, 0.8, 40
+ENVS = 256
 ENGINES: tuple[Engine, ...] = ("torch", "jax")
 SCALED_PRIOR_WEIGHT = PRIOR_WEIGHT * PRIOR_TEMPERATURE
 
@@ -72,7 +73,7 @@ def make_neural(
         agent,
         lambda n: TabularVectorEnv(mdp, n, HORIZON),
         horizon=HORIZON,
-        config=LearnerConfig(num_envs=256, first_rounds=rounds),
+        config=LearnerConfig(num_envs=ENVS, first_rounds=rounds),
     )
 
 
@@ -198,17 +199,30 @@ def test_the_next_solve_follows_theta_from_where_the_last_one_ended(case, residu
     assert abs(kl) <= case.kl
 
 
-def test_mean_features_are_those_of_rolled_out_episodes(case, learner):
+@pytest.fixture(name="rolled_out")
+def _rolled_out(case, learner):
+    """Mean features (4000, K) of episodes of the learner's policy."""
     mdp, _ = problem()
     rng, episodes = np.random.default_rng(0), 4_000
     state = rng.choice(mdp.n_states, size=episodes, p=mdp.initial)
     rows = np.cumsum(mdp.transition.toarray(), axis=1)
-    total = np.zeros(mdp.n_features)
+    total = np.zeros((episodes, mdp.n_features))
     for _ in range(HORIZON):
         action = learner.policy.sample(case.observe(state), rng)
-        total += mdp.features[state, action].sum(axis=0)
+        total += mdp.features[state, action]
         state = (rng.random(episodes)[:, None] >= rows[state * mdp.n_actions + action]).sum(axis=1)
-    np.testing.assert_allclose(learner.mean_features(), total / (episodes * HORIZON), atol=0.01)
+    return total / HORIZON
+
+
+def test_mean_features_are_those_of_rolled_out_episodes(learner, rolled_out):
+    np.testing.assert_allclose(learner.mean_features(), rolled_out.mean(axis=0), atol=0.01)
+
+
+def test_their_covariance_is_that_of_as_many_episodes(name, learner, rolled_out):
+    if name == "exact":
+        assert not learner.mean_features_covariance().any()
+    else:
+        assert_close(learner.mean_features_covariance(), np.cov(rolled_out.T) / ENVS, 0.3)
 
 
 def test_mean_features_jacobian_is_their_derivative(case, residual, learner):

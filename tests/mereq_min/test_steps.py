@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from toy import make_steps
 
-from mereq_min.steps import Steps, concatenate, mean_features, sample_weights, time_weights
+from mereq_min.steps import (
+    Steps,
+    concatenate,
+    mean_features,
+    ratio_covariance,
+    sample_weights,
+    time_weights,
+)
 from mereq_min.validation import Mask
 
 episodes = st.lists(st.text("PE", min_size=1, max_size=9), max_size=5).map("|".join)
@@ -286,3 +293,20 @@ def test_steps_that_were_apart_are_not_joined_by_a_selection() -> None:
     steps = make_steps(features, is_intervention=controlled)
     expert = steps.select(steps.is_intervention)
     assert expert.segments() == [slice(0, 2), slice(2, 4)]
+
+
+def test_the_covariance_of_a_ratio_is_the_spread_over_repeats() -> None:
+    """Episodes of random length, whose features depend on the length."""
+    rng = np.random.default_rng(0)
+    means, stated = [], []
+    for _ in range(2_000):
+        length = rng.integers(1, 8, size=50)
+        sums = length[:, None] * np.column_stack([length, rng.normal(size=50)])
+        mean = sums.sum(axis=0) / length.sum()
+        means.append(mean)
+        stated.append(ratio_covariance(sums - length[:, None] * mean, length.sum()))
+    assert_allclose(np.mean(stated, axis=0), np.cov(np.array(means).T), rtol=0.1, atol=2e-3)
+
+
+def test_one_episode_says_nothing_of_its_own_error() -> None:
+    assert np.isinf(ratio_covariance(np.zeros((1, 2)), 3.0)).all()
