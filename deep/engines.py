@@ -30,24 +30,25 @@ def choose_engine(wanted: Engine | None, nets: Iterable[nn.Module] = ()) -> Engi
     """Return the engine of a learner with these networks.
 
     Args:
-        wanted: what the config asks for; None takes what the environment variable MEREQ_ENGINE names, without
-            it "torch", which the recorded runs were made with.
+        wanted: what the config asks for; None takes what the environment variable MEREQ_ENGINE names, and
+            without it "jax" if JAX is installed and can compute the networks, else "torch".
         nets: the networks that an update evaluates.
 
     Raises:
         ValueError: if the wanted engine is unknown, or cannot compute the networks.
         ImportError: if the wanted engine is "jax" and JAX is not installed.
     """
-    wanted = wanted or cast(Engine, os.environ.get("MEREQ_ENGINE") or "torch")
+    wanted = wanted or cast(Engine | None, os.environ.get("MEREQ_ENGINE") or None)
     check_engine(wanted)
-    if wanted == "torch":
-        return wanted
-    if find_spec("jax") is None:
+    unusual = next((net for net in nets if find_activation(net) < 0), None)
+    has_jax = find_spec("jax") is not None
+    if wanted is None:
+        return "jax" if has_jax and unusual is None else "torch"
+    if wanted == "jax" and not has_jax:
         raise ImportError(
             "engine 'jax' needs JAX: run pip install -e '.[fast]' in your checkout of mereq-min"
         )
-    unusual = next((net for net in nets if find_activation(net) < 0), None)
-    if unusual is not None:
+    if wanted == "jax" and unusual is not None:
         raise ValueError(f"engine 'jax' needs networks built like `deep.nets.mlp`, got {unusual}")
     return wanted
 

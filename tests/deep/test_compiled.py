@@ -171,13 +171,15 @@ def test_only_networks_that_can_be_compiled_are():
         SACConfig(engine="numba")
     prior = SquashedGaussianPolicy(unusual, BOX.low, BOX.high)
     assert ResidualSAC(N_INPUTS, BOX, K, gamma=0.9, temperature=0.3, prior=prior).engine == "torch"
+    assert make_sac(None).engine == "jax"
 
 
 def test_the_environment_chooses_where_the_config_leaves_it_open(monkeypatch):
-    assert make_dqn(None).engine == "torch"
-    monkeypatch.setenv("MEREQ_ENGINE", "jax")
+    monkeypatch.delenv("MEREQ_ENGINE", raising=False)
     assert make_dqn(None).engine == "jax"
-    assert make_dqn("torch").engine == "torch"
+    monkeypatch.setenv("MEREQ_ENGINE", "torch")
+    assert make_dqn(None).engine == "torch"
+    assert make_dqn("jax").engine == "jax"
     monkeypatch.setenv("MEREQ_ENGINE", "tensorflow")
     with pytest.raises(ValueError, match="engine must be 'torch', 'jax' or None, got 'tensorflow'"):
         make_sac(None)
