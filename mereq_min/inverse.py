@@ -152,13 +152,12 @@ def match_features(
         policy = learner.solve(theta)
         gradient = target - learner.mean_features()
         norm = float(np.linalg.norm(gradient))
-        own_covariance = learner.mean_features_covariance()
-        converged = norm < max(config.tolerance, config.noise * math.sqrt(own_covariance.trace()))
+        noise = math.sqrt(learner.mean_features_covariance().trace())
+        converged = norm < max(config.tolerance, config.noise * noise)
         if converged or iteration == config.max_steps:
             break
         theta = theta + config.learning_rate * gradient
-    covariance = _target_covariance(steps, weights, config.discount) + own_covariance
-    errors = _matching_errors(learner, covariance)
+    errors = _matching_errors(learner, _target_covariance(steps, weights, config.discount))
     return Estimate(theta, errors, policy, norm, iteration, converged)
 
 
@@ -435,7 +434,7 @@ def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:
 
 
 def _matching_errors(learner: Learner, covariance: Array) -> Array:
-    """Return standard errors by the delta method: Cov(theta) = J^-1 Cov(f_bar_E - f_bar_pi_hat) J^-T."""
+    """Return standard errors by the delta method: Cov(theta) = J^-1 Cov(f_bar_E) J^-T."""
     jacobian = learner.mean_features_jacobian()
     if np.linalg.cond(jacobian) > 1e12 or np.isinf(covariance).any():
         return np.full(len(jacobian), np.inf)

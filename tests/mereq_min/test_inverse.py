@@ -268,15 +268,11 @@ def test_matching_stops_within_the_noise_of_the_policys_means(factor: float) -> 
     steps = draw_steps(mdp, expert, np.random.default_rng(0), n_episodes=50, horizon=20)
     weights, start = np.ones(len(steps)), np.zeros(2)
     config = FeatureMatchingConfig(tolerance=1e-3, noise=factor, max_steps=500)
-    exact, noisy = (Noisy(mdp, 0.3, horizon=20) for _ in range(2))
-    noisy.noise = noise
-    estimate = match_features(noisy, steps, weights, start, config)
+    learner = Noisy(mdp, 0.3, horizon=20)
+    learner.noise = noise
+    estimate = match_features(learner, steps, weights, start, config)
     limit = max(1e-3, factor * noise)
     assert estimate.converged and 0.5 * limit < estimate.gradient_norm < limit
-    again = match_features(exact, steps, weights, estimate.theta, FeatureMatchingConfig(max_steps=1))
-    inverse = np.linalg.inv(exact.mean_features_jacobian())
-    added = np.sqrt(noise**2 * inverse[:, 0] ** 2)  # the noise moves theta as the expert's own does
-    assert_allclose(estimate.standard_errors**2, again.standard_errors**2 + added**2, rtol=1e-6)
 
 
 # Segment likelihood ----------------------------------------------------------------------------------------
