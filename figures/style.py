@@ -8,9 +8,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from mereq_min.lab.show.plots import METHOD_COLOURS, STYLE, save_figure
+from mereq_min.lab.show.plots import COLOURS, METHOD_COLOURS, STYLE, save_figure
 
-__all__ = ["METHOD_COLOURS", "save"]
+__all__ = ["COLOURS", "METHOD_COLOURS", "save"]
 
 plt.rcParams.update(STYLE)
 

@@ -28,6 +28,38 @@ PRESETS = {
 }
 """Imperfections by name. The human is not fitted to people: it is an expert who errs in five ways at once."""
 
+REACTION = (0.3, 0.8)
+"""Range of a person's time from the decision to take over until the key, drawn at each takeover [s]."""
+HOLDING_ON = 0.5
+"""Mean time for which a person holds on after there is no reason to [s]."""
+TIRING = 0.02
+"""Growth of a person's misses and slips within an episode, see `Imperfections.fatigue` [1/s]."""
+
+
+def make_human(rate: float, share: float = 1.0) -> Imperfections:
+    """The errors of the preset `human`, with a person's times at a task's own rate.
+
+    The reaction time of real people to what they see and expect is a few tenths of a second; the other two
+    times are guesses.
+
+    Args:
+        rate: steps that the person watches in a second [1/s].
+        share: by how much the errors and times are those of a person; 0 is an ideal expert.
+    """
+    check_number("rate", rate, 0, exclusive=True)
+    check_number("share", share, 0, 1)
+    errors = PRESETS["human"]
+    return Imperfections(
+        miss_rate=share * errors.miss_rate,
+        false_alarm_rate=share * errors.false_alarm_rate,
+        reaction_delay=share * REACTION[0] * rate,
+        reaction_delay_range=share * (REACTION[1] - REACTION[0]) * rate,
+        release_delay=share * HOLDING_ON * rate,
+        random_action_rate=share * errors.random_action_rate,
+        temperature_ratio=1.0 + share * (errors.temperature_ratio - 1.0),
+        fatigue=share * TIRING / rate,
+    )
+
 
 class SimulatedExpert:
     """Takes over after `patience` consecutive violations, hands back after `release` steps without one.
@@ -43,6 +75,9 @@ class SimulatedExpert:
         release: consecutive steps without violation before handing back, >= 1 [steps].
         imperfections: errors of the expert; those that `Imperfections.change_policy` must be in `policy`.
         slips: distribution of random actions; needed if there are any.
+
+    Attributes:
+        delay: time from the last decision to take over until its takeover, not yet rounded down [steps].
 
     Raises:
         ValueError: if `patience` or `release` is below 1, or `slips` is missing.
@@ -66,6 +101,7 @@ class SimulatedExpert:
         self.policy, self.violation = policy, violation
         self.patience, self.release = patience, release
         self.imperfections = imperfections
+        self.delay = 0.0
         self._hand_back()
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -78,14 +114,13 @@ class SimulatedExpert:
         self._controls = False
         # Consecutive violations while the policy is in control, steps without one while the expert is.
         self._streak = 0
-        self._due: int | None = None  # steps until a takeover that is already decided
+        self._due: int | None = None  # steps until a change of control that is already decided
         self._last_action: NDArray[Any] | None = None  # of this intervention
 
     def intervene(self, state: NDArray[Any], policy_action: NDArray[Any]) -> NDArray[Any] | None:
         """Return the expert's action if it controls this step, else None; see `interfaces.Expert`."""
         if self._controls:
-            if self._streak >= self.release:
-                self._hand_back()
+            self._consider_hand_back()
         else:
             self._consider_takeover()
         violates = self._sees_violation(state, policy_action)
@@ -111,15 +146,29 @@ class SimulatedExpert:
             rate = self.imperfections.false_alarm_rate
             false_alarm = rate > 0 and self.rng.random() < rate
             if self._streak >= self.patience or false_alarm:
-                self._due = self.imperfections.reaction_delay + self._draw_extra_delay()
+                self.delay = self._draw_delay()
+                self._due = int(self.delay)
         if self._due == 0:
             self._controls, self._streak, self._due = True, 0, None
         elif self._due is not None:
             self._due -= 1
 
-    def _draw_extra_delay(self) -> int:
-        spread = self.imperfections.reaction_delay_spread
-        return int(self.rng.geometric(1.0 / (1.0 + spread))) - 1 if spread > 0 else 0
+    def _consider_hand_back(self) -> None:
+        if self._due is None and self._streak >= self.release:
+            self._due = self._draw_geometric(self.imperfections.release_delay)
+        if self._due == 0:
+            self._hand_back()
+        elif self._due is not None:
+            self._due -= 1
+
+    def _draw_delay(self) -> float:
+        errors = self.imperfections
+        extra = self._draw_geometric(errors.reaction_delay_spread)
+        width = errors.reaction_delay_range
+        return errors.reaction_delay + extra + (self.rng.uniform(0.0, width) if width > 0 else 0.0)
+
+    def _draw_geometric(self, mean: float) -> int:
+        return int(self.rng.geometric(1.0 / (1.0 + mean))) - 1 if mean > 0 else 0
 
     def _sees_violation(self, state: NDArray[Any], policy_action: NDArray[Any]) -> bool:
         return not self._errs("miss_rate") and self.violation(state, policy_action)

@@ -85,11 +85,15 @@ class Imperfections:
     """Probability of overlooking a violation [per step]."""
     false_alarm_rate: float = 0.0
     """Probability of deciding to take over without a violation [per step under the policy's control]."""
-    reaction_delay: int = 0
-    """Steps from the decision to take over until the takeover; violations before the last `patience` steps
-    then count as good enough [steps]."""
+    reaction_delay: float = 0
+    """Time from the decision to take over until the takeover, which comes with the first step after it;
+    violations before the last `patience` steps then count as good enough [steps]."""
+    reaction_delay_range: float = 0.0
+    """Largest value of a random time (uniform from 0) that each takeover is later than that [steps]."""
     reaction_delay_spread: float = 0.0
     """Mean of a random time (geometric, so memoryless) that each takeover is later than that [steps]."""
+    release_delay: float = 0.0
+    """Mean of a random time (geometric) for which the expert holds on after it would hand back [steps]."""
     random_action_rate: float = 0.0
     """Probability that an action of the expert is uniformly random [per step under the expert's control]."""
     repeat_rate: float = 0.0
@@ -110,9 +114,9 @@ class Imperfections:
     def __post_init__(self) -> None:
         for name in ("miss_rate", "false_alarm_rate", "random_action_rate", "repeat_rate", "myopia"):
             check_number(name, getattr(self, name), 0, 1)
-        check_number("reaction_delay", self.reaction_delay, 0, integer=True)
         check_number("temperature_ratio", self.temperature_ratio, 0, exclusive=True)
-        for name in ("reaction_delay_spread", "wish_share", "fatigue"):
+        delays = ("reaction_delay", "reaction_delay_range", "reaction_delay_spread", "release_delay")
+        for name in (*delays, "wish_share", "fatigue"):
             check_number(name, getattr(self, name), 0)
 
     @property

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from strategies import generators
 from tiny import make_tiny
 
-from mereq_min.experts import PRESETS, DemonstratingExpert, RuleOracle, SimulatedExpert
+from mereq_min.experts import PRESETS, DemonstratingExpert, RuleOracle, SimulatedExpert, make_human
 from mereq_min.interfaces import Imperfections, Policy
 from mereq_min.policies import UniformPolicy
 from mereq_min.soft import solve_soft
@@ -357,6 +357,69 @@ def test_the_human_is_the_one_of_the_study() -> None:
     assert PRESETS["none"] == Imperfections()
 
 
+# A person's times ------------------------------------------------------------------------------------------
+
+
+def takeover_steps(expert: SimulatedExpert, episodes: int) -> Any:
+    """Steps from the takeover of an ideal expert to this one's, in episodes that begin with a violation."""
+    who = watch(expert, ("v" + "." * 60 + "|") * episodes).split("|")[:-1]
+    return np.array([each.index("E") - 1 for each in who])
+
+
+@pytest.mark.parametrize("rate", [1.0, 3.0, 20.0])
+def test_a_person_takes_over_after_0_3_to_0_8_seconds_whatever_the_rate(rate: float) -> None:
+    """The time is uniform, and the takeover comes with the first step after it."""
+    errors = make_human(rate)
+    times = Imperfections(
+        reaction_delay=errors.reaction_delay, reaction_delay_range=errors.reaction_delay_range
+    )
+    steps = takeover_steps(make_expert(1, 1, times, seed=3), 3000)
+    edges = np.arange(0.0, 0.8 * rate + 1.0)
+    chances = np.diff(np.clip((edges / rate - 0.3) / 0.5, 0.0, 1.0))
+    assert chances.sum() == pytest.approx(1.0)
+    for number, chance in enumerate(chances):
+        assert_rate(int((steps == number).sum()), len(steps), chance)
+
+
+def test_the_delay_is_told_before_it_is_rounded_down() -> None:
+    expert = make_expert(1, 1, Imperfections(reaction_delay=1.25, reaction_delay_range=0.5))
+    for _ in range(20):
+        (steps,) = takeover_steps(expert, 1)
+        assert 1.25 <= expert.delay < 1.75
+        assert steps == 1
+
+
+@pytest.mark.parametrize("mean", [0.5, 3.0])
+def test_a_person_holds_on_for_a_geometric_time(mean: float) -> None:
+    who = watch(make_expert(1, 2, Imperfections(release_delay=mean), seed=6), ("v" + "." * 80 + "|") * 4000)
+    late = np.array([each.count("E") - 2 for each in who.split("|")[:-1]])
+    assert late.min() == 0
+    assert_rate(int((late == 0).sum()), len(late), 1 / (1 + mean))
+    assert abs(late.mean() - mean) < 4 * np.sqrt(mean * (1 + mean) / len(late))
+
+
+def test_whoever_is_not_human_at_all_is_ideal() -> None:
+    assert make_human(3.0, 0.0) == Imperfections()
+
+
+def test_a_whole_person_errs_as_the_preset_does() -> None:
+    at_two, preset = make_human(2.0), PRESETS["human"]
+    for name in ("miss_rate", "false_alarm_rate", "random_action_rate", "temperature_ratio"):
+        assert getattr(at_two, name) == getattr(preset, name)
+    assert at_two.reaction_delay + at_two.reaction_delay_range / 2 == pytest.approx(
+        preset.reaction_delay, abs=0.2
+    )
+    assert make_human(4.0).fatigue == pytest.approx(at_two.fatigue / 2)
+
+
+@pytest.mark.parametrize(
+    ("rate", "share", "name"), [(0.0, 1.0, "rate"), (1.0, -0.1, "share"), (1, 2, "share")]
+)
+def test_a_person_without_a_rate_or_beyond_the_whole_is_refused(rate: float, share: float, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        make_human(rate, share)
+
+
 def test_an_expert_without_slips_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="needs slips=UniformPolicy"):
         make_expert(1, 1, Imperfections(random_action_rate=0.1))
@@ -442,15 +505,13 @@ def test_rates_that_are_no_probability_are_refused(name: str, value: Any) -> Non
         Imperfections(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["reaction_delay_spread", "wish_share", "fatigue", "temperature_ratio"])
+DELAYS = ["reaction_delay", "reaction_delay_range", "reaction_delay_spread", "release_delay"]
+
+
+@pytest.mark.parametrize("name", [*DELAYS, "wish_share", "fatigue", "temperature_ratio"])
 def test_what_cannot_be_negative_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a finite number (at least|above) 0, got -0.5"):
         Imperfections(**{name: -0.5})
-
-
-def test_negative_delay_is_refused() -> None:
-    with pytest.raises(ValueError, match="reaction_delay must be an integer at least 0, got -1"):
-        Imperfections(reaction_delay=-1)
 
 
 @pytest.mark.parametrize(("patience", "release", "name"), [(0, 1, "patience"), (1, 0, "release")])

@@ -40,7 +40,8 @@ class Teach:
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ-L"
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last; on tables also
-    MEReQ-R, HG-DAgger-1, Residual-BC, RLIF, PVP."""
+    MEReQ-R, HG-DAgger-1, Residual-BC, RLIF, PVP. The default is MEReQ-R on tables, since it forgives wrong
+    keys, and MEReQ-L elsewhere."""
     prior: str | None = None
     """The policy to align, in place of the task's own, see `mereq align`."""
     out: Path = Path("runs/live")
@@ -63,13 +64,14 @@ class Teach:
     """Settings of the estimators."""
 
     def with_recorded_settings(self) -> Self:
-        """The defaults of this command for its task: those of its recorded runs, but quick to update."""
+        """The defaults of this command for its task: its recorded settings, but quick to update, and the
+        method that suits a person."""
         task = load_task(self.task)
         found = settings_of(task).estimators
         if getattr(task, "engine", None) is not None:
             solves = min(found.likelihood.max_iterations, MOST_SOLVES)
             found = replace(found, likelihood=replace(found.likelihood, max_iterations=solves))
-        return type(self)(task=self.task, estimators=found)
+        return type(self)(task=self.task, method=find_best_method(task), estimators=found)
 
     @property
     def config(self) -> RunConfig:
@@ -97,6 +99,11 @@ class Teach:
             browser=self.browser,
         )
         return 0
+
+
+def find_best_method(task: Task) -> str:
+    """The method that suits a person best: on tables the one that forgives wrong keys."""
+    return "MEReQ-R" if hasattr(task, "make_tempered_learner") else "MEReQ-L"
 
 
 def teach(

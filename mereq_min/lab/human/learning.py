@@ -158,8 +158,9 @@ def find_telling(learner: Learner, steps: Steps, errors: Array) -> int | None:
     """
     if not np.isfinite(errors).all():
         return None
+    K = len(errors)  # a tempered learner also knows of the weight of the prior
     single = [learner.information(steps.select(np.arange(len(steps)) == t)) for t in range(len(steps))]
-    gains = [np.linalg.slogdet(np.eye(len(errors)) + np.square(errors)[:, None] * each)[1] for each in single]
+    gains = [np.linalg.slogdet(np.eye(K) + np.square(errors)[:, None] * each[:K, :K])[1] for each in single]
     best = int(np.argmax(gains))
     return best if gains[best] > 1e-9 else None
 

@@ -31,7 +31,7 @@ STEPS = "25"
 
 
 def run_of(out: Path) -> Path:
-    return out / "carpet/MEReQ-L/seed0"
+    return out / "carpet/MEReQ-R/seed0"
 
 
 def assert_derived_from_its_journal(path: Path) -> None:
