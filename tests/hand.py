@@ -188,13 +188,18 @@ class Hand:
             TimeoutError: if that takes longer.
         """
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            seen = self.browser.execute_script("return look()")
-            if len(seen["reports"]) >= rounds:
-                return seen["reports"]
-            self.on_look(seen)
-            self.respond(seen["frame"], seen["mode"])
-        raise TimeoutError(f"{len(seen['reports'])} of {rounds} rounds after {seconds:.0f} s")
+        while len(reports := self.step()) < rounds:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{len(reports)} of {rounds} rounds after {seconds:.0f} s")
+        return reports
+
+    def step(self) -> list[Message]:
+        """Look once, and do what there is to do; returns the reports so far."""
+        seen = self.browser.execute_script("return look()")
+        self.on_look(seen)
+        self.respond(seen["frame"], seen["mode"])
+        reports: list[Message] = seen["reports"]
+        return reports
 
     def respond(self, frame: Message, mode: Message) -> None:
         """Do what the person does about a frame that was not seen yet."""

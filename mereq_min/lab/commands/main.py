@@ -26,6 +26,7 @@ COMMANDS = {
     "tasks": Command(f"{HERE}.tasks:Tasks", "list the tasks, and how often their experts intervene"),
     "align": Command(f"{HERE}.align:Align", "align the prior of a task with an expert"),
     "teach": Command(f"{HERE}.teach:Teach", "teach a policy yourself, in the browser"),
+    "study": Command(f"{HERE}.study:RunStudy", "lead people through a study of methods, in the browser"),
     "fit": Command(f"{HERE}.logs:Fit", "infer a reward and align offline, from a recorded log"),
     "export": Command(f"{HERE}.logs:Export", "write the steps of a run as CSV, Minari or LeRobot dataset"),
     "replay": Command(f"{HERE}.replay:Replay", "show a session of teach again, in the browser or as a film"),

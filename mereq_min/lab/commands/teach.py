@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import webbrowser
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -14,18 +14,16 @@ from mereq_min.interfaces import Task
 from mereq_min.lab.commands.console import console
 from mereq_min.lab.commands.show import count_iterations, show_rows
 from mereq_min.lab.human.conduct import Conductor
+from mereq_min.lab.human.defaults import find_best_method, quick_estimators
 from mereq_min.lab.plugins import HUMAN, UsageError, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.run import load_config_task
-from mereq_min.loop import LoopConfig, settings_of
+from mereq_min.loop import LoopConfig
 from mereq_min.methods import METHODS, EstimatorConfig
 from mereq_min.validation import check_number
 
 LONGEST_SESSION = 1_000
 """Most rounds of a session."""
-MOST_SOLVES = 8
-"""Policies that a neural learner solves for in an update of the segment likelihood, each in about a second: a
-person waits for it. Each round goes on from the last, and does what that one left undone."""
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -67,11 +65,7 @@ class Teach:
         """The defaults of this command for its task: its recorded settings, but quick to update, and the
         method that suits a person."""
         task = load_task(self.task)
-        found = settings_of(task).estimators
-        if getattr(task, "engine", None) is not None:
-            solves = min(found.likelihood.max_iterations, MOST_SOLVES)
-            found = replace(found, likelihood=replace(found.likelihood, max_iterations=solves))
-        return type(self)(task=self.task, method=find_best_method(task), estimators=found)
+        return type(self)(task=self.task, method=find_best_method(task), estimators=quick_estimators(task))
 
     @property
     def config(self) -> RunConfig:
@@ -99,11 +93,6 @@ class Teach:
             browser=self.browser,
         )
         return 0
-
-
-def find_best_method(task: Task) -> str:
-    """The method that suits a person best: on tables the one that forgives wrong keys."""
-    return "MEReQ-R" if hasattr(task, "make_tempered_learner") else "MEReQ-L"
 
 
 def teach(

@@ -35,6 +35,7 @@ from mereq_min.lab.human.protocol import (
     Pause,
     Ping,
     Pong,
+    Report,
     SavePolicy,
     SetPace,
     Stop,
@@ -42,7 +43,7 @@ from mereq_min.lab.human.protocol import (
 from mereq_min.lab.human.protocol import Undo as UndoSteps
 from mereq_min.lab.human.protocol import UndoUpdate as UndoTheUpdate
 from mereq_min.lab.human.reaction import Reactions
-from mereq_min.lab.human.report import make_report
+from mereq_min.lab.human.report import hide_method, make_report
 from mereq_min.lab.human.scenes import scene_of
 from mereq_min.lab.human.server import Room
 from mereq_min.lab.human.session import Session
@@ -70,6 +71,7 @@ class Conductor:
         host: address to listen on.
         port: port; 0 takes a free one.
         reaction: time from what provokes a takeover to the key, where it cannot be measured [s].
+        blind: whether pages are told nothing that depends on the kind of the method.
         on_open: called with the link.
 
     Attributes:
@@ -90,10 +92,11 @@ class Conductor:
         host: str = "127.0.0.1",
         port: int = 0,
         reaction: float = 0.5,
+        blind: bool = False,
         on_open: Callable[[str], None] = lambda link: None,
     ) -> None:
         self.task, self.config, self.scene = task, config, scene_of(task)
-        self._out, self._on_open = out, on_open
+        self._out, self._on_open, self._blind = out, on_open, blind
         self.folder = Folder(task, config, out)
         self.room = Room(
             host,
@@ -150,6 +153,11 @@ class Conductor:
             if self.session is not None:
                 self.session.close()
             self.folder.close()
+
+    def stop(self) -> None:
+        """End the session as soon as what is being done is done, as its page could."""
+        self._want(Stop())
+        self._woken.set()
 
     def _start(self, first: Any) -> None:
         """Bring the session to where its journal ends."""
@@ -389,7 +397,7 @@ class Conductor:
         report = self.folder.reports[self._live.version]
         await self._decide(Adopt(time.time()))
         self._asked = False
-        self.room.send(report)
+        self.room.send(self._tell(report))
         if is_finished(self.folder.log, self.config.loop):
             await self._finish()
         self._send_mode()
@@ -495,7 +503,7 @@ class Conductor:
             self.room.send(Notice("the prior drives; there is no policy of yours yet"))
             return
         file = await asyncio.to_thread(self.folder.save_policy, self._live.version)
-        self.room.send(Notice(f"the policy is kept as {file}"))
+        self.room.send(Notice("the policy is kept" if self._blind else f"the policy is kept as {file}"))
 
     # --- What is told ---------------------------------------------------------------------------------------
 
@@ -543,4 +551,10 @@ class Conductor:
     def _greet(self, tab: str) -> list[msgspec.Struct]:
         assert self._frame is not None  # made before anybody can connect
         welcome = make_welcome(self.task, self.scene, self.config, tab, replay=False)
-        return [welcome, self._mode(), self._frame, *self.folder.reports]
+        if self._blind:
+            welcome.method = ""
+        return [welcome, self._mode(), self._frame, *map(self._tell, self.folder.reports)]
+
+    def _tell(self, report: Report) -> Report:
+        """What pages are told of a report."""
+        return hide_method(report) if self._blind else report

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+import msgspec
+
 from mereq_min.interfaces import Task
 from mereq_min.lab.human.journal import Take
 from mereq_min.lab.human.learning import Update
@@ -62,6 +64,13 @@ def make_report(
         telling=update.telling,
         heat=update.chart[0],
         arrows=update.chart[1],
+    )
+
+
+def hide_method(report: Report) -> Report:
+    """A report without what tells the method: weights, what follows from them, and the time of the update."""
+    return msgspec.structs.replace(
+        report, weights=None, unsure="", telling=None, heat=None, update_seconds=0.0
     )
 
 

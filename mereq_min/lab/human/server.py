@@ -12,7 +12,7 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
@@ -26,7 +26,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from mereq_min.lab.human.protocol import FASTEST, LARGEST_MESSAGE, SILENCE, FromPage, read, write
+from mereq_min.lab.human.protocol import FASTEST, LARGEST_MESSAGE, SILENCE, read, write
 
 MOST_TABS = 16
 """Connections at a time."""
@@ -52,13 +52,35 @@ SOURCES = (
     "frame-ancestors 'self' http://localhost:* http://127.0.0.1:*",  # a notebook may frame it
 )
 HEADERS = {
-    "Content-Security-Policy": "; ".join(SOURCES),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 """Headers of every answer: the page loads nothing from elsewhere."""
+FRAMES = ("frame-src http://127.0.0.1:*",)
+"""Further source of a page that frames the page of a session."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A page and how its messages are read.
+
+    Attributes:
+        index: name of the page's file.
+        packages: those whose folders `static` hold its files.
+        read: reads a message; raises ValueError if it is none.
+        sources: further rules of its content security policy.
+    """
+
+    index: str
+    packages: tuple[str, ...]
+    read: Callable[[str | bytes], Any]
+    sources: tuple[str, ...] = ()
+
+
+SESSION = Site("index.html", ("mereq_min.lab.human",), read)
+"""The page of a live session."""
 
 
 @dataclass(eq=False)
@@ -90,6 +112,7 @@ class Room:
         on_change: called when control changes, with a sentence if it was lost: by a reload too, for the keys
             that were held then will never be let go.
         on_fault: called with what these functions raise: a mistake of ours, which ends the connection.
+        site: the page.
 
     Attributes:
         controller: name of the tab in control, None if nobody is.
@@ -101,11 +124,13 @@ class Room:
         host: str,
         port: int,
         *,
-        on_message: Callable[[str, FromPage], None],
+        on_message: Callable[[str, Any], None],
         on_connect: Callable[[str], list[msgspec.Struct]],
         on_change: Callable[[str], None],
         on_fault: Callable[[BaseException], None],
+        site: Site = SESSION,
     ) -> None:
+        self._site = site
         self._host, self._port, self._on_fault = host, port, on_fault
         self._on_message, self._on_connect, self._on_change = on_message, on_connect, on_change
         self._tabs: dict[ServerConnection, Tab] = {}
@@ -183,7 +208,7 @@ class Room:
                     await connection.close(1008, "too many messages")
                     return
                 try:
-                    message = read(data)
+                    message = self._site.read(data)
                 except ValueError:
                     await connection.close(1008, "no message of this protocol")
                     return
@@ -225,12 +250,18 @@ class Room:
         if not hmac.compare_digest(token.encode(), self.token.encode()):
             return _refuse(HTTPStatus.FORBIDDEN, "open the link that mereq printed, all of it")
         if name != "ws":
-            return _serve_file(name or "index.html")
+            return self._serve_file(name or self._site.index)
         if not origins:
             return _refuse(HTTPStatus.FORBIDDEN, "a WebSocket must name its origin")
         if len(self._tabs) >= MOST_TABS:
             return _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many tabs are open; close some")
         return None
+
+    def _serve_file(self, name: str) -> Response:
+        suffix, found = "." + name.rpartition(".")[2], _load_files(self._site.packages)
+        if name not in found or suffix not in TYPES:
+            return _refuse(HTTPStatus.NOT_FOUND, "there is no such file")
+        return _answer(HTTPStatus.OK, found[name], TYPES[suffix], self._site.sources)
 
     def _is_ours(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
@@ -238,28 +269,22 @@ class Room:
 
 
 @cache
-def _page() -> dict[str, bytes]:
-    """The files of the page by name."""
-    folder = files("mereq_min.lab.human") / "static"
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-
-
-def _serve_file(name: str) -> Response:
-    suffix = "." + name.rpartition(".")[2]
-    if name not in _page() or suffix not in TYPES:
-        return _refuse(HTTPStatus.NOT_FOUND, "there is no such file")
-    return _answer(HTTPStatus.OK, _page()[name], TYPES[suffix])
+def _load_files(packages: tuple[str, ...]) -> dict[str, bytes]:
+    """The files of a page by name."""
+    folders = [files(package) / "static" for package in packages]
+    return {file.name: file.read_bytes() for folder in folders for file in folder.iterdir() if file.is_file()}
 
 
 def _refuse(status: HTTPStatus, text: str) -> Response:
     return _answer(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
 
 
-def _answer(status: HTTPStatus, body: bytes, kind: str) -> Response:
+def _answer(status: HTTPStatus, body: bytes, kind: str, sources: Sequence[str] = ()) -> Response:
     own: dict[str, Any] = {
         "Content-Type": kind,
         "Content-Length": str(len(body)),
         "Connection": "close",
+        "Content-Security-Policy": "; ".join((*SOURCES, *sources)),
         **HEADERS,
     }
     return Response(status.value, status.phrase, Headers(own), body)

@@ -4,6 +4,7 @@ import { boundKey, Hands } from "./hands.js";
 import { Link } from "./link.js";
 import { drawRates, drawWeight, Films, listChanges, listNumbers, make, percent, scaleOf } from "./report.js";
 import { makePainter } from "./scenes.js";
+import { fit } from "./shapes.js";
 
 const SPEEDS = [0.25, 0.5, 1, 2, 4, 10];
 const SLOW_LINK = 250; // round trip from which turns are better than real time [ms]
@@ -387,19 +388,6 @@ function closeHelp() {
 }
 
 // --- The scene ------------------------------------------------------------------------------------------------
-
-// Make a canvas sharp and as large as it is shown; returns a context in CSS pixels.
-function fit(canvas, aspect) {
-  const ratio = Math.min(2, devicePixelRatio || 1);
-  const width = Math.max(1, canvas.clientWidth);
-  const height = width / aspect;
-  const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
-  if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
-  const context = canvas.getContext("2d");
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  context.clearRect(0, 0, width, height);
-  return { context, width, height };
-}
 
 // As wide as there is room for, but no higher than leaves room for the controls.
 function layOut() {

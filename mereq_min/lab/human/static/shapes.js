@@ -94,3 +94,16 @@ export function drawEyes(context, x, y, radius, [dx, dy]) {
     context.fill();
   }
 }
+
+// Make a canvas sharp and as large as it is shown; returns a context in CSS pixels.
+export function fit(canvas, aspect) {
+  const ratio = Math.min(2, devicePixelRatio || 1);
+  const width = Math.max(1, canvas.clientWidth);
+  const height = width / aspect;
+  const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return { context, width, height };
+}

@@ -313,7 +313,7 @@ def test_a_person_at_the_page_teaches_a_car_in_real_time(browser: Chrome, tmp_pa
         wait(browser, "state.frame.n === 0 && state.mode.ready", 240)
         (report,) = Hand(browser, Highway(), speed=4).teach(1, 400)
         pause(browser, True)
-        assert report["rate"] >= 0.2 and report["takeovers"] >= 3
+        assert report["rate"] >= 0.1 and report["takeovers"] >= 3
         weights = {each["feature"]: each["theta"] for each in report["weights"]}
         assert weights["right_lane"] > 0.1
     path, task = tmp_path / "out/highway/MEReQ-L/seed0", load_task("highway")
