@@ -27,7 +27,7 @@ from deep.cloning import CloningConfig, Inside, NeuralCloner, clone_policy, squa
 from deep.engines import Engine, choose_engine
 from deep.first_solve import FirstSolves, SharingLearner
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
-from deep.learner import Agent, LearnerConfig, NeuralLearner
+from deep.learner import Agent, LearnerConfig, NeuralLearner, TemperedNeuralLearner
 from deep.nets import find_activation, mlp, with_prefix, zero_last_layer
 from deep.policies import DiscretePolicy, discrete_policy
 from deep.residual_dqn import DQNConfig, ResidualDQN
@@ -196,8 +196,7 @@ class GymTask:
         self, reward: RewardModel, discount: float, *, start: Start = "prior", seed: int = 0
     ) -> NeuralLearner:
         """Return residual soft DQN or SAC on the prior, or the same of the full reward without the prior."""
-        make_agent = self._make_dqn if isinstance(self.action_space, spaces.Discrete) else self._make_sac
-        agent = make_agent(reward, start, seed)
+        agent = self._make_agent(reward, start, seed, len(self.feature_names))
         return SharingLearner(
             agent,
             self.make_vector_env,
@@ -207,6 +206,22 @@ class GymTask:
             seed=seed,
             shared=self._first_solves if reward == "residual" else {},  # one method alone has such a solve
             key=(type(agent), start, seed),
+        )
+
+    def make_tempered_learner(self, *, seed: int = 0) -> TemperedNeuralLearner:
+        """Return a neural learner of (theta, omega' / omega'_0 - 1), see `interfaces.TemperedLearner`."""
+        log_volume = 0.0
+        if isinstance(self.action_space, spaces.Box):
+            # The agent's densities over a Box are those of unit actions, rescaled to [-1, 1]^D.
+            log_volume = float(np.log((self.action_space.high - self.action_space.low) / 2).sum())
+        return TemperedNeuralLearner(
+            self._make_agent("residual", "prior", seed, len(self.feature_names) + 1),
+            self.make_vector_env,
+            horizon=self.horizon,
+            config=self.learner,
+            seed=seed,
+            log_prior=lambda state, action: self.prior.log_prob(state, action) + log_volume,
+            scaled_prior_weight=self.scaled_prior_weight,
         )
 
     def make_cloner(self, *, seed: int = 0) -> NeuralCloner:
@@ -336,13 +351,17 @@ class GymTask:
         envs.close()
         return steps.transitions()["state"]
 
-    def _make_dqn(self, reward: RewardModel, start: Start, seed: int) -> Agent:
+    def _make_agent(self, reward: RewardModel, start: Start, seed: int, n_features: int) -> Agent:
+        make = self._make_dqn if isinstance(self.action_space, spaces.Discrete) else self._make_sac
+        return make(reward, start, seed, n_features)
+
+    def _make_dqn(self, reward: RewardModel, start: Start, seed: int, n_features: int) -> Agent:
         assert isinstance(self.action_space, spaces.Discrete)
         residual = reward == "residual"
         agent = ResidualDQN(
             self.n_inputs,
             int(self.action_space.n),
-            len(self.feature_names),
+            n_features,
             gamma=self.gamma,
             temperature=self.temperature,
             prior=self.prior if residual else None,
@@ -355,11 +374,11 @@ class GymTask:
             agent.start_from(self._network_prior)
         return agent
 
-    def _make_sac(self, reward: RewardModel, start: Start, seed: int) -> Agent:
+    def _make_sac(self, reward: RewardModel, start: Start, seed: int, n_features: int) -> Agent:
         return ResidualSAC(
             self.n_inputs,
             self.action_space,
-            len(self.feature_names),
+            n_features,
             gamma=self.gamma,
             temperature=self.temperature,
             # Without a weight the prior is only where the actor starts.

@@ -1,9 +1,12 @@
-"""The neural `interfaces.Learner`, whose agent learns from rollouts in a vector environment."""
+"""The neural `interfaces.Learner`, whose agent learns from rollouts in a vector environment.
+
+`TemperedNeuralLearner` also varies the weight of the prior.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -168,13 +171,23 @@ class NeuralLearner:
 
     def score(self, steps: Steps) -> Array:
         """Return the gradient (K,) in theta of the log-likelihood of the actions, at the last theta."""
-        self._solved()
-        return self.agent.score(steps.state, steps.action).sum(axis=0)
+        return self.scores(steps).sum(axis=0)
 
-    def information(self, steps: Steps) -> Array:
-        """Return the Fisher information (K, K) on theta of the steps' actions, at the last theta."""
+    def scores(self, steps: Steps) -> Array:
+        """Return the gradient (N, K) in theta of log pi_hat of each step's action, at the last theta."""
         self._solved()
-        return self.agent.information(steps.state).sum(axis=0)
+        return self.agent.score(steps.state, steps.action)
+
+    def information(self, steps: Steps, weights: Array | None = None) -> Array:
+        """Return the Fisher information (K, K) on theta of the steps' actions, at the last theta.
+
+        Args:
+            steps: the steps.
+            weights: (N,) weights of the steps; default: 1.
+        """
+        self._solved()
+        weights = np.ones(len(steps)) if weights is None else weights
+        return np.einsum("n,nkl->kl", weights, self.agent.information(steps.state))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the agent's state and the number of rollouts so far."""
@@ -205,3 +218,45 @@ class NeuralLearner:
         """Return the weight (T, E) of each step in feature expectations; 0 after the first episode."""
         episodes = self._solved()
         return episodes.in_first_episode * time_weights(episodes.t, self.discount)
+
+
+LEAST_LOG_PRIOR = -20.0
+"""Least log pi(a | s) that counts as a feature [nats]. Policies hardly ever take rarer actions, and a network
+that had to predict their log-probabilities would predict nothing else well."""
+
+
+class TemperedNeuralLearner(NeuralLearner):
+    """Solves for (theta, omega' / omega'_0 - 1) with an agent (`interfaces.TemperedLearner`).
+
+    The agent has K + 1 features. The last is omega'_0 log pi(a | s), with `LEAST_LOG_PRIOR` in place of rarer
+    actions; at weight 0 the policy is that of the residual reward theta . f.
+
+    Book: eq-expert-temperature.
+
+    Args:
+        agent: learns the policy.
+        *arguments: the others of `NeuralLearner`.
+        log_prior: log pi(a | s) (N,) of actions (N, ...) in states (N, ...), over a Box that of unit actions.
+        scaled_prior_weight: omega'_0 [reward].
+        **options: those of `NeuralLearner`.
+    """
+
+    is_exact = False
+
+    def __init__(
+        self,
+        agent: Agent,
+        *arguments: Any,
+        log_prior: Callable[[NDArray[Any], NDArray[Any]], Array],
+        scaled_prior_weight: float,
+        **options: Any,
+    ) -> None:
+        super().__init__(agent, *arguments, **options)
+        self._log_prior, self._scaled_prior_weight = log_prior, scaled_prior_weight
+
+    def _collect(self, number: int) -> Rollout:
+        steps = super()._collect(number)
+        flat = steps.transitions()
+        log_prior = np.maximum(self._log_prior(flat["state"], flat["action"]), LEAST_LOG_PRIOR)
+        term = self._scaled_prior_weight * log_prior.reshape(*steps.t.shape, 1)
+        return replace(steps, features=np.concatenate([steps.features, term], axis=2))

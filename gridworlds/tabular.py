@@ -143,7 +143,7 @@ class TabularTask:
             scaled_prior_weight=self.scaled_prior_weight if residual else 0.0,
         )
 
-    def make_tempered_learner(self) -> ExactLearner:
+    def make_tempered_learner(self, *, seed: int = 0) -> ExactLearner:
         """Return the exact learner of (theta, omega' / omega'_0 - 1), see `interfaces.TemperedLearner`.
 
         The prior's own term, omega'_0 log pi, is its last feature. Where the prior never takes an action, the

@@ -75,6 +75,8 @@ class ExactLearner:
         ValueError: if a number is out of range, or the prior is no table of log-probabilities for this MDP.
     """
 
+    is_exact = True
+
     def __init__(
         self,
         mdp: TabularMDP,

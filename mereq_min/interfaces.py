@@ -219,8 +219,11 @@ class TemperedLearner(Learner, Protocol):
     """A learner whose last parameter weighs the prior: it solves for (theta, omega' / omega'_0 - 1) (K + 1,).
 
     omega'_0 is the task's scaled weight of the prior. Scores and information are in the K + 1 parameters. A
-    task that can offers one by `make_tempered_learner()`.
+    task that can offers one by `make_tempered_learner(seed=...)`.
     """
+
+    is_exact: bool
+    """Whether its policies are solved for so exactly that their likelihoods can be compared."""
 
     def scores(self, steps: Steps) -> Array:
         """Return the gradient (N, K + 1), at the last parameters, of log pi_hat of each step's action."""

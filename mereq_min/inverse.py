@@ -222,7 +222,7 @@ class _Point:
     gradient: Array
     information: Array
     value: float | None = None
-    """What is maximised, if it is known exactly."""
+    """What is maximised, if it is known so exactly that points can be compared by it."""
 
 
 _AnyPoint = TypeVar("_AnyPoint", bound=_Point)
@@ -404,7 +404,8 @@ class _Mixture:
         enough = eigh(observed, known, eigvals_only=True)[0] > LEAST_LEFT
         gradient = np.where(self.is_free, gradient, 0.0)
         information = observed if enough else known
-        return _MixturePoint(x, policy, gradient, information, float(value), observed=observed)
+        comparable = float(value) if self.learner.is_exact else None
+        return _MixturePoint(x, policy, gradient, information, comparable, observed=observed)
 
 
 LEAST_LEFT = 1e-3

@@ -91,7 +91,6 @@ METHODS: dict[str, Method] = {
             "expert",
             "robust likelihood",
             "this project",
-            tables_only=True,
         ),
         Method(
             "HG-DAgger-1",
@@ -295,7 +294,8 @@ def make_aligner(
         seed: seed of the networks.
 
     Raises:
-        ValueError: if the method needs a table and the task is none.
+        ValueError: if the method needs a table and the task is none, or varies the weight of the prior and
+            the task's learners cannot.
     """
     if config is None:
         recorded = getattr(task, "recorded_settings", None)
@@ -304,18 +304,27 @@ def make_aligner(
         return _make_table_aligner(task, method, config)
     if method.reward is None:
         return Cloning(task, method, task.make_cloner(seed=seed), config)
+    if method.estimator == "robust likelihood":
+        return RobustInverseRL(task, method, _make_tempered_learner(task, method, seed), config)
     learner = task.make_learner(method.reward, config.matching.discount, start=method.start, seed=seed)
     return InverseRL(task, method, learner, config)
 
 
 def _make_table_aligner(task: Any, method: Method, config: EstimatorConfig) -> Aligner:
-    """Build a method that needs more of a task than its contract, which tabular tasks offer."""
-    name = "make_tempered_learner" if method.reward is not None else "make_table_cloner"
-    if not hasattr(task, name):
+    """Build a method that needs a table."""
+    if not hasattr(task, "make_table_cloner"):
         raise ValueError(
             f"{method.name} works on tables only, and {task.name} is none; choose one of "
             f"{', '.join(each for each in METHODS if not METHODS[each].tables_only)}"
         )
-    if method.reward is not None:
-        return RobustInverseRL(task, method, task.make_tempered_learner(), config)
     return Cloning(task, method, task.make_table_cloner(method.estimator), config)
+
+
+def _make_tempered_learner(task: Any, method: Method, seed: int) -> TemperedLearner:
+    """Return the learner of a task that can also vary the weight of the prior."""
+    if not hasattr(task, "make_tempered_learner"):
+        raise ValueError(
+            f"{method.name} varies the weight of the prior, which the learners of {task.name} cannot; give "
+            "the task make_tempered_learner(seed=...), or choose MEReQ-L"
+        )
+    return task.make_tempered_learner(seed=seed)

@@ -15,7 +15,8 @@ person waits for it. Each round goes on from the last, and does what that one le
 
 def find_best_method(task: Task) -> str:
     """The method that suits a person best: on tables the one that forgives wrong keys."""
-    return "MEReQ-R" if hasattr(task, "make_tempered_learner") else "MEReQ-L"
+    is_table = hasattr(task, "make_tempered_learner") and not hasattr(task, "engine")
+    return "MEReQ-R" if is_table else "MEReQ-L"
 
 
 def quick_estimators(task: Task) -> EstimatorConfig:
