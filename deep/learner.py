@@ -100,6 +100,8 @@ class NeuralLearner:
         ValueError: if a number is out of range.
     """
 
+    is_exact = False
+
     def __init__(
         self,
         agent: Agent,
@@ -240,8 +242,6 @@ class TemperedNeuralLearner(NeuralLearner):
         scaled_prior_weight: omega'_0 [reward].
         **options: those of `NeuralLearner`.
     """
-
-    is_exact = False
 
     def __init__(
         self,

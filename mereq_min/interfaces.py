@@ -176,6 +176,8 @@ class Learner(Protocol):
 
     discount: float
     """Weight of time in feature expectations: a step at time t counts discount**t, for expert and policy."""
+    is_exact: bool
+    """Whether its policies and expectations are exact up to rounding; those of a network are not."""
 
     @property
     def policy(self) -> Policy:
@@ -221,9 +223,6 @@ class TemperedLearner(Learner, Protocol):
     omega'_0 is the task's scaled weight of the prior. Scores and information are in the K + 1 parameters. A
     task that can offers one by `make_tempered_learner(seed=...)`.
     """
-
-    is_exact: bool
-    """Whether its policies are solved for so exactly that their likelihoods can be compared."""
 
     def scores(self, steps: Steps) -> Array:
         """Return the gradient (N, K + 1), at the last parameters, of log pi_hat of each step's action."""

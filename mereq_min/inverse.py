@@ -63,9 +63,9 @@ class FeatureMatchingConfig:
     """eta, factor on the difference of mean features [reward]."""
     tolerance: float = 0.01
     """Stop when the norm of the difference of mean features falls below it [feature]."""
-    noise: float = 0.5
-    """Stop as well when it falls below so many times the norm of the standard errors of the policy's own mean
-    features, because theta would then follow the noise of rollouts. Exact learners have no such errors."""
+    tolerance_errors: float = 0.5
+    """Stop also when it falls below this many standard errors of the policy's own mean features, which are 0
+    in tables: what is left may then be the luck of the rollouts [standard errors]."""
     max_steps: int = 150
     """Largest number of policies solved for in one update."""
     discount: float = 1.0
@@ -74,7 +74,7 @@ class FeatureMatchingConfig:
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, 0, exclusive=True)
         check_number("tolerance", self.tolerance, 0)
-        check_number("noise", self.noise, 0)
+        check_number("tolerance_errors", self.tolerance_errors, 0)
         check_number("max_steps", self.max_steps, 1, integer=True)
         check_number("discount", self.discount, 0, 1, exclusive=True)
 
@@ -87,12 +87,17 @@ class SegmentLikelihoodConfig:
     """Standard deviation of the Gaussian prior on theta, for features of unit range [reward]."""
     least_step: float = 1e-4
     """Stop when a step moves theta by less than this [standard errors]."""
+    least_noisy_step: float = 0.1
+    """The same for a learner whose policies are approximate. The noise of its scores never lets the ascent
+    come to rest, but steps that turn around are shortened until they move theta by little [standard
+    errors]."""
     max_iterations: int = 20
     """Largest number of policies solved for in one update."""
 
     def __post_init__(self) -> None:
         check_number("prior_sd", self.prior_sd, 0, exclusive=True)
         check_number("least_step", self.least_step, 0, exclusive=True)
+        check_number("least_noisy_step", self.least_noisy_step, 0, exclusive=True)
         check_number("max_iterations", self.max_iterations, 1, integer=True)
 
 
@@ -153,7 +158,7 @@ def match_features(
         gradient = target - learner.mean_features()
         norm = float(np.linalg.norm(gradient))
         noise = math.sqrt(learner.mean_features_covariance().trace())
-        converged = norm < max(config.tolerance, config.noise * noise)
+        converged = norm < max(config.tolerance, config.tolerance_errors * noise)
         if converged or iteration == config.max_steps:
             break
         theta = theta + config.learning_rate * gradient
@@ -201,7 +206,7 @@ def maximise_likelihood(
         gradient = learner.score(steps) - precision @ theta
         return _Point(theta, policy, gradient, learner.information(steps) + precision)
 
-    top, solves, converged = _ascend(evaluate, theta, config, longest_step)
+    top, solves, converged = _ascend(evaluate, theta, config, longest_step, learner.is_exact)
     errors = np.sqrt(np.diag(np.linalg.inv(top.information)))
     return Estimate(top.x, errors, top.policy, float(np.linalg.norm(top.gradient)), solves, converged)
 
@@ -229,7 +234,11 @@ _AnyPoint = TypeVar("_AnyPoint", bound=_Point)
 
 
 def _ascend(
-    evaluate: Callable[[Array], _AnyPoint], x: Array, config: SegmentLikelihoodConfig, longest_step: float
+    evaluate: Callable[[Array], _AnyPoint],
+    x: Array,
+    config: SegmentLikelihoodConfig,
+    longest_step: float,
+    is_exact: bool,
 ) -> tuple[_AnyPoint, int, bool]:
     """Climb by Fisher scoring; returns where it ended, the number of points, and whether it converged.
 
@@ -246,11 +255,11 @@ def _ascend(
             last_step = np.zeros_like(x)
         top = point
         step = np.linalg.solve(top.information, top.gradient)
-        converged = float(step @ top.gradient) < config.least_step**2
-        if converged:
-            return top, solves, True
         # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
+        length = float(np.sqrt(step @ top.gradient))  # in standard errors
+        if length < (config.least_step if is_exact else config.least_noisy_step * (1 + reversals)):
+            return top, solves, True
         last_step = step * min(1.0, longest_step / float(np.linalg.norm(step))) / (1 + reversals)
         x = x + last_step
     assert top is not None  # the first point is always taken
@@ -321,7 +330,7 @@ def maximise_robust_likelihood(
     K = mixture.n_features
     theta = check_array("theta", theta, shape=(K,))
     start = mixture.start(theta, temperature_ratio, robust.error_rate if error_rate is None else error_rate)
-    top, solves, converged = _ascend(mixture.evaluate, start, config, longest_step)
+    top, solves, converged = _ascend(mixture.evaluate, start, config, longest_step, learner.is_exact)
     share = max(1.0 + float(top.x[K]), LEAST_RATIO)
     theta = top.x[:K] / share
     # theta / share changes with theta and with the share; a known share has no error.
@@ -329,13 +338,21 @@ def maximise_robust_likelihood(
     return RobustEstimate(
         theta,
         _delta_errors(top.observed, jacobian),
-        learner.solve(np.append(theta, 0.0)),
+        _walk(learner, top.x[:-1], np.append(theta, 0.0), longest_step),
         float(np.linalg.norm(top.gradient)),
         solves,
         converged,
         mixture.error_rate(top.x),
         1.0 / share,
     )
+
+
+def _walk(learner: Learner, start: Array, end: Array, longest_step: float) -> Policy:
+    """Return the policy for the parameters `end`, to which an approximate learner comes in several steps."""
+    steps = 1 if learner.is_exact else max(1, int(np.ceil(np.linalg.norm(end - start) / longest_step)))
+    for done in range(1, steps):
+        learner.solve(start + done / steps * (end - start))
+    return learner.solve(end)
 
 
 @dataclass(frozen=True, kw_only=True)

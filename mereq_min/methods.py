@@ -129,7 +129,9 @@ class EstimatorConfig:
     accumulate: bool = True
     """Fit the steps of all iterations; with --no-accumulate, of the last one only, whatever the method.
     Good-enough steps of older policies pull theta back to those policies, so that MEReQ needs fewer expert
-    samples without them; a likelihood only loses data. MEReQ-last is MEReQ with --no-accumulate."""
+    samples without them; a likelihood only loses data. The expert's older steps go too: kept without the
+    good-enough steps around them they count too much, and theta runs away. MEReQ-last is MEReQ with
+    --no-accumulate."""
     matching: FeatureMatchingConfig = field(default_factory=FeatureMatchingConfig)
     """Settings of feature matching."""
     likelihood: SegmentLikelihoodConfig = field(default_factory=SegmentLikelihoodConfig)

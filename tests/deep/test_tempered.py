@@ -27,6 +27,7 @@ from mereq_min.inverse import (
     RobustConfig,
     SegmentLikelihoodConfig,
     _Mixture,
+    _walk,
     maximise_likelihood,
     maximise_robust_likelihood,
 )
@@ -122,6 +123,8 @@ class Held(TemperedNeuralLearner):
 class WithoutTemperature:
     """A tempered learner with the prior's weight held at omega'_0, as a `Learner` of theta."""
 
+    is_exact = False
+
     def __init__(self, learner: TemperedLearner) -> None:
         self.learner = learner
 
@@ -216,6 +219,24 @@ def test_without_slips_and_at_the_robots_temperature_it_is_segment_likelihood() 
     assert robust.solves == plain.solves
     assert_allclose(robust.theta, plain.theta, rtol=1e-9)
     assert_allclose(robust.standard_errors, plain.standard_errors, rtol=1e-6)
+
+
+def test_networks_come_to_the_robots_temperature_in_short_steps() -> None:
+    """The jump from the expert's temperature to the robot's is longer than a network follows in one solve."""
+    seen: list[Array] = []
+
+    class Recorder(Held):
+        def solve(self, theta: Array) -> Policy:
+            seen.append(theta)
+            return super().solve(theta)
+
+    learner = make_solved(*THETA, 0.0)
+    learner.__class__ = Recorder
+    end = np.array([1.4, -0.7, 0.2, 0.0])
+    policy = _walk(learner, np.array([0.4, -0.7, 0.2, -0.3]), end, 0.5)
+    assert_allclose(np.linalg.norm(np.diff(seen, axis=0), axis=1), np.sqrt(1.09) / 3)
+    assert_array_equal(seen[-1], end)
+    assert_array_equal(policy.log_probs(np.eye(12)), learner.agent.policy().log_probs(np.eye(12)))
 
 
 @pytest.mark.slow

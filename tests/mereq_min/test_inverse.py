@@ -252,29 +252,6 @@ def test_what_matching_cannot_know_has_an_infinite_error(discount: float) -> Non
     assert abs(estimate.theta[2]) < 1e-9
 
 
-class Noisy(ExactLearner):
-    """Its mean features have errors of a known size, all of them in the first feature."""
-
-    noise = 0.0
-
-    def mean_features_covariance(self) -> Array:
-        return self.noise**2 * np.diag([1.0, 0.0])
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
-def test_matching_stops_within_the_noise_of_the_policys_means(factor: float) -> None:
-    mdp, noise = make_mdp(0), 0.02
-    expert = ExactLearner(mdp, 0.3, horizon=20).solve(TRUTH)
-    steps = draw_steps(mdp, expert, np.random.default_rng(0), n_episodes=50, horizon=20)
-    weights, start = np.ones(len(steps)), np.zeros(2)
-    config = FeatureMatchingConfig(tolerance=1e-3, noise=factor, max_steps=500)
-    learner = Noisy(mdp, 0.3, horizon=20)
-    learner.noise = noise
-    estimate = match_features(learner, steps, weights, start, config)
-    limit = max(1e-3, factor * noise)
-    assert estimate.converged and 0.5 * limit < estimate.gradient_norm < limit
-
-
 # Segment likelihood ----------------------------------------------------------------------------------------
 
 
@@ -405,6 +382,63 @@ def test_the_likelihood_has_one_maximum_from_wherever_it_starts(start: list[floa
     assert_allclose(estimate.theta, from_truth.theta, rtol=0, atol=1e-3)
     expected = solve_tightly(learner, estimate.theta).log_policy[steps.state, steps.action]
     assert_allclose(estimate.policy.log_prob(steps.state, steps.action), expected, rtol=0, atol=1e-5)
+
+
+# Approximate learners --------------------------------------------------------------------------------------
+
+
+class Noisy(ExactLearner):
+    """Scores and mean features have normal noise, as those of a network do."""
+
+    is_exact = False
+    of_score = of_mean = 0.0
+
+    def score(self, steps: Steps) -> Array:
+        noise = np.linalg.cholesky(self.information(steps)) @ self.draws.normal(size=2)
+        return super().score(steps) + self.of_score * noise
+
+    def mean_features(self) -> Array:
+        return super().mean_features() + self.of_mean * self.draws.normal(size=2)
+
+    def mean_features_covariance(self) -> Array:
+        return self.of_mean**2 * np.eye(2)
+
+
+def make_noisy(seed: int) -> Noisy:
+    learner = Noisy(make_mdp(0), 0.3, horizon=20)
+    learner.draws = np.random.default_rng(seed)
+    return learner
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_likelihood_of_a_noisy_learner_converges_to_within_the_noise(seed: int) -> None:
+    """With scores half a standard error off, theta ends less than half a standard error from the maximum."""
+    learner = make_noisy(seed)
+    steps = cut_out(learner.mdp, learner.solve(TRUTH), 600, seed=0)
+    config = SegmentLikelihoodConfig(max_iterations=60)
+    top = maximise_likelihood(learner, steps, np.zeros(2), config).theta
+    learner.of_score = 0.5
+    found = maximise_likelihood(learner, steps, np.zeros(2), config)
+    assert found.converged and 3 < found.solves < 60
+    away = found.theta - top
+    assert away @ learner.information(steps) @ away < 0.5**2
+    short = SegmentLikelihoodConfig(max_iterations=2)
+    assert not maximise_likelihood(learner, steps, np.zeros(2), short).converged
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matching_does_not_chase_what_may_be_the_luck_of_the_rollouts(seed: int) -> None:
+    learner = make_noisy(seed)
+    steps, weights = expected_steps(learner.mdp, TabularPolicy(solve_tightly(learner, TRUTH).log_policy), 20)
+    learner.of_mean = 0.02
+    for errors, converged in ((1.0, True), (0.0, False)):
+        config = FeatureMatchingConfig(3.0, tolerance=1e-4, tolerance_errors=errors, max_steps=200)
+        found = match_features(learner, steps, weights, np.zeros(2), config)
+        assert found.converged == converged
+        learner.solve(found.theta)
+        gap = ExactLearner.mean_features(learner) - weights @ steps.features / weights.sum()
+        assert np.linalg.norm(gap) < 0.1
+    assert found.solves == 200
 
 
 # Refusals --------------------------------------------------------------------------------------------------

@@ -80,6 +80,12 @@ class Row(TypedDict):
     """(K,) inferred weights after the update; None for imitation."""
     standard_errors: NotRequired[list[_NotNegative | None]]
     """(K,) of theta."""
+    solves: NotRequired[_Positive]
+    """Policies that the update solved for; missing, as are the next two, if theta was kept."""
+    gradient_norm: NotRequired[_NotNegative | None]
+    """Euclidean norm of the gradient at theta."""
+    converged: NotRequired[bool]
+    """Whether the solve for theta met its stopping rule within the allowed steps."""
     reward_distance: NotRequired[float | None]
     """STARC distance of theta to the true reward; only if the task has an oracle."""
     task_return: NotRequired[float | None]

@@ -73,10 +73,16 @@ def runs_table(root: Path, runs: Sequence[tuple[Path, Record]]) -> Table:
 
 
 def iterations_table(rows: Sequence[Row], title: str) -> Table:
-    """Intervention rate and expert samples by iteration and, with an oracle, what the update then reached."""
+    """Rate and expert samples by iteration, how the solve for theta ended, and what the update reached.
+
+    The last needs an oracle; methods that infer no theta lack the one before.
+    """
     table = Table(title=escape(title), title_justify="left")
     columns = ["iteration", "intervention\nrate", "expert\nsamples"]
     has_kl = all("kl_to_expert" in row for row in rows)
+    has_solve = any("converged" in row for row in rows)
+    if has_solve:
+        columns.append("solve for\ntheta")
     if has_kl:
         columns.append("KL to expert\nafter update [nats]")
     for name in columns:
@@ -84,8 +90,16 @@ def iterations_table(rows: Sequence[Row], title: str) -> Table:
     for row in rows:
         kl = [_number(row["kl_to_expert"], 4)] if has_kl else []
         rate = f"{row['intervention_rate']:.3f}"
-        table.add_row(str(row["iteration"]), rate, str(row["expert_samples"]), *kl)
+        solve = [_ending(row)] if has_solve else []
+        table.add_row(str(row["iteration"]), rate, str(row["expert_samples"]), *solve, *kl)
     return table
+
+
+def _ending(row: Row) -> str:
+    """How the solve for theta of an iteration ended, in one word; "none" if theta was kept."""
+    if "converged" not in row:
+        return "none"
+    return "converged" if row["converged"] else "unfinished"
 
 
 def theta_table(task: Task, row: Row, reward: RewardModel) -> Table:

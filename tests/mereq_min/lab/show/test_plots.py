@@ -31,7 +31,7 @@ from mereq_min.lab.show.plots import (
     save_figure,
 )
 from mereq_min.lab.show.published import read_published
-from mereq_min.lab.show.tables import comparison_table, outcomes_table
+from mereq_min.lab.show.tables import comparison_table, iterations_table, outcomes_table
 from mereq_min.methods import METHODS, RECORDED_METHODS
 from mereq_min.metrics import THRESHOLDS, samples_interval
 from mereq_min.policies import TabularPolicy, UniformPolicy
@@ -499,3 +499,13 @@ def test_comparisons_without_an_oracle_have_no_kl_column():
     table = comparison_table("carpet", records)
     assert table.columns[-1].header == "KL to expert"
     assert list(table.columns[-1].cells) == ["0.250"]
+
+
+def test_a_run_says_in_a_word_how_each_solve_for_theta_ended():
+    rows = make_rows([0.4, 0.3, 0.2], [40, 70, 90])
+    assert "solve for" not in str([column.header for column in iterations_table(rows, "it").columns])
+    rows[0]["converged"], rows[1]["converged"] = True, False
+    (column,) = (
+        column for column in iterations_table(rows, "it").columns if "solve for" in str(column.header)
+    )
+    assert list(column.cells) == ["converged", "unfinished", "none"]
