@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,9 @@ from numpy.typing import NDArray
 
 from mereq_min.mdp import TabularMDP
 from mereq_min.policies import TabularPolicy, check_log_prob
-from mereq_min.policy_chain import DENSE_STATES, PolicyChain
+from mereq_min.policy_chain import DENSE_STATES, PolicyChain, rounding_error
 from mereq_min.residual import prior_bonus
 from mereq_min.soft import (
-    SoftSolution,
     bellman_q,
     check_log_policy,
     log_softmax,
@@ -22,6 +22,13 @@ from mereq_min.soft import (
 )
 from mereq_min.steps import Steps, time_weights
 from mereq_min.validation import Array, check_array, check_log_probabilities, check_number
+
+MOST_CHORD_STEPS = 7
+"""Steps of the chord method to one solution beyond which another inverse is worth its price."""
+
+LARGEST_CHORD_GAMMA = 1.0 - 1e-6
+"""Discount factor up to which errors of 1e-8 temperatures, of the Bellman equation and of rounding, move the
+policy by less than `soft.ROUNDING_LIMIT`."""
 
 
 def tabulate(mdp: TabularMDP, policy: Any) -> Array:
@@ -53,10 +60,11 @@ def visitation(mdp: TabularMDP, log_policy: Array, horizon: int, discount: float
     """
     policy = np.exp(log_policy)
     chain = PolicyChain(mdp, policy)
-    visits, state_probs = np.zeros(mdp.n_states), mdp.initial
-    for weight in time_weights(np.arange(horizon), discount):
-        visits = visits + weight * state_probs
+    state_probs = mdp.initial
+    visits = state_probs.copy()
+    for weight in time_weights(np.arange(1, horizon), discount):
         state_probs = chain.step(state_probs)
+        visits += weight * state_probs
     return np.where(mdp.terminal, 0.0, visits)[:, None] * policy
 
 
@@ -100,7 +108,7 @@ class ExactLearner:
         self._v, self._theta = np.zeros(mdp.n_states), np.zeros(mdp.n_features)
         self._anchor = {"v": self._v, "theta": self._theta}
         self._inverse: NDArray[np.float32] | None = None
-        self._solution: SoftSolution | None = None
+        self._policy: TabularPolicy | None = None
         self._psi: Array | None = None
 
     def solve(self, theta: Array) -> TabularPolicy:
@@ -110,38 +118,47 @@ class ExactLearner:
         """
         reward = self._reward(theta)
         self._theta = np.array(theta, dtype=np.float64)
-        v, is_near = self._approach(reward)
-        self._solution = solve_soft(self.mdp, reward, self.temperature, initial_v=v)
-        self._v, self._psi = self._solution.v, None
-        if not is_near:
+        v, q, steps = self._approach(reward)
+        if q is not None:
+            self._v, log_policy = v, log_softmax(q / self.temperature)
+        else:
+            solution = solve_soft(self.mdp, reward, self.temperature, initial_v=v)
+            self._v, log_policy = solution.v, solution.log_policy
+        if q is None or steps > MOST_CHORD_STEPS:
             self._anchor, self._inverse = {"v": self._v, "theta": self._theta}, None
-        return self.policy
+        self._policy, self._psi = TabularPolicy(log_policy), None
+        return self._policy
 
     def _reward(self, theta: Array) -> Array:
         """Return the reward (S, A) for theta: with a prior, the augmented one r_R + omega' log pi."""
         return self.mdp.reward(theta) + self._bonus
 
     @np.errstate(over="ignore", invalid="ignore")  # `solve_soft` reports an overflow as an error
-    def _approach(self, reward: Array) -> tuple[Array, bool]:
-        """Approach the values (S,) for a reward by the chord method, and say whether it came there.
+    def _approach(self, reward: Array) -> tuple[Array, Array | None, int]:
+        """Approach the values (S,) for a reward by the chord method.
 
         It is Newton's method with the inverse of I - gamma P_pi for the policy of an earlier solution, the
         anchor. One inverse serves many rewards, since those of inverse RL differ little from one to the next.
+
+        Returns:
+            The values; their Q (S, A) if they solve the Bellman equation, else None; and the steps taken.
         """
-        best, error = self._v, np.inf
-        if self.mdp.n_states > DENSE_STATES:
-            return best, True
-        v = best
-        while True:
-            residual = soft_value(self.mdp, bellman_q(self.mdp, v, reward), self.temperature) - v
+        best = v = self._v
+        if self.mdp.n_states > DENSE_STATES or self.mdp.gamma > LARGEST_CHORD_GAMMA:
+            return best, None, 0
+        error, target = np.inf, 1e-8 * self.temperature
+        for steps in count():
+            q = bellman_q(self.mdp, v, reward)
+            residual = soft_value(self.mdp, q, self.temperature) - v
             last, error = error, float(np.abs(residual).max())
             if not error < 0.5 * last:
-                return best, False
-            if error <= 1e-8 * self.temperature:
-                return v, True
+                return best, None, steps
+            if error <= target and rounding_error(v) <= target:
+                return v, q, steps
             if self._inverse is None:
                 self._inverse = self._invert()
             best, v = v, v + self._inverse @ residual.astype(np.float32)
+        raise AssertionError  # each error is less than half the last
 
     def _invert(self) -> NDArray[np.float32]:
         """Return (I - gamma P_pi)^-1 (S, S) of the anchor's policy, rounded: it only has to point the way."""
@@ -152,12 +169,12 @@ class ExactLearner:
     @property
     def policy(self) -> TabularPolicy:
         """The last solved policy."""
-        return TabularPolicy(self._solved().log_policy)
+        return self._solved()
 
     def mean_features(self) -> Array:
         """Return the mean features (K,) of the last solved policy over episodes of the horizon."""
         visits = visitation(self.mdp, self._solved().log_policy, self.horizon, self.discount)
-        return np.einsum("sa,sak->k", visits, self.mdp.features) / visits.sum()
+        return visits.ravel() @ self.mdp.features.reshape(-1, self.mdp.n_features) / visits.sum()
 
     def mean_features_covariance(self) -> Array:
         """Return zeros (K, K): visits are exact."""
@@ -171,15 +188,21 @@ class ExactLearner:
         """
         mdp, policy = self.mdp, np.exp(self._solved().log_policy)
         d_policy = policy[..., None] * self._centred_psi() / self.temperature
+
+        def act(states: Array) -> Array:
+            """Visits (S, A, 1 + K) that follow from those of states (S, 1 + K)."""
+            visits = states[:, None] * policy[..., None]
+            visits[..., 1:] += states[:, :1, None] * d_policy
+            return visits
+
         # The last axis holds the visits and then their K derivatives.
         now = np.concatenate([mdp.initial[:, None], np.zeros((mdp.n_states, mdp.n_features))], axis=1)
-        total = np.zeros((mdp.n_states, mdp.n_actions, 1 + mdp.n_features))
-        for weight in time_weights(np.arange(self.horizon), self.discount):
-            visits = now[:, None] * policy[..., None]
-            visits[..., 1:] += now[:, :1, None] * d_policy
-            total += weight * visits
-            now = mdp.transition.T @ visits.reshape(-1, 1 + mdp.n_features)
-        total[mdp.terminal] = 0.0
+        states, transposed = now.copy(), mdp.transition.T
+        for weight in time_weights(np.arange(1, self.horizon), self.discount):
+            now = transposed @ act(now).reshape(-1, 1 + mdp.n_features)
+            states += weight * now
+        states[mdp.terminal] = 0.0
+        total = act(states)
         count, sums = total.sum(axis=(0, 1)), np.einsum("saj,sak->kj", total, mdp.features)
         return (sums[:, 1:] - np.outer(sums[:, 0] / count[0], count[1:])) / count[0]
 
@@ -227,10 +250,10 @@ class ExactLearner:
         self._inverse = None
         self.solve(check_array("theta", state["theta"], shape=shapes["theta"]))
 
-    def _solved(self) -> SoftSolution:
-        if self._solution is None:
+    def _solved(self) -> TabularPolicy:
+        if self._policy is None:
             raise ValueError("call solve(theta) first: no policy has been solved for yet")
-        return self._solution
+        return self._policy
 
     def _centred_psi(self) -> Array:
         if self._psi is None:

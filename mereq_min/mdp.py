@@ -107,10 +107,12 @@ class TabularMDP:
             ValueError: if `weights` is not a finite vector of length K, or the reward overflows.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            reward = self.features @ check_array("weights", weights, shape=(self.n_features,))
+            # As a matrix, whose product takes half the time of that of a stack of small ones.
+            rows = self.features.reshape(-1, self.n_features)
+            reward = rows @ check_array("weights", weights, shape=(self.n_features,))
         if not np.isfinite(reward).all():
             raise ValueError("weights are too large: the reward overflows float64; rescale them")
-        return reward
+        return reward.reshape(self.n_states, self.n_actions)
 
 
 def _check_distribution(name: str, rows: Array | sp.csr_array) -> None:

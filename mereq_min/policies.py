@@ -7,6 +7,7 @@ log-probabilities.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +35,13 @@ class TabularPolicy:
     def __init__(self, log_policy: ArrayLike, temperature: float | None = None) -> None:
         self.temperature = temperature
         self.log_policy = check_log_probabilities("log_policy", log_policy)
+
+    @cached_property
+    def _cumulative(self) -> Array:
+        """Cumulative probabilities (S, A - 1); most policies of a fit are never sampled."""
         cumulative = np.cumsum(np.exp(self.log_policy), axis=1)
         # Dividing by the last entry keeps rounding from giving probability to a last action that has none.
-        self._cumulative = cumulative[:, :-1] / cumulative[:, -1:]
+        return cumulative[:, :-1] / cumulative[:, -1:]
 
     def log_prob(self, state: NDArray[np.int64], action: NDArray[np.int64]) -> Array:
         """Return log pi(a | s) (N,) of actions (N,) in states (N,)."""
@@ -44,6 +49,8 @@ class TabularPolicy:
 
     def sample(self, state: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw one action for each of the states (N,); returns (N,)."""
+        if len(state) == 1:  # each step of a rollout comes here, and the line below takes three times as long
+            return self._cumulative[state[0]].searchsorted(rng.random(1), side="right")
         return (rng.random(len(state))[:, None] >= self._cumulative[state]).sum(axis=1)
 
     def state(self) -> dict[str, Array]:

@@ -122,13 +122,15 @@ class PolicyChain:
         """(S, S) gamma P_pi."""
         return self._with_entries(self.gamma * self._entries)
 
+    @cached_property
+    def _transposed(self) -> sp.csc_array:
+        """(S, S) transpose of P_pi, without a copy: its columns are the rows of P_pi."""
+        S, pattern = self.n_states, self._pattern
+        return sp.csc_array((self._entries, pattern.indices, pattern.indptr), shape=(S, S))
+
     def step(self, state_probs: Array) -> Array:
         """Return the state probabilities (S,) one step after those given."""
-        if self.n_states > DENSE_STATES:
-            return self.matrix.T @ state_probs
-        pattern = self._pattern  # a call of scipy's sparse product takes longer than all of a small one
-        flow = self._entries * state_probs[pattern.rows]
-        return np.bincount(pattern.indices, flow, self.n_states).astype(np.float64, copy=False)
+        return self._transposed @ state_probs
 
     def _with_entries(self, entries: Array) -> sp.csr_array:
         S, pattern = self.n_states, self._pattern

@@ -82,7 +82,7 @@ def align_carpet(method: str, anew: bool) -> Callable[[], int]:
         return 1
 
     def run_anew() -> int:
-        with patch.object(ExactLearner, "_approach", lambda self, reward: (self._v, True)):
+        with patch.object(ExactLearner, "_approach", lambda self, reward: (self._v, None, 0)):
             return run()
 
     return run_anew if anew else run

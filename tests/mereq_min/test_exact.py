@@ -1,5 +1,6 @@
 """The exact policy, learner and cloner: sampling, visits, warm starts, and cloning by hand."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -73,6 +74,15 @@ def test_actions_of_probability_0_are_never_drawn(n: int, rng: Any) -> None:
     for slack in (0.0, 5e-7, -5e-7):
         action = TabularPolicy(log([row]) + slack).sample(np.zeros(200, dtype=int), rng)
         assert (row[action] > 0).all()
+
+
+def test_one_action_is_drawn_as_many_are() -> None:
+    """A rollout, which draws action by action, sees the same random stream as a batch."""
+    table = draw_log_policy(make_mdp(0), np.random.default_rng(0), zeros=True)
+    policy, state = TabularPolicy(table), np.random.default_rng(1).integers(len(table), size=500)
+    together = policy.sample(state, np.random.default_rng(2))
+    rng = np.random.default_rng(2)
+    assert_array_equal([policy.sample(state[[i]], rng)[0] for i in range(500)], together)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +221,28 @@ def test_solves_for_close_rewards_need_no_step_of_newtons_method(monkeypatch: py
     for i in range(20):
         learner.solve(np.array([1.0, -1.0]) + 0.01 * i)
     assert sum(iterations[1:]) == 0
+
+
+def test_a_stale_inverse_is_made_anew_though_newtons_method_is_not_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mereq_min.exact.MOST_CHORD_STEPS", 2)
+    learner = make_learner()
+    learner.solve(np.array([1.0, -1.0]))
+    learner.solve(np.array([1.05, -1.0]))
+    assert_array_equal(learner.state()["anchor.theta"], [1.05, -1.0])
+    before = learner.state()["v"]
+    learner.solve(np.array([1.05, -1.0]))
+    assert_array_equal(learner.state()["v"], before)
+
+
+def test_the_learner_refuses_what_solve_soft_refuses() -> None:
+    """Rounding may move the policy where the values are large, also if the chord method solves for them."""
+    mdp = dataclasses.replace(make_mdp(0), features=np.ones((6, 3, 1)))
+    learner = ExactLearner(mdp, 0.5, horizon=3)
+    learner.solve(np.zeros(1))
+    with pytest.raises(ValueError, match="rounding may have moved the policy"):
+        learner.solve(np.array([10**11.5]))
 
 
 def test_restoring_another_mdps_state_is_refused() -> None:
