@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from mereq_min.mdp import TabularMDP
 from mereq_min.policies import TabularPolicy
@@ -80,6 +79,8 @@ class ResidualCloner(Customiser):
 
     def clone(self, steps: Steps, weights: Array) -> TabularPolicy:
         """Return the policy fitted to the actions of the steps with weights (N,) >= 0."""
+        from scipy.optimize import minimize  # slow to import, and no other method needs it
+
         counts = self.count(steps, weights)
         base, visits = self.bonus, counts.sum(axis=1, keepdims=True)
 
