@@ -90,8 +90,8 @@ def show_rows(path: Path, task: Task) -> list[Row]:
     Raises:
         RunError: if there are none.
     """
-    config = read_config(path)["config"]
-    rows = read_log(path)
+    header = read_config(path)
+    config, rows = header["config"], read_log(path, header)
     if not rows:
         raise RunError(f"{path} has not finished its first iteration; run the same command again to go on")
     console.print(iterations_table(rows, f"{config['task']}, {config['method']}, seed {config['seed']}"))

@@ -70,12 +70,12 @@ class Folder:
 
     def _open(self) -> None:
         config = self.config
-        header = claim(self.path, config, self.task)
+        header, self.log = claim(self.path, config, self.task)
         self.path.chmod(0o700)
         make_folder(self.live)
         self.live.chmod(0o700)
         self.journal = Journal(journal_file(self.path))
-        self.log = open_run(self.path, header, config)
+        open_run(self.path, header, self.log, config)
         if not self.log:
             save_prior(self.path, config, self.task)
         self.reports: list[Report] = []

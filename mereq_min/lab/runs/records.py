@@ -177,20 +177,25 @@ def read_rows(path: Path) -> list[Row]:
     return [unseal(row) for row in read_log(path)]
 
 
-def read_log(path: Path) -> list[Row]:
+def read_log(path: Path, header: Header | None = None) -> list[Row]:
     """The rows of a run's finished iterations, as they stand in iterations.jsonl.
 
     Each row carries the hashes of the iteration's files, and its own, which also covers the row before it. A
     run folder from before hashes were kept has none, neither here nor in config.json: it can be read, though
     nothing tells whether its numbers are those that were written.
 
+    Args:
+        path: the run's folder.
+        header: what `read_config` returned; default: config.json is read, if there is one.
+
     Raises:
-        RunError: if the file is damaged.
+        RunError: if a file is damaged.
     """
     file = path / "iterations.jsonl"
     if not file.exists():
         return []
-    header = read_config(path) if (path / "config.json").exists() else None
+    if header is None and (path / "config.json").exists():
+        header = read_config(path)
     with _blame(file):
         raw = [_parse(line) for line in read_file(file, LARGEST_LOG).splitlines()]
         rows = _check_rows(raw, header)
@@ -243,7 +248,8 @@ def read_seconds(path: Path) -> dict[int, float]:
 
 def read_record(path: Path) -> Record:
     """What a run was and what came of it: the contents of config.json, and its rows as `iterations`."""
-    return {**read_config(path), "iterations": read_rows(path)}
+    header = read_config(path)
+    return {**header, "iterations": [unseal(row) for row in read_log(path, header)]}
 
 
 @contextlib.contextmanager

@@ -183,8 +183,8 @@ def run(
     with hold(path):
         if overwrite:
             _delete(path)
-        header = claim(path, config, task)
-        log = open_run(path, header, config)
+        header, log = claim(path, config, task)
+        open_run(path, header, log, config)
         for row in log:
             on_iteration(unseal(row))
         if not is_finished(log, config.loop):
@@ -300,11 +300,11 @@ def describe(task: Task, config: RunConfig, iteration: Iteration, *, before: int
     return cast(Row, plain({**row, **task.evaluate(iteration.policy)}))
 
 
-def claim(path: Path, config: RunConfig, task: Task) -> Header:
+def claim(path: Path, config: RunConfig, task: Task) -> tuple[Header, list[Row]]:
     """Begin a run in `path`, or make sure that the one there is the same, or a shorter one.
 
     Returns:
-        What config.json now says.
+        What config.json now says, and the rows of the iterations that are done, see `records.read_log`.
     """
     wanted: dict[str, Any] = {"config": plain(asdict(config)), "definition": define_task(task)}
     arrays = _prior_arrays(config, task)
@@ -316,14 +316,14 @@ def claim(path: Path, config: RunConfig, task: Task) -> Header:
         wanted["engine"] = engine
     if (path / "config.json").exists():
         header = read_config(path)
-        log = read_log(path)
+        log = read_log(path, header)
         if log:  # without an iteration nothing would be lost
-            return _take_up(path, header, wanted, is_finished(log, config.loop))
+            return _take_up(path, header, wanted, is_finished(log, config.loop)), log
     elif any(path.glob("[!.]*")):  # a crash may leave a hidden temporary behind, see write_file
         raise RunError(f"{path} is not empty and not a run; choose another --out, or move it away")
     header = cast(Header, {**wanted, **provenance()})
     write_config(path, header)
-    return read_config(path)
+    return read_config(path), []
 
 
 def _take_up(path: Path, header: Header, wanted: dict[str, Any], finished: bool) -> Header:
@@ -346,17 +346,16 @@ def _take_up(path: Path, header: Header, wanted: dict[str, Any], finished: bool)
     return header
 
 
-def open_run(path: Path, header: Header, config: RunConfig) -> list[Row]:
-    """Check the files of a run whose lock is held, and end what a crash left half done; returns its rows.
+def open_run(path: Path, header: Header, log: Sequence[Row], config: RunConfig) -> None:
+    """Check the files of a run that was claimed, see `claim`, and end what a crash left half done.
 
     A run from before hashes were kept is left as it is.
 
     Raises:
         RunError: if a file is missing or damaged.
     """
-    log = read_log(path)
     if "sha256" not in header:
-        return log
+        return
     if log:
         read_policy(path, log)
         read_prior(path, header)
@@ -369,7 +368,6 @@ def open_run(path: Path, header: Header, config: RunConfig) -> list[Row]:
     for file in path.iterdir():
         if _is_left_over(file.name, len(log)):
             file.unlink()
-    return log
 
 
 def _is_left_over(name: str, iterations: int) -> bool:
