@@ -13,7 +13,7 @@ import tyro
 from mereq_min.interfaces import Task
 from mereq_min.lab.commands.console import complaints, console
 from mereq_min.lab.human.folder import journal_file, same_steps
-from mereq_min.lab.human.journal import read_journal
+from mereq_min.lab.human.journal import effective, read_journal
 from mereq_min.lab.human.replay import derive, retrace
 from mereq_min.lab.human.show import Show
 from mereq_min.lab.runs.config import RunConfig
@@ -23,7 +23,7 @@ from mereq_min.lab.runs.run import load_run_task
 from mereq_min.validation import check_number
 
 LONGEST_FILM = 300
-"""Most frames of the film of a session [frames]."""
+"""Most frames of the film of a session, beside the starts of episodes in a short one [frames]."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,15 @@ def film_session(path: Path, task: Task, config: RunConfig, file: Path) -> None:
     """Draw a session as a GIF, with the takeovers marked."""
     from mereq_min.lab.show.film import EXPERT_COLOUR, POLICY_COLOUR, decorate, to_gif
 
-    sessions = retrace(path, task, config, "rgb_array")
-    total = sum(1 for _ in retrace(path, task, config))
-    stride = -(-total // LONGEST_FILM)
-    frames = []
-    for number, session in enumerate(sessions):
-        if number % stride:
+    n_decisions = len(effective(read_journal(journal_file(path))))
+    stride = -(-(n_decisions + 1) // LONGEST_FILM)
+    frames, drawn = [], -1
+    for session in retrace(path, task, config, "rgb_array"):
+        number = len(session.history)
+        # The same number twice: an episode begins, which only a short film has the time to show.
+        if number % stride or (stride > 1 and number == drawn):
             continue
+        drawn = number
         is_person = session.last is not None and session.last.action is not None
         who = "YOU DRIVE" if is_person else f"policy {session.version}"
         title = (
