@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from mereq_min.lab.commands.replay import film_session
 from mereq_min.lab.human.films import film_policy
 from mereq_min.lab.human.folder import Folder
 from mereq_min.lab.human.journal import Adopt, Learn, Take, UndoUpdate
 from mereq_min.lab.human.learning import Pupil, Update, find_telling
-from mereq_min.lab.human.replay import derive
+from mereq_min.lab.human.replay import derive, retrace
 from mereq_min.lab.human.report import find_unsure, make_report, say_change
 from mereq_min.lab.human.scenes import scene_of
 from mereq_min.lab.human.session import Session
@@ -66,6 +68,22 @@ def live(tmp_path: Path) -> Iterator[Live]:
     found = Live(tmp_path)
     yield found
     found.folder.close()
+
+
+@pytest.mark.parametrize("longest", [300, 20])
+def test_a_film_has_a_frame_of_each_moment_or_is_thinned_evenly(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int
+) -> None:
+    live.teach()
+    live.do(*(Take(5.0) for _ in range(30)))
+    path, moments = live.folder.path, sum(1 for _ in retrace(live.folder.path, TASK, CONFIG))
+    n_decisions = 25 + 2 + 30
+    assert moments > n_decisions + 1  # episodes began, too
+    monkeypatch.setattr("mereq_min.lab.commands.replay.LONGEST_FILM", longest)
+    film_session(path, TASK, CONFIG, tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        shown = getattr(film, "n_frames", 1)
+    assert shown == (moments if longest == 300 else len(range(0, n_decisions + 1, 3)))
 
 
 def test_a_round_becomes_an_iteration_of_an_ordinary_run(live: Live) -> None:
