@@ -298,13 +298,20 @@ def cells() -> str:
 
 
 def learners() -> str:
-    rates = read_json("tests/benchmarks/learners.json")["updates_a_second"]
-    medians = {
-        size: {who: statistics.median(each) for who, each in pair.items()} for size, pair in rates.items()
+    record = read_json("tests/benchmarks/learners.json")
+    kinds = {
+        "SAC": ("updates_a_second", "Stable-Baselines3"),
+        "soft DQN": ("dqn_updates_a_second", "mereq-min, torch"),
     }
-    ours, theirs = "mereq-min", "Stable-Baselines3"
-    mine = [f"{each[ours]:.0f} ({each[ours] / each[theirs]:.2f}x)" for each in medians.values()]
-    rows = [["`deep.residual_sac`", *mine], [theirs, *(f"{each[theirs]:.0f}" for each in medians.values())]]
+    rows = []
+    for kind, (key, base) in kinds.items():
+        medians = {
+            size: {who: statistics.median(each) for who, each in sides.items()}
+            for size, sides in record[key].items()
+        }
+        for who in next(iter(medians.values())):
+            cells = [f"{each[who]:,.0f} ({each[who] / each[base]:.1f}x)" for each in medians.values()]
+            rows.append([f"{kind}, {who}", *cells])
     return table(["updates a second", *medians], rows)
 
 

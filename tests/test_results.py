@@ -5,6 +5,7 @@ import json
 import re
 import statistics
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -232,17 +233,19 @@ def test_the_compiled_road_equals_highway_env_as_claimed():
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "Fanuc-pusher-v0"])
-def test_both_learners_learn_the_same(name):
+def test_all_learners_learn_the_same(name):
     """Intervals of the mean over eight seeds overlap at every checkpoint."""
     from mereq_min.metrics import bootstrap_mean
 
     returns = json.loads((ROOT / f"tests/benchmarks/learners_curves-{name}.json").read_text())["returns"]
-    ours, theirs = (np.array(list(curves.values())) for curves in returns.values())
-    assert ours.shape == theirs.shape == (8, 10)
-    for a, b in zip(ours.T, theirs.T, strict=True):
-        a, b = (bootstrap_mean(each, np.random.default_rng(0)) for each in (a, b))
-        assert a.low <= b.high
-        assert b.low <= a.high
+    assert set(returns) == {"mereq-min, torch", "mereq-min, JAX", "Stable-Baselines3"}
+    sides = [np.array(list(curves.values())) for curves in returns.values()]
+    for one, other in combinations(sides, 2):
+        assert one.shape == other.shape == (8, 10)
+        for a, b in zip(one.T, other.T, strict=True):
+            a, b = (bootstrap_mean(each, np.random.default_rng(0)) for each in (a, b))
+            assert a.low <= b.high
+            assert b.low <= a.high
 
 
 def test_a_million_states_take_one_gibibyte():

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,12 @@ def learn_theirs(problem: Problem, seed: int, checkpoints: list[int]) -> list[fl
     return returns
 
 
+LEARNERS: dict[str, Callable[[Problem, int, list[int]], list[float]]] = {
+    **{name: partial(learn_ours, engine=engine) for name, engine in ENGINES.items()},
+    **({THEIRS: learn_theirs} if HAS_THEIRS else {}),
+}
+
+
 def bootstrap_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % bootstrap interval of the mean over seeds; (seeds, checkpoints) -> 2 x (checkpoints,)."""
     rows = np.random.default_rng(0).integers(len(returns), size=(10_000, len(returns)))
@@ -213,29 +220,25 @@ def bootstrap_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def compare_curves(problem: Problem, seeds: int, path: Path) -> None:
-    """Learn with every seed on both sides, writing each curve as soon as it is there."""
+def compare_curves(problem: Problem, learners: list[str], seeds: int, path: Path) -> None:
+    """Learn with every seed on some sides, writing each curve as soon as it is there."""
     interval = problem.steps // problem.checkpoints
     checkpoints = list(range(interval, problem.steps + 1, interval))
-    setting = {
-        "problem": {**asdict(problem), "hidden": list(problem.hidden)},
-        "checkpoints": checkpoints,
-        "versions": find_versions(PACKAGES),
-    }
-    learners = {name: partial(learn_ours, engine=engine) for name, engine in ENGINES.items()}
-    if HAS_THEIRS:
-        learners[THEIRS] = learn_theirs
-    record = {**setting, "returns": {name: {} for name in learners}}
+    setting = {"problem": {**asdict(problem), "hidden": list(problem.hidden)}, "checkpoints": checkpoints}
+    record = {**setting, "versions": {}, "returns": {}}
     if path.exists():
         record = json.loads(path.read_text())
-        if any(record.get(key) != value for key, value in setting.items()):
-            raise SystemExit(f"{path} holds curves of other settings or versions: move it away first")
-    for seed in range(seeds):
-        for name, learn in learners.items():
-            if str(seed) not in record["returns"][name]:
-                print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
-                record["returns"][name][str(seed)] = learn(problem, seed, checkpoints)
-                write(path, record)
+    versions = find_versions(PACKAGES)
+    if any(record[key] != value for key, value in setting.items()) or any(
+        record["versions"].setdefault(name, versions) != versions for name in learners
+    ):
+        raise SystemExit(f"{path} holds curves of other settings or versions: move it away first")
+    for seed, name in product(range(seeds), learners):
+        returns = record["returns"].setdefault(name, {})
+        if str(seed) not in returns:
+            print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
+            returns[str(seed)] = LEARNERS[name](problem, seed, checkpoints)
+            write(path, record)
     print_curves(record)
 
 
@@ -269,13 +272,16 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=11, help="timings of each side")
     parser.add_argument("--updates", type=int, default=300, help="updates of one timing")
+    parser.add_argument(
+        "--learners", nargs="+", choices=LEARNERS, default=list(LEARNERS), help="sides of curves"
+    )
     parser.add_argument("--seeds", type=int, default=8, help="learning curves of each side")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.curves:
         path = arguments.out / f"learners_curves-{arguments.curves}.json"
-        compare_curves(PROBLEMS[arguments.curves], arguments.seeds, path)
+        compare_curves(PROBLEMS[arguments.curves], arguments.learners, arguments.seeds, path)
         return
     speed, of_dqn = {}, {}
     for width in arguments.units:
