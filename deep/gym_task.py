@@ -293,8 +293,12 @@ class GymTask:
         """Episodes that `evaluate` measures by default if it measures on the reference simulator."""
         return self.episodes if self.reference_env is None else self.reference_episodes
 
-    def spot_check(self, policy: Policy, episodes: int = 1) -> tuple[int, int] | None:
-        """Replay the actions of `roll_out`'s first episodes on the reference simulator.
+    def spot_check(self, policy: Policy, n_steps: int = 10) -> tuple[int, int] | None:
+        """Replay the actions of `roll_out`'s first episode, or of its beginning, on the reference simulator.
+
+        Args:
+            policy: the policy.
+            n_steps: most steps that are replayed.
 
         Returns:
             Steps that came out the same, with observations and features equal up to 1e-6 and the same end,
@@ -302,20 +306,20 @@ class GymTask:
         """
         if self.reference_env is None:
             return None
-        steps = self.roll_out(policy, episodes)
+        steps = self.roll_out(policy, 1)
+        lived = np.flatnonzero(steps.in_first_episode[:, 0])[:n_steps]
         env = self.make_env(reference=True)
+        env.reset(seed=0)
         same = 0
-        for e, lived in enumerate(steps.in_first_episode.T):
-            env.reset(seed=e)
-            for t in np.flatnonzero(lived):
-                state, _, terminated, _, info = env.step(steps.action[t, e])
-                same += (
-                    np.allclose(state, steps.next_state[t, e], rtol=0, atol=1e-6)
-                    and np.allclose(info["features"], steps.features[t, e], rtol=0, atol=1e-6)
-                    and bool(terminated) == steps.terminated[t, e]
-                )
+        for t in lived:
+            state, _, terminated, _, info = env.step(steps.action[t, 0])
+            same += (
+                np.allclose(state, steps.next_state[t, 0], rtol=0, atol=1e-6)
+                and np.allclose(info["features"], steps.features[t, 0], rtol=0, atol=1e-6)
+                and bool(terminated) == steps.terminated[t, 0]
+            )
         env.close()
-        return int(same), int(steps.in_first_episode.sum())
+        return int(same), len(lived)
 
     def roll_out(self, policy: Policy, episodes: int | None = None, *, reference: bool = False) -> Rollout:
         """Whole episodes from the seeds 0, 1, ..., side by side."""

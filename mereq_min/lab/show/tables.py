@@ -125,8 +125,9 @@ def before_after_table(task: Task, aligned: Policy) -> Table:
     """Prior, aligned policy and, with an oracle, expert, measured unwatched.
 
     With an oracle, the table begins with their intervention rates over `WATCHED_STEPS` watched steps. All is
-    measured on the simulator on which the task trains. If results are reported on another one, an episode of
-    the aligned policy is replayed there, and below the table it says how many steps were the same.
+    measured on the simulator on which the task trains. If results are reported on another one, the first
+    steps of an episode of the aligned policy are replayed there, and below the table it says how many were
+    the same.
     """
     from mereq_min.rollout import watch
 
@@ -144,7 +145,7 @@ def before_after_table(task: Task, aligned: Policy) -> Table:
     table = evaluation_table("Before and after", task, measures)
     check = getattr(task, "spot_check", lambda policy: None)(aligned)
     if check is not None:
-        table.caption = "An episode replayed on the reference simulator: {} of {} steps equal".format(*check)
+        table.caption = "An episode begun on the reference simulator: {} of {} steps equal".format(*check)
         table.caption_justify = "left"
     return table
 
