@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -79,21 +80,36 @@ def mlp(
     return nn.Sequential(*layers[:-1])
 
 
-def _linear(layer: nn.Linear, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    y = x @ layer.weight.detach().numpy().T
-    if layer.bias is not None:
-        y += layer.bias.detach().numpy()
-    return y
+_Step = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-_IN_NUMPY: dict[type[nn.Module], Callable[[Any, NDArray[np.float32]], NDArray[np.float32]]] = {
-    nn.Flatten: lambda layer, x: x.reshape(*x.shape[: layer.start_dim], -1),
-    Scale: lambda layer, x: x.reshape(len(x), -1) * layer.scale.numpy(),
+def _linear(layer: nn.Linear) -> _Step:
+    weight = layer.weight.detach().numpy().T
+    bias = 0.0 if layer.bias is None else layer.bias.detach().numpy()
+    return lambda x: x @ weight + bias
+
+
+def _flatten(layer: nn.Flatten) -> _Step:
+    start = layer.start_dim
+    return lambda x: x.reshape(*x.shape[:start], -1)
+
+
+def _scale(layer: Scale) -> _Step:
+    scale = layer.scale.numpy()
+    return lambda x: x.reshape(len(x), -1) * scale
+
+
+_IN_NUMPY: dict[type[nn.Module], Callable[[Any], _Step]] = {
+    nn.Flatten: _flatten,
+    Scale: _scale,
     nn.Linear: _linear,
-    nn.ReLU: lambda _, x: np.maximum(x, 0),
-    nn.Tanh: lambda _, x: np.tanh(x),
+    nn.ReLU: lambda layer: lambda x: np.maximum(x, 0),
+    nn.Tanh: lambda layer: np.tanh,
 }
-"""What numpy computes for a layer of an `mlp`."""
+"""For each kind of layer of an `mlp`, what makes a function of arrays of it, in the memory of its weights."""
+
+_STEPS = WeakKeyDictionary[nn.Module, list[_Step] | None]()
+"""What `evaluate` computes for the networks it has met, None for those that torch evaluates."""
 
 
 def evaluate(net: nn.Module, observations: NDArray[Any]) -> NDArray[np.float32]:
@@ -102,13 +118,17 @@ def evaluate(net: nn.Module, observations: NDArray[Any]) -> NDArray[np.float32]:
     An `mlp` is evaluated by numpy: in rollouts the batches are so small that torch takes most of its time to
     look up what to do. Other networks are evaluated by torch.
     """
-    layers = list(net) if isinstance(net, nn.Sequential) else [net]
-    if not all(type(layer) in _IN_NUMPY for layer in layers):
+    if net not in _STEPS:
+        layers = list(net) if isinstance(net, nn.Sequential) else [net]
+        known = all(type(layer) in _IN_NUMPY for layer in layers)
+        _STEPS[net] = [_IN_NUMPY[type(layer)](layer) for layer in layers] if known else None
+    steps = _STEPS[net]
+    if steps is None:
         with torch.no_grad():
             return net(to_tensor(observations)).numpy()
     x = np.asarray(observations, np.float32)
-    for layer in layers:
-        x = _IN_NUMPY[type(layer)](layer, x)
+    for step in steps:
+        x = step(x)
     return x
 
 
