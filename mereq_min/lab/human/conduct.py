@@ -463,7 +463,10 @@ class Conductor:
         if isinstance(wish, UndoSteps):
             self.paused, self.why = True, ""
             self.hands.let_go()
-            await self._decide(Undo(time.time(), min(wish.steps, len(live.takes))))
+            if live.takes:
+                await self._decide(Undo(time.time(), min(wish.steps, len(live.takes))))
+            else:
+                self.room.send(Notice("there is no step of this round to take back"))
         elif isinstance(wish, UndoTheUpdate):
             await self._undo_update()
         elif isinstance(wish, LearnNow):

@@ -116,6 +116,21 @@ def test_undo_while_driving(server: tuple[Path, str]) -> None:
     play(link, undo)
 
 
+def test_where_there_is_nothing_to_take_back_nothing_is_written(server: tuple[Path, str]) -> None:
+    out, link = server
+
+    async def undo(page: Page) -> None:
+        await page.send("undo", steps=10_000)
+        await page.until(lambda each: not each.last["mode"]["can_undo"])
+        before = read_journal(run_of(out) / "live/journal.jsonl")
+        await page.send("undo")
+        await page.until(lambda each: "there is no step of this round to take back" in each.notices)
+        assert read_journal(run_of(out) / "live/journal.jsonl") == before
+        assert page.last["frame"]["round_steps"] == 0
+
+    play(link, undo)
+
+
 def test_step_by_step_through_the_end_of_an_episode(server: tuple[Path, str]) -> None:
     _, link = server
 
