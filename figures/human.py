@@ -34,7 +34,10 @@ LOOP = {"iterations": 10, "steps_per_iteration": 100}
 """The rounds of a session: those of `mereq teach`."""
 THRESHOLD = 0.05
 """delta."""
-SHOWN = ("MEReQ-R", "MEReQ-L", "MEReQ", "HG-DAgger-1", "Residual-BC", "HG-DAgger-FT")
+SHOWN = {
+    "MEReQ-R": "o", "MEReQ-L": "s", "MEReQ": "D", "HG-DAgger-1": "^", "Residual-BC": "v", "HG-DAgger-FT": "P"
+}  # fmt: skip
+"""Methods and their marks."""
 
 
 @dataclass(frozen=True)
@@ -107,28 +110,31 @@ def draw(file: Path) -> plt.Figure:
         draw_task(ax, [line for line in lines if line["task"] == task], header["config"]["rate"])
         ax.set_title(task)
     axes[0].set_ylabel("seconds in control until the rate\nstays under 0.05")
-    handles, _ = axes[0].get_legend_handles_labels()
+    marks = [
+        plt.Line2D([], [], marker=mark, ls="", color=COLOURS[name], label=name)
+        for name, mark in SHOWN.items()
+    ]
     bound = plt.Line2D(
-        [], [], marker="o", ls="", mfc="white", color="#888", label="open: some runs do not get there"
+        [], [], marker="o", ls="", mfc="white", color="#888", label="open: not all runs get there"
     )
-    figure.legend(handles=[*handles, bound], loc="outside lower center", ncols=4)
+    figure.legend(handles=[*marks, bound], loc="outside lower center", ncols=4)
     return figure
 
 
 def draw_task(ax: Axes, lines: list[dict], rate: float) -> None:
     """A line a method, with 95 % intervals of the mean; slightly apart, so that none hides another."""
     shares = sorted({line["share"] for line in lines})
-    for number, method in enumerate(SHOWN):
-        x = np.array(shares) + 0.025 * (number - (len(SHOWN) - 1) / 2)
+    for number, (method, mark) in enumerate(SHOWN.items()):
+        x = np.array(shares) + 0.045 * (number - (len(SHOWN) - 1) / 2)
         for k, share in enumerate(shares):
             found = [find_seconds(e, rate) for e in lines if (e["method"], e["share"]) == (method, share)]
             mean, low, high = bootstrap_mean([seconds for seconds, _ in found], np.random.default_rng(0))
             face = "white" if any(censored for _, censored in found) else COLOURS[method]
             ax.plot([x[k], x[k]], [low, high], color=COLOURS[method], lw=1.2)
-            ax.plot(x[k], mean, "o", ms=5, color=COLOURS[method], mfc=face, label=None if k else method)
+            ax.plot(x[k], mean, mark, ms=5, color=COLOURS[method], mfc=face)
     ax.set(yscale="log", xlabel="how human the expert is")
     ax.set_xticks(shares, ["ideal", *(f"{share:g}" for share in shares[1:-1]), "person"])
-    ax.set_yticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+    ax.set_yticks([10, 20, 50, 100], ["10", "20", "50", "100"])
     ax.minorticks_off()
 
 

@@ -1,5 +1,7 @@
 """The recorded runs behind figures and RESULTS.md: complete, reproducible, and quoted as they are."""
 
+import importlib.util
+import itertools
 import json
 from dataclasses import asdict, replace
 from functools import cache
@@ -8,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gridworlds.scenes import GRID_RATE
 from mereq_min import LoopConfig, settings_of
+from mereq_min.experts import make_human
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.records import read_bundle, read_config, read_rows
 from mereq_min.lab.runs.run import RunConfig, define_task, find_differences, run
@@ -164,6 +168,44 @@ def test_other_rules_are_held_against_the_recorded_runs():
     for each in first:
         rows = golden_rows("bottle", each["method"], 10)
         assert each["intervention_rate"] == [row["intervention_rate"] for row in rows]
+
+
+def load_script(name):
+    """A script of figures/, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"figures/{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@pytest.fixture(scope="module")
+def human():
+    """The script about experts who are more or less human, its header and its record."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "figures")
+        script = load_script("human")
+    header, *lines = map(json.loads, (ROOT / "figures/human.jsonl").read_text().splitlines())
+    return script, header, lines
+
+
+def test_every_method_was_taught_by_the_same_experts(human):
+    script, header, lines = human
+    assert not header["git"].endswith("-dirty")
+    shares = tuple(map(float, header["config"]["errors"]))
+    assert shares == script.Arguments().shares
+    for share, errors in header["config"]["errors"].items():
+        assert errors == asdict(make_human(GRID_RATE, float(share)))
+    ran = {(each["task"], each["method"], each["share"], each["seed"]) for each in lines}
+    seeds = range(2100, 2108)
+    assert ran == set(itertools.product(GRIDWORLDS, script.SHOWN, shares, seeds)) and len(lines) == len(ran)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_recorded_run_with_a_person_comes_out_again(human, share):
+    script, _, lines = human
+    job = ("carpet", "MEReQ-R", share, 2100)
+    (golden,) = (e for e in lines if (e["task"], e["method"], e["share"], e["seed"]) == job)
+    assert script.measure(*job) == golden
 
 
 def test_the_book_quotes_the_record_of_the_examples():
