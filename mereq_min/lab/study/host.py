@@ -19,7 +19,7 @@ from mereq_min.lab.human.protocol import LARGEST_MESSAGE, ActionName, Ping, Pong
 from mereq_min.lab.human.scenes import scene_of
 from mereq_min.lab.human.server import FRAMES, Room, Site
 from mereq_min.lab.plugins import load_task
-from mereq_min.lab.runs.records import is_finished, read_config, read_rows
+from mereq_min.lab.runs.records import read_config, read_rows
 from mereq_min.lab.study.participants import (
     SCALES,
     Answer,
@@ -30,7 +30,6 @@ from mereq_min.lab.study.participants import (
 )
 from mereq_min.lab.study.plan import Stage, configure
 from mereq_min.lab.study.table import write_table
-from mereq_min.loop import LoopConfig
 
 STARTS = 3
 """Starts from which two policies are compared."""
@@ -66,8 +65,6 @@ class Show(msgspec.Struct, tag="show"):
     """Of the participant."""
     text: str = ""
     """Words of this stage."""
-    task: str = ""
-    """Its task."""
     link: str = ""
     """Of the live session; empty until it is ready."""
     scales: list[str] = []
@@ -173,12 +170,12 @@ class Host:
     async def _conduct(self, stage: Stage) -> None:
         """Hold the session of a stage, or go on with it, unless it is over."""
         config = configure(self.study.plan, stage, self.participant.number)
-        if self._is_over(stage, config.loop):
+        if self._is_over(stage):
             return
-        self._show(stage.kind, task=stage.task)
+        self._show(stage.kind)
 
         def show_link(link: str) -> None:
-            self._show(stage.kind, task=stage.task, link=link)
+            self._show(stage.kind, link=link)
 
         root = self.study.session_root(self.participant, stage)
         port = self._port + 1 if self._port else 0
@@ -194,13 +191,13 @@ class Host:
         if self._left.is_set():
             raise _Left
 
-    def _is_over(self, stage: Stage, loop: LoopConfig) -> bool:
+    def _is_over(self, stage: Stage) -> bool:
         """Whether a session ended before this process began: after its last round, or when it was stopped."""
         run = self.study.session_run(self.participant, stage)
         if not (run / "config.json").exists():
             return False
-        rows, recorded = read_rows(run), read_config(run)["config"]["loop"]["iterations"]
-        return is_finished(rows, loop) or (bool(rows) and len(rows) == recorded)
+        rows = read_rows(run)
+        return bool(rows) and len(rows) >= read_config(run)["config"]["loop"]["iterations"]
 
     def _taught(self, task: str, method: str) -> Policy:
         """What the participant taught a task by a method."""
