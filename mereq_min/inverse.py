@@ -257,8 +257,8 @@ def _ascend(
         step = np.linalg.solve(top.information, top.gradient)
         # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
-        length = float(np.sqrt(step @ top.gradient))  # in standard errors
-        if length < (config.least_step if is_exact else config.least_noisy_step * (1 + reversals)):
+        least = config.least_step if is_exact else config.least_noisy_step * (1 + reversals)
+        if float(step @ top.gradient) < least**2:  # its length in standard errors
             return top, solves, True
         last_step = step * min(1.0, longest_step / float(np.linalg.norm(step))) / (1 + reversals)
         x = x + last_step
