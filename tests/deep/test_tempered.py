@@ -51,7 +51,7 @@ def problem():
     return mdp, solve_soft(mdp, reward, 0.3, tol=1e-12).log_policy
 
 
-def make_learner(rounds: int = 8) -> TemperedNeuralLearner:
+def make_learner(*, rounds: int = 8, num_envs: int = 256) -> TemperedNeuralLearner:
     mdp, log_prior = problem()
     prior = OneHotPolicy(log_prior)
     agent = ResidualDQN(
@@ -68,7 +68,7 @@ def make_learner(rounds: int = 8) -> TemperedNeuralLearner:
         agent,
         lambda n: TabularVectorEnv(mdp, n, HORIZON),
         horizon=HORIZON,
-        config=LearnerConfig(num_envs=256, first_rounds=rounds),
+        config=LearnerConfig(num_envs=num_envs, first_rounds=rounds),
         log_prior=prior.log_prob,
         scaled_prior_weight=OMEGA,
     )
@@ -85,6 +85,13 @@ def solved_state(*x: float) -> dict[str, NDArray[Any]]:
 def make_solved(*x: float) -> TemperedNeuralLearner:
     learner = make_learner()
     learner.restore(solved_state(*x))
+    return learner
+
+
+def make_rough(*x: float) -> TemperedNeuralLearner:
+    """A learner that is far from the exact solution."""
+    learner = make_learner(rounds=2, num_envs=16)
+    learner.solve(np.array(x))
     return learner
 
 
@@ -192,7 +199,7 @@ def test_a_step_that_the_prior_hardly_ever_takes_does_not_swamp_the_others() -> 
 
 def test_the_gradient_is_the_derivative_of_the_log_posterior() -> None:
     """Of theta, the prior's weight and eps, while the networks stay as they are."""
-    learner = make_solved(*THETA, 0.0)
+    learner = make_rough(*THETA, 0.0)
     learner.__class__ = Held
     steps = draw(EpsilonPolicy(learner.policy, 0.2, 3), 40, 0)
     config, robust = SegmentLikelihoodConfig(prior_sd=0.7), RobustConfig(0.1, 15.0, 0.4)
@@ -211,10 +218,10 @@ def test_the_gradient_is_the_derivative_of_the_log_posterior() -> None:
 
 def test_without_slips_and_at_the_robots_temperature_it_is_segment_likelihood() -> None:
     """Theta by theta, as both ask the same of the learner."""
-    steps = draw(make_solved(*THETA, 0.0).policy, 300, 0)
+    steps = draw(make_rough(*THETA, 0.0).policy, 300, 0)
     config, start = SegmentLikelihoodConfig(max_iterations=6), np.zeros(3)
-    plain = maximise_likelihood(WithoutTemperature(make_solved(*start, 0.0)), steps, start, config)  # type: ignore[arg-type]
-    robust = maximise_robust_likelihood(make_solved(*start, 0.0), SLIPS, steps, start, config, NONE)
+    plain = maximise_likelihood(WithoutTemperature(make_rough(*start, 0.0)), steps, start, config)  # type: ignore[arg-type]
+    robust = maximise_robust_likelihood(make_rough(*start, 0.0), SLIPS, steps, start, config, NONE)
     assert (robust.error_rate, robust.temperature_ratio) == (0.0, 1.0)
     assert robust.solves == plain.solves
     assert_allclose(robust.theta, plain.theta, rtol=1e-9)
@@ -230,7 +237,7 @@ def test_networks_come_to_the_robots_temperature_in_short_steps() -> None:
             seen.append(theta)
             return super().solve(theta)
 
-    learner = make_solved(*THETA, 0.0)
+    learner = make_rough(*THETA, 0.0)
     learner.__class__ = Recorder
     end = np.array([1.4, -0.7, 0.2, 0.0])
     policy = _walk(learner, np.array([0.4, -0.7, 0.2, -0.3]), end, 0.5)
