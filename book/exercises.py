@@ -13,6 +13,8 @@ from mereq_min import (
     solve_residual,
     successor_features,
 )
+from mereq_min.lab.human.journal import Learn, Take, Undo
+from mereq_min.lab.human.journal import effective as in_effect
 
 
 def _agree(found: Any, wanted: Any, case: str, atol: float = 1e-8) -> None:
@@ -195,8 +197,101 @@ def check_late(late: Callable[..., Any]) -> None:
     print("check_late passed")
 
 
+def check_unit(unit: Callable[..., Any]) -> None:
+    """Test `unit(features, scale)`, the same features in units of `scale` and within [0, 1]; chapter 11."""
+    told = []
+
+    def features(observation: Any, action: Any, next_observation: Any, info: Any) -> tuple[Any, Any]:
+        told.append((observation, action, next_observation, info))
+        return next_observation[0] - observation[0], -next_observation[1]
+
+    scaled = unit(features, [2.0, 10.0])
+    cases = {
+        "numbers within the scale": ([1.0, -5.0], [0.5, 0.5]),
+        "a number beyond the scale": ([3.0, -20.0], [1.0, 1.0]),
+        "numbers below zero": ([-1.0, 4.0], [0.0, 0.0]),
+    }
+    for case, (after, wanted) in cases.items():
+        given = [0.0, 0.0], 1, after, {"reward": 0.0}
+        _agree(scaled(*given), wanted, case)
+        assert told[-1] == given, "wrong arguments: features must be told what `unit(features, scale)` is told"
+    print("check_unit passed")
+
+
+def check_effective(effective: Callable[..., Any]) -> None:
+    """Test `effective(entries)`, what is left of a journal; chapter 12.
+
+    An entry is "learn", an int (undo so many steps), or any other string (a step). Returns the steps and
+    "learn"s that count.
+    """
+    cases = {
+        "nothing is undone": (["a", "b", "learn", "c"], ["a", "b", "learn", "c"]),
+        "two steps are undone": (["a", "b", "c", 2, "d"], ["a", "d"]),
+        "more is undone than there was": (["a", "b", 5, "c"], ["c"]),
+        "undoing reaches back to an update": (["a", "learn", "b", 3, "c"], ["a", "learn", "c"]),
+        "a step is undone that was taken after an undo": (["a", "b", 1, "c", 1, "d"], ["a", "d"]),
+    }
+    for case, (entries, wanted) in cases.items():
+        found = list(effective(entries))
+        assert found == wanted, f"wrong where {case}: {found} and not {wanted}"
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        choice = [["s", "learn", 1, 2, 4][k] for k in rng.choice(5, size=20, p=(0.6, 0.1, 0.1, 0.1, 0.1))]
+        entries = [f"{each}{i}" if each == "s" else each for i, each in enumerate(choice)]
+        found, wanted = list(effective(entries)), _effective_of_library(entries)
+        assert found == wanted, f"wrong for {entries}: {found} and not {wanted}"
+    print("check_effective passed")
+
+
+def _effective_of_library(entries: list[Any]) -> list[str]:
+    makes = {int: lambda each: Undo(0.0, each), str: lambda each: Take(0.0, by=each)}
+    learn = Learn(0.0, 1, asked=True)
+    journal = [learn if each == "learn" else makes[type(each)](each) for each in entries]
+    return [each.by if isinstance(each, Take) else "learn" for each in in_effect(journal)]
+
+
+def check_responsibility(responsibility: Callable[..., Any]) -> None:
+    """Test `responsibility(log_p, error_rate, n_actions)`, (N,), the chance that a step is no slip; chapter 13.
+
+    log_p (N,) are the log-probabilities of the actions under the policy; slips are uniform.
+    """
+    for error_rate, n_actions in ((0.1, 5), (0.02, 3)):
+        log_p = np.log([0.9, 0.2, 1e-3])
+        own = (1 - error_rate) * np.exp(log_p)
+        wanted = own / (own + error_rate / n_actions)
+        _agree(responsibility(log_p, error_rate, n_actions), wanted, f"an error rate of {error_rate}")
+    found = responsibility(np.array([-1000.0, np.log(0.5)]), 0.1, 5)
+    _agree(found, [0.0, 0.45 / 0.47], "an action that the policy never takes")
+    _agree(responsibility(np.array([-3.0, -800.0]), 0.0, 4), [1.0, 1.0], "an expert who never slips")
+    print("check_responsibility passed")
+
+
+def check_adam(adam: Callable[..., Any]) -> None:
+    """Test `adam(parameter, gradient, first, second, step, rate)`, Adam without side effects; chapter 14.
+
+    Returns the new parameter, first and second; step counts from 1.
+    """
+    import torch
+
+    rng = np.random.default_rng(7)
+    parameter = torch.tensor(rng.normal(size=5), requires_grad=True)
+    optimiser = torch.optim.Adam([parameter], lr=0.1)
+    mine, first, second = parameter.detach().numpy().copy(), np.zeros(5), np.zeros(5)
+    for step in range(1, 6):
+        gradient = rng.normal(size=5)
+        given = mine.copy(), first.copy(), second.copy()
+        found = adam(mine, gradient, first, second, step, 0.1)
+        for before, after in zip(given, (mine, first, second), strict=True):
+            np.testing.assert_array_equal(after, before, err_msg="an argument was changed in place")
+        mine, first, second = map(np.asarray, found)
+        parameter.grad = torch.tensor(gradient)
+        optimiser.step()
+        _agree(mine, parameter.detach().numpy(), f"step {step}, beside torch's", 1e-6)
+    print("check_adam passed")
+
+
 def check_preference_loss(loss: Callable[..., Any]) -> None:
-    """Test `loss(log_policy, log_prior, better, worse, beta)`, DPO's mean loss in one state; chapter 11."""
+    """Test `loss(log_policy, log_prior, better, worse, beta)`, DPO's mean loss in one state; chapter 15."""
     rng = np.random.default_rng(5)
     log_prior, reward = np.log(rng.dirichlet(np.ones(4))), rng.normal(size=4)
     better, worse = rng.integers(4, size=(2, 30))

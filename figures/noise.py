@@ -52,7 +52,7 @@ class Arguments:
 
 
 def record(arguments: Arguments) -> None:
-    """Append what the record lacks, seed by seed."""
+    """Append what the record lacks, task by task and seed by seed."""
     header = {"loop": asdict(arguments.loop), "errors": {name: asdict(each) for name, each in ERRORS.items()}}
     if not arguments.data.exists():
         arguments.data.write_text(json.dumps({"config": header, **provenance()}) + "\n")
@@ -62,8 +62,8 @@ def record(arguments: Arguments) -> None:
     done = {(row["task"], row["error"], row["method"], row["seed"]) for row in rows}
     jobs = [
         job
-        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         for task in arguments.tasks
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         for error in ERRORS
         for method in SHOWN
         if (job := (task, error, method, seed)) not in done

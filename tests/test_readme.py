@@ -31,9 +31,9 @@ def test_a_lander_of_ones_own_is_aligned_in_an_empty_folder(tmp_path):
     assert after > 0.9 * before
 
 
-def test_chapter_10_shows_the_same_lander():
+def test_chapter_11_shows_the_same_lander():
     (code,) = (block for block in BLOCKS if "LunarLander" in block)
-    assert f"```python\n{code}```" in (ROOT / "book/10-your-own.md").read_text()
+    assert f"```python\n{code}```" in (ROOT / "book/11-gymnasium.md").read_text()
 
 
 SHOWN = re.findall(

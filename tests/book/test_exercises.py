@@ -83,6 +83,31 @@ class Forgetful:
         return action if self.wanted > self.delay else None
 
 
+def unclipped(features: Any, scale: Any) -> Any:
+    return lambda *given: np.divide(features(*given), scale)
+
+
+def beyond_updates(entries: Any) -> Any:
+    """Undoes steps that an update has learned from."""
+    left: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, int):
+            del left[max(0, len(left) - entry) :]
+        else:
+            left.append(entry)
+    return left
+
+
+def without_slips(log_p: Any, error_rate: float, n_actions: int) -> Any:
+    own = (1 - error_rate) * np.exp(log_p)
+    return own / (own + error_rate)
+
+
+def uncorrected(parameter: Any, gradient: Any, first: Any, second: Any, step: int, rate: float) -> Any:
+    first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+    return parameter - rate * first / (np.sqrt(second) + 1e-8), first, second
+
+
 def without_reference(log_policy: Any, log_prior: Any, better: Any, worse: Any, beta: float) -> Any:
     return np.logaddexp(0, beta * (log_policy[worse] - log_policy[better])).mean()
 
@@ -99,6 +124,10 @@ MISTAKES: list[tuple[str, Callable[..., Any]]] = [
     ("check_squashed_log_prob", without_jacobian),
     ("check_squashed_log_prob", rounded_jacobian),
     ("check_late", Forgetful),
+    ("check_unit", unclipped),
+    ("check_effective", beyond_updates),
+    ("check_responsibility", without_slips),
+    ("check_adam", uncorrected),
     ("check_preference_loss", without_reference),
 ]
 

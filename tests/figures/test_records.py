@@ -209,7 +209,7 @@ def test_a_recorded_run_with_a_person_comes_out_again(human, share):
 
 
 def test_the_book_quotes_the_record_of_the_examples():
-    chapter = (ROOT / "book/10-your-own.md").read_text()
+    chapter = (ROOT / "book/11-gymnasium.md").read_text()
     for line in (ROOT / "figures/examples.jsonl").read_text().splitlines():
         record = json.loads(line)
         shown = next(row for row in chapter.splitlines() if row.startswith(f"| `{record['task']}`"))
