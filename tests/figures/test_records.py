@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gridworlds.scenes import GRID_RATE
-from mereq_min import LoopConfig, settings_of
+from mereq_min import METHODS, Imperfections, LoopConfig, align, make_aligner, settings_of, watch
 from mereq_min.experts import make_human
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.records import read_bundle, read_config, read_rows
@@ -220,3 +220,19 @@ def test_the_book_quotes_the_record_of_the_examples():
         assert returns == ", ".join(f"{record['task_return'][who]:.1f}" for who in ("prior", "aligned"))
         assert max(record["rates"][-3:]) < 0.05
         assert record["task_return"]["aligned"] > 0.95 * record["task_return"]["prior"]
+
+
+def test_the_record_of_errors_comes_out_again():
+    first, *rows = (json.loads(line) for line in (ROOT / "figures/noise.jsonl").read_text().splitlines())
+    task = load_task("carpet")
+    chosen = [row for row in rows if (row["task"], row["method"], row["seed"]) == ("carpet", "MEReQ-R", 2100)]
+    assert len(chosen) == len(first["config"]["errors"])
+    for row in chosen:
+        expert = task.oracle.make_expert(Imperfections(**first["config"]["errors"][row["error"]]))
+        aligner = make_aligner(task, METHODS["MEReQ-R"])
+        *_, turn = align(task, aligner, LoopConfig(iterations=2), seed=2100, expert=expert)
+        assert turn.expert_samples == row["expert_samples"][1]
+        kl = task.evaluate(turn.policy)["kl_to_expert"]
+        assert kl == pytest.approx(row["kl_to_expert"][1], rel=1e-3, abs=1e-4)
+        rate = watch(task, turn.policy, task.oracle, 5_000, 1).intervention_rate
+        assert rate == pytest.approx(row["rate"][1], abs=0.02)  # the record's is exact
