@@ -214,7 +214,7 @@ def check_unit(unit: Callable[..., Any]) -> None:
     for case, (after, wanted) in cases.items():
         given = [0.0, 0.0], 1, after, {"reward": 0.0}
         _agree(scaled(*given), wanted, case)
-        assert told[-1] == given, "wrong arguments: features must be told what `unit(features, scale)` is told"
+        assert told[-1] == given, "wrong: features must be told all that the new function is told"
     print("check_unit passed")
 
 
@@ -251,7 +251,7 @@ def _effective_of_library(entries: list[Any]) -> list[str]:
 
 
 def check_responsibility(responsibility: Callable[..., Any]) -> None:
-    """Test `responsibility(log_p, error_rate, n_actions)`, (N,), the chance that a step is no slip; chapter 13.
+    """Test `responsibility(log_p, error_rate, n_actions)`, the chances (N,) of no slip; chapter 13.
 
     log_p (N,) are the log-probabilities of the actions under the policy; slips are uniform.
     """
