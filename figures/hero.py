@@ -184,12 +184,12 @@ def draw(drives: dict[str, Drive], horizon: int) -> list[Image.Image]:
     return frames
 
 
-def save_film(frames: Sequence[Image.Image], file: Path, *, pause: int = PAUSE) -> None:
-    """Write a GIF whose frames share one palette, taken from some of them; a frame takes `pause` [ms]."""
+def save_film(frames: Sequence[Image.Image], file: Path) -> None:
+    """Write a GIF whose frames share one palette, taken from some of them."""
     sample = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames[::20]]))
     palette = sample.quantize(64, Image.Quantize.MEDIANCUT)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    durations = [pause] * len(others) + [REST]
+    durations = [PAUSE] * len(others) + [REST]
     first.save(file, save_all=True, append_images=others, duration=durations, loop=0)
     print(f"picture: {file}")
 
