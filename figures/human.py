@@ -1,7 +1,7 @@
 """Seconds in control until a policy is aligned, by method and by how human the expert is.
 
     python figures/human.py                # draw what is recorded
-    python figures/human.py --record       # run what the record lacks (15 minutes on one core), then draw
+    python figures/human.py --record       # run what the record lacks (6 minutes of one core), then draw
 
 A whole person is `mereq_min.experts.make_human` at the pace of the page of `mereq teach`: 3 steps a second.
 The rate of such a person never stays under 0.05, whatever the policy, because false alarms and holding on are

@@ -38,10 +38,10 @@ class Arguments:
     """carpet or highway."""
     rounds: int = 3
     """Rounds of the session."""
-    steps: int = 40
+    steps: int = 50
     """Steps of a round [steps]."""
-    speed: float = 2
-    """Of the session."""
+    speed: float = 0.5
+    """Of the session; on a busy machine the hand is late at higher ones."""
     out: Path = Path("figures/live.gif")
     """The film."""
 
