@@ -3,7 +3,8 @@
 `mereq_min.soft` imports this module only when its backend is "numba". It is faster than the numpy version
 because it passes over the transitions once per policy and preconditions BiCGSTAB by symmetric Gauss-Seidel,
 whose triangular solves cannot be written with array operations. Where the graph has no cycle,
-as in a maze, the linear systems are solved exactly instead.
+as in a maze, the linear systems are solved exactly instead, and on a lattice `mereq_min.soft_lattice` takes
+over.
 """
 
 from weakref import WeakKeyDictionary
@@ -12,30 +13,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mereq_min import policy_chain
 from mereq_min.forest import find_forest, solve_on_forest
+from mereq_min.lattice import Lattice, find_lattice
 from mereq_min.mdp import TabularMDP
 from mereq_min.policy_chain import rough_precision
+from mereq_min.soft_kernels import MIN_RAISED_SHARE, forcing_term, rounding_error, soft_value_and_policy
+from mereq_min.soft_lattice import solve_on_lattice
 from mereq_min.validation import Array
 
 BLOCK = 256
 """States that are backed up together: enough for vector instructions, few enough for the L1 cache."""
+LATTICE_STATES = 80_000
+"""Least number of states for which a lattice is looked for: below, too little is gained."""
 
-LOG2_E = 1.4426950408889634
-"""log2(e)."""
-LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
-"""ln(2) as the sum of two floats, so that multiples of the first are exact."""
-ROUND = 1.5 * 2.0**52
-"""Adding it to a float64 leaves the nearest integer in the lowest bits."""
-ROOT_HALF = 0x3FE6A09E667F3BCD
-"""Bits of the float64 nearest to sqrt(1/2)."""
-
-MIN_RAISED_SHARE = 0.02
-"""Share of the states whose value a greedy sweep must raise for another sweep to be worth it."""
-
+_lattices: WeakKeyDictionary[TabularMDP, Lattice | None] = WeakKeyDictionary()
 _patterns: WeakKeyDictionary[TabularMDP, tuple[NDArray, ...]] = WeakKeyDictionary()
 _forests: WeakKeyDictionary[TabularMDP, tuple[NDArray, NDArray]] = WeakKeyDictionary()
-_rounding_error = njit(cache=True)(policy_chain.rounding_error)
 
 
 def solve_newton(
@@ -57,6 +50,11 @@ def solve_newton(
         The number of policy updates. The caller must check the error.
     """
     P, S, A = mdp.transition, mdp.n_states, mdp.n_actions
+    if S >= LATTICE_STATES and mdp not in _lattices:
+        _lattices[mdp] = find_lattice(mdp)
+    lattice = _lattices.get(mdp)
+    if lattice is not None:
+        return solve_on_lattice(lattice, reward, mdp.gamma, temperature, tol, v, max_iterations)
     # Unsigned, because numba checks the sign of every signed index.
     transition = (P.data, *(index.view(f"u{index.itemsize}") for index in (P.indices, P.indptr)))
     precision = rough_precision(mdp.gamma)
@@ -178,11 +176,11 @@ def _iterate(
                 break
         previous = error
         error = _bellman_backup(transition, pattern, reward, terminal, gamma, alpha, v, residual, entries)
-        if error <= tol or error <= _rounding_error(v) or not np.isfinite(v.sum()):
+        if error <= tol or error <= rounding_error(v) or not np.isfinite(v.sum()):
             return iteration
         for s in range(S):
             b[s] = residual[s] / error
-        rtol = _forcing_term(iteration, error / previous, tol / error)
+        rtol = forcing_term(iteration, error / previous, tol / error)
         if len(forest[0]):
             solve_on_forest(forest[0], forest[1], entries, b, x)
         elif not _solve_bicgstab(pattern[0], pattern[1], entries, rtol, vectors):
@@ -190,16 +188,6 @@ def _iterate(
         for s in range(S):
             v[s] += error * x[s]
     return max_iterations
-
-
-@njit(cache=True)
-def _forcing_term(iteration: int, growth: float, reduction: float) -> float:
-    """Return the relative tolerance of a linear solve: the squared reduction of the error in the last update.
-
-    Eisenstat and Walker (1996); it is bounded, and tightened with time.
-    """
-    rtol = min(0.02, max(growth * growth, 1e-3)) ** (1 + iteration // 40)
-    return min(max(rtol, 0.3 * reduction), 0.5)
 
 
 @njit(cache=True, fastmath={"contract"})
@@ -262,7 +250,7 @@ def _bellman_backup(
     for start in range(0, S, BLOCK):
         stop = min(start + BLOCK, S)
         _bellman_q(transition, reward, gamma, v, start, stop, q)
-        _soft_value_and_policy(q, alpha, scratch, scratch.view(np.int64), gain, policy)
+        soft_value_and_policy(q, alpha, scratch, scratch.view(np.int64), gain, policy)
         for i in range(stop - start):
             gain[i] = 0.0 if terminal[start + i] else gain[i] - v[start + i]
             error = max(error, abs(gain[i]))
@@ -284,86 +272,6 @@ def _bellman_q(
             for j in range(indptr[row], indptr[row + np.uint64(1)]):
                 expected += data[j] * v[indices[j]]
             q[a, s - start] = reward[s, a] + gamma * expected
-
-
-@njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _soft_value_and_policy(
-    q: Array, alpha: float, scratch: Array, bits: NDArray, value: Array, policy: NDArray
-) -> None:
-    """Write the soft maximum of q (A, BLOCK) over actions into `value`, and the policy; overwrites q."""
-    A, sharpness = len(q), 1.0 / alpha
-    top, total = q[0].copy(), np.zeros(BLOCK)
-    for a in range(1, A):
-        for i in range(BLOCK):
-            top[i] = q[a, i] if q[a, i] > top[i] else top[i]
-    for a in range(A):
-        for i in range(BLOCK):
-            q[a, i] = (q[a, i] - top[i]) * sharpness
-        _exp_in_place(q[a], scratch, bits)
-        for i in range(BLOCK):
-            total[i] += q[a, i]
-    _log(total, scratch, bits, value)
-    for i in range(BLOCK):
-        value[i] = top[i] + alpha * value[i]
-        total[i] = 1.0 / total[i]
-    for a in range(A):
-        for i in range(BLOCK):
-            policy[a, i] = q[a, i] * total[i]
-
-
-@njit(cache=True, fastmath={"contract"})
-def _exp_in_place(x: Array, scratch: Array, bits: NDArray) -> None:
-    """Replace x <= 0 by exp(x) = 2^n e^f, with a Taylor series for |f| <= ln(2) / 2; numba vectorises it.
-
-    `bits` is `scratch` read as integers. Below -700 the result is exp(-700).
-    """
-    for i in range(len(x)):
-        z = x[i] if x[i] > -700.0 else -700.0
-        rounded = z * LOG2_E + ROUND
-        scratch[i] = rounded
-        n = rounded - ROUND
-        f = (z - n * LN2_HIGH) - n * LN2_LOW
-        p = 1.0 / 479001600.0
-        p = p * f + 1.0 / 39916800.0
-        p = p * f + 1.0 / 3628800.0
-        p = p * f + 1.0 / 362880.0
-        p = p * f + 1.0 / 40320.0
-        p = p * f + 1.0 / 5040.0
-        p = p * f + 1.0 / 720.0
-        p = p * f + 1.0 / 120.0
-        p = p * f + 1.0 / 24.0
-        p = p * f + 1.0 / 6.0
-        p = p * f + 0.5
-        p = p * f + 1.0
-        x[i] = p * f + 1.0
-    for i in range(len(x)):
-        bits[i] = (bits[i] + 1023) << 52  # the float64 2^n
-    for i in range(len(x)):
-        x[i] *= scratch[i]
-
-
-@njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _log(x: Array, scratch: Array, bits: NDArray, out: Array) -> None:
-    """Write log(x) for x >= 1 into `out`: x = 2^n m, log(m) = 2 artanh((m - 1) / (m + 1))."""
-    for i in range(len(x)):
-        scratch[i] = x[i]
-    for i in range(len(x)):
-        n = (bits[i] - ROOT_HALF) >> 52
-        bits[i] -= n << 52  # the float64 m, between sqrt(1/2) and sqrt(2)
-        out[i] = n
-    for i in range(len(x)):
-        f = (scratch[i] - 1.0) / (scratch[i] + 1.0)
-        g = f * f
-        p = 1.0 / 19.0
-        p = p * g + 1.0 / 17.0
-        p = p * g + 1.0 / 15.0
-        p = p * g + 1.0 / 13.0
-        p = p * g + 1.0 / 11.0
-        p = p * g + 1.0 / 9.0
-        p = p * g + 1.0 / 7.0
-        p = p * g + 1.0 / 5.0
-        p = p * g + 1.0 / 3.0
-        out[i] = out[i] * LN2_HIGH + (out[i] * LN2_LOW + 2.0 * f * (p * g + 1.0))
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")

@@ -16,7 +16,10 @@ import mereq_min
 
 ROOT = Path(__file__).parents[2]
 
-NEED_MORE = {"mereq_min.lab", "mereq_min.forest", "mereq_min.soft_numba"}
+COMPILED = {
+    f"mereq_min.{name}" for name in ("forest", "lattice", "soft_kernels", "soft_lattice", "soft_numba")
+}
+NEED_MORE = {"mereq_min.lab"} | COMPILED
 """The lab and the compiled solver, which need the full installation."""
 
 IMPORT_ALONE = """
