@@ -23,8 +23,8 @@ from mereq_min.validation import Array
 
 BLOCK = 256
 """States that are backed up together: enough for vector instructions, few enough for the L1 cache."""
-LATTICE_STATES = 80_000
-"""Least number of states for which a lattice is looked for: below, too little is gained."""
+LATTICE_STATES = 200_000
+"""Least number of states for which a lattice is looked for: in smaller ones some problems take longer."""
 
 _lattices: WeakKeyDictionary[TabularMDP, Lattice | None] = WeakKeyDictionary()
 _patterns: WeakKeyDictionary[TabularMDP, tuple[NDArray, ...]] = WeakKeyDictionary()
