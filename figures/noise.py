@@ -16,11 +16,12 @@ import numpy as np
 import tyro
 from matplotlib.axes import Axes
 from rich.progress import track
-from style import METHOD_COLOURS, save
+from style import save
 
 from gridworlds import TASKS, TabularTask
 from mereq_min import METHODS, Imperfections, LoopConfig, TabularPolicy, align, make_aligner
 from mereq_min.lab.runs.provenance import provenance
+from mereq_min.lab.show.plots import COLOURS
 from mereq_min.metrics import bootstrap_mean
 
 SHOWN = ("MEReQ", "MEReQ-L", "MEReQ-R")
@@ -127,7 +128,7 @@ def draw_rates(ax: Axes, rows: list[dict]) -> None:
         mine = [row for row in rows if row["method"] == method]
         groups = [[row["rate"][-1] for row in mine if row["error"] == error] for error in ERRORS]
         means, lows, highs = np.array([bootstrap_mean(g, np.random.default_rng(0)) for g in groups]).T
-        colour, x = METHOD_COLOURS[method], np.arange(len(ERRORS)) + 0.2 * (i - 1)
+        colour, x = COLOURS[method], np.arange(len(ERRORS)) + 0.2 * (i - 1)
         ax.vlines(x, lows, highs, color=colour)
         ax.plot(x, means, MARKERS[method], ms=5, color=colour, label=method)
     ax.axhline(0.05, color="#777777", ls="--", lw=1)
