@@ -113,12 +113,12 @@ def draw(file: Path) -> plt.Figure:
     _, *rows = (json.loads(line) for line in file.read_text().splitlines())
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     size = (4.4 * len(tasks), 3.8)
-    figure, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", sharey=True)
-    for ax, task in zip(axes, tasks, strict=True):
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for ax, task in zip(axes[0], tasks, strict=True):
         draw_rates(ax, [row for row in rows if row["task"] == task])
         ax.set_title(task)
-    axes[0].set_ylabel("rate of the last policy, judged without errors")
-    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0, 0].set_ylabel("rate of the last policy, judged without errors")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
     return figure
 
