@@ -202,7 +202,7 @@ def _add(values: Array, scale: float, x: NDArray) -> None:
 
 @njit(cache=True)
 def _look_around(
-    values: Array, walls: NDArray, shape: tuple, k: np.uint64, near: Array, at: np.uint64
+    values: Array, walls: NDArray, shape: tuple, k: np.uint64, near: Array, at: int | np.uint64
 ) -> None:
     """Write what moves up, right, down, left and stays lead to, from the diagonal that begins at place k."""
     lanes, steps = shape[0], shape[1]
@@ -275,12 +275,12 @@ def _back_up(world: tuple, moves: Array, shape: tuple, alpha: float, entries: ND
         for at in range(U(0), n, lanes):
             _look_around(values, walls, shape, k + at, near, at)
         for a in range(A):
-            out, at = q[a], U(0)
+            out, place = q[a], U(0)
             for diagonal in range(step, step + U(STEPS)):
                 reward = rewards[diagonal, a]
                 for r in range(lanes):
-                    out[at + r] = reward[r]
-                at += lanes
+                    out[place + r] = reward[r]
+                place += lanes
             _accumulate(near, moves[a], out)
         soft_value_and_policy(q, alpha, scratch, scratch.view(np.int64), gain, policy)
         sums[:] = 0.0

@@ -292,7 +292,7 @@ def test_malformed_oracles_are_refused(change, message):
     ],
 )
 def test_a_solve_for_theta_star_comes_as_near_the_expert_as_is_said(name, of_prior, of_solve, spread, rate):
-    """Chapter 9 quotes 0.09 for bottle and 0.96 for pillow. By processor, engine and seed bottle's KL was 0.09
+    """Chapter 9 quotes 0.09 for bottle and 0.96 for pillow. By processor, engine and seed bottle's was 0.09
     to 0.16, and pillow's 0.96 to 1.36, no nearer than the prior's.
     """
     task = TASKS[name]()
