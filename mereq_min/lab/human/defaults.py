@@ -15,14 +15,19 @@ person waits for it. Each round goes on from the last, and does what that one le
 
 def find_best_method(task: Task) -> str:
     """The method that suits a person best: on tables the one that forgives wrong keys."""
-    is_table = hasattr(task, "make_tempered_learner") and not hasattr(task, "engine")
+    is_table = hasattr(task, "make_tempered_learner") and not _has_networks(task)
     return "MEReQ-R" if is_table else "MEReQ-L"
 
 
 def quick_estimators(task: Task) -> EstimatorConfig:
     """The settings of a task's recorded runs, but quick to update."""
     found = settings_of(task).estimators
-    if getattr(task, "engine", None) is None:
+    if not _has_networks(task):
         return found
     solves = min(found.likelihood.max_iterations, MOST_SOLVES)
     return replace(found, likelihood=replace(found.likelihood, max_iterations=solves))
+
+
+def _has_networks(task: Task) -> bool:
+    """Whether the learners of a task are networks, which an engine computes."""
+    return getattr(task, "engine", None) is not None

@@ -27,7 +27,7 @@ code 1008 or 1009. Times are in seconds, unless a name ends in `_ms`; unknown va
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -352,6 +352,7 @@ class Pong(msgspec.Struct, tag="pong"):
     """As in the ping."""
 
 
+_Message = TypeVar("_Message")
 _decoder: msgspec.json.Decoder[FromPage] = msgspec.json.Decoder(FromPage)
 
 
@@ -361,10 +362,19 @@ def read(data: str | bytes) -> FromPage:
     Raises:
         ValueError: if it is none, or too large.
     """
+    return decode(_decoder, data)
+
+
+def decode(decoder: msgspec.json.Decoder[_Message], data: str | bytes) -> _Message:
+    """Read a message by the decoder of a page's protocol.
+
+    Raises:
+        ValueError: if it is none, or too large.
+    """
     if len(data) > LARGEST_MESSAGE:
         raise ValueError(f"a message has {len(data)} bytes, more than the {LARGEST_MESSAGE} that are read")
     try:
-        return _decoder.decode(data)
+        return decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"no message of this protocol ({error})") from error
 

@@ -15,7 +15,7 @@ from mereq_min.interfaces import Policy
 from mereq_min.lab.human.conduct import Conductor
 from mereq_min.lab.human.films import film_policy
 from mereq_min.lab.human.folder import load_kept_policy
-from mereq_min.lab.human.protocol import LARGEST_MESSAGE, ActionName, Ping, Pong
+from mereq_min.lab.human.protocol import ActionName, Ping, Pong, decode
 from mereq_min.lab.human.scenes import scene_of
 from mereq_min.lab.human.server import FRAMES, Room, Site
 from mereq_min.lab.plugins import load_task
@@ -83,17 +83,8 @@ _decoder: msgspec.json.Decoder[Ping | Reply | Erase] = msgspec.json.Decoder(Ping
 
 
 def read(data: str | bytes) -> Ping | Reply | Erase:
-    """Read a message of the page.
-
-    Raises:
-        ValueError: if it is none, or too large.
-    """
-    if len(data) > LARGEST_MESSAGE:
-        raise ValueError(f"a message has {len(data)} bytes, more than the {LARGEST_MESSAGE} that are read")
-    try:
-        return _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"no message of this page ({error})") from error
+    """Read a message of the page, see `protocol.decode`."""
+    return decode(_decoder, data)
 
 
 SITE = Site("study.html", ("mereq_min.lab.study", "mereq_min.lab.human"), read, FRAMES)
@@ -169,9 +160,9 @@ class Host:
 
     async def _conduct(self, stage: Stage) -> None:
         """Hold the session of a stage, or go on with it, unless it is over."""
-        config = configure(self.study.plan, stage, self.participant.number)
         if self._is_over(stage):
             return
+        config = configure(self.study.plan, stage, self.participant.number)
         self._show(stage.kind)
 
         def show_link(link: str) -> None:
