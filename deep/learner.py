@@ -222,7 +222,7 @@ class NeuralLearner:
         return episodes.in_first_episode * time_weights(episodes.t, self.discount)
 
 
-LEAST_LOG_PRIOR = -20.0
+LEAST_PRIOR_FEATURE = -20.0
 """Least log pi(a | s) that counts as a feature [nats]. Policies hardly ever take rarer actions, and a network
 that had to predict their log-probabilities would predict nothing else well."""
 
@@ -230,8 +230,8 @@ that had to predict their log-probabilities would predict nothing else well."""
 class TemperedNeuralLearner(NeuralLearner):
     """Solves for (theta, omega' / omega'_0 - 1) with an agent (`interfaces.TemperedLearner`).
 
-    The agent has K + 1 features. The last is omega'_0 log pi(a | s), with `LEAST_LOG_PRIOR` in place of rarer
-    actions; at weight 0 the policy is that of the residual reward theta . f.
+    The agent has K + 1 features. The last is omega'_0 log pi(a | s), with `LEAST_PRIOR_FEATURE` in place of
+    rarer actions; at weight 0 the policy is that of the residual reward theta . f.
 
     Book: eq-expert-temperature.
 
@@ -257,6 +257,6 @@ class TemperedNeuralLearner(NeuralLearner):
     def _collect(self, number: int) -> Rollout:
         steps = super()._collect(number)
         flat = steps.transitions()
-        log_prior = np.maximum(self._log_prior(flat["state"], flat["action"]), LEAST_LOG_PRIOR)
+        log_prior = np.maximum(self._log_prior(flat["state"], flat["action"]), LEAST_PRIOR_FEATURE)
         term = self._scaled_prior_weight * log_prior.reshape(*steps.t.shape, 1)
         return replace(steps, features=np.concatenate([steps.features, term], axis=2))

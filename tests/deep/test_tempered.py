@@ -15,7 +15,7 @@ from vector import OneHotPolicy, TabularVectorEnv, one_hot
 
 from deep import GymTask
 from deep.gaussian import SquashedGaussianPolicy
-from deep.learner import LEAST_LOG_PRIOR, LearnerConfig, TemperedNeuralLearner
+from deep.learner import LEAST_PRIOR_FEATURE, LearnerConfig, TemperedNeuralLearner
 from deep.nets import mlp
 from deep.policies import EpsilonPolicy
 from deep.residual_dqn import DQNConfig, ResidualDQN
@@ -191,7 +191,7 @@ def test_a_step_that_the_prior_hardly_ever_takes_does_not_swamp_the_others() -> 
     steps = learner._collect(0)
     rare = steps.action == 0
     assert rare.any()
-    assert_allclose(steps.features[..., -1], OMEGA * np.where(rare, LEAST_LOG_PRIOR, -0.5))
+    assert_allclose(steps.features[..., -1], OMEGA * np.where(rare, LEAST_PRIOR_FEATURE, -0.5))
 
 
 # --- The estimator ----------------------------------------------------------------------------------------
