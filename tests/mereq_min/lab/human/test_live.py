@@ -91,11 +91,11 @@ def test_whoever_takes_a_whole_round_back_keeps_the_update(server: tuple[Path, s
         await page.send("pause", on=True)
         await page.send("undo", steps=10_000)
         await page.until(lambda each: each.last["frame"]["rewound"])
+        await page.until(lambda _: isinstance(read_journal(run_of(out) / "live/journal.jsonl")[-1], Adopt))
         await page.until(lambda each: each.last["mode"]["version"] == len(rows))
 
     play(link, undo)
     assert read_rows(run_of(out)) == rows
-    assert isinstance(read_journal(run_of(out) / "live/journal.jsonl")[-1], Adopt)
 
 
 def test_undo_while_driving(server: tuple[Path, str]) -> None:
