@@ -75,18 +75,22 @@ class LearnerConfig:
     """Gradient updates in a round [updates]."""
     first_rounds: int = 30
     """Rounds of the first solve; each later solve continues from the last one with one round [rounds]."""
+    rounds_per_rollout: int = 4
+    """Rounds between rollouts of a first solve for theta 0. Its policy hardly changes, so that fewer rollouts
+    teach as much [rounds]."""
 
     def __post_init__(self) -> None:
+        for name in ("updates", "first_rounds", "rounds_per_rollout"):
+            check_number(name, getattr(self, name), 1, integer=True)
         check_number("num_envs", self.num_envs, 2, integer=True)
-        check_number("updates", self.updates, 1, integer=True)
-        check_number("first_rounds", self.first_rounds, 1, integer=True)
 
 
 class NeuralLearner:
     """Solves for the policy of a theta with an agent (`interfaces.Learner`).
 
     A solve consists of rounds. Each round takes gradient updates for theta, then rolls the policy out over
-    fresh episodes, which are added to the agent's replay buffer.
+    fresh episodes, which are added to the agent's replay buffer. In a first solve for theta 0 only some
+    rounds do, see `LearnerConfig.rounds_per_rollout`.
 
     Args:
         agent: learns the policy.
@@ -129,14 +133,16 @@ class NeuralLearner:
 
     def solve(self, theta: Array) -> Policy:
         """Return the policy for theta (K,), warm-started from the last call."""
-        rounds = 1
+        rounds = period = 1
         if self._rollouts == 0:
             rounds = self.config.first_rounds
+            period = 1 if np.any(theta) else self.config.rounds_per_rollout
             self._roll_out()
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
             self.agent.update(theta, self.config.updates)
             self._policy = self.agent.policy()
-            self._roll_out()
+            if number % period == 0 or number == rounds:
+                self._roll_out()
         return self._policy
 
     def mean_features(self) -> Array:

@@ -120,11 +120,11 @@ def test_another_time_of_reset_is_refused():
         collect(envs, Zeros(), 1, np.random.default_rng(0), seed=0)
 
 
-def make_learner(discount=1.0, horizon=7):
+def make_learner(discount=1.0, horizon=7, first_rounds=2):
     agent = ResidualDQN(
         2, 2, 2, gamma=0.9, temperature=1.0, config=DQNConfig(engine="torch", hidden=(4,), batch_size=4)
     )
-    config = LearnerConfig(num_envs=len(LENGTHS), updates=2, first_rounds=2)
+    config = LearnerConfig(num_envs=len(LENGTHS), updates=2, first_rounds=first_rounds, rounds_per_rollout=4)
     return NeuralLearner(
         agent, lambda n: sync(LENGTHS), horizon=horizon, discount=discount, config=config, seed=1
     )
@@ -154,10 +154,19 @@ def test_features_that_do_not_depend_on_the_actions_have_no_derivative():
 def test_later_solves_take_one_round_and_the_first_takes_several():
     learner = make_learner()
     per_round = 7 * len(LENGTHS)
-    learner.solve(np.zeros(2))
+    learner.solve(np.full(2, 0.5))
     assert (learner.agent.updates_done, learner.agent.replay.added) == (4, 3 * per_round)
     learner.solve(np.ones(2))
     assert (learner.agent.updates_done, learner.agent.replay.added) == (6, 4 * per_round)
+
+
+def test_a_first_solve_for_theta_0_rolls_out_before_after_every_fourth_round_and_at_the_end():
+    learner = make_learner(first_rounds=6)
+    policy = learner.solve(np.zeros(2))
+    assert (learner.agent.updates_done, learner.agent.replay.added) == (12, 3 * 7 * len(LENGTHS))
+    assert policy is learner.policy
+    learner.solve(np.zeros(2))
+    assert (learner.agent.updates_done, learner.agent.replay.added) == (14, 4 * 7 * len(LENGTHS))
 
 
 def test_malformed_arguments_are_refused():
@@ -167,5 +176,7 @@ def test_malformed_arguments_are_refused():
         make_learner(discount=0.0)
     with pytest.raises(ValueError, match="first_rounds"):
         LearnerConfig(first_rounds=0)
+    with pytest.raises(ValueError, match="rounds_per_rollout"):
+        LearnerConfig(rounds_per_rollout=0)
     with pytest.raises(ValueError, match="theta"):
         make_learner().solve(np.array([np.nan, 0.0]))
