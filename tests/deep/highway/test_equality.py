@@ -52,7 +52,7 @@ def test_first_steps_of_other_scenes(scene, record, assert_same_state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 132))
+@pytest.mark.parametrize("seed", range(100, 116))
 def test_whole_episodes_of_highway_sim(seed, style, record, assert_same_state):
     assert_follows(record(SIM, seed, style), SIM, assert_same_state)
 
@@ -86,7 +86,7 @@ def test_identical_on_numpys_maths(choice, record, oracle, assert_same_state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(300, 308))
+@pytest.mark.parametrize("seed", range(300, 304))
 def test_identical_on_numpys_maths_beyond_the_crash(seed, style, record, oracle, assert_same_state):
     assert_identical(record(SIM, seed, style, past_the_end=True), SIM, oracle, assert_same_state)
 
