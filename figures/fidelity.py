@@ -9,8 +9,6 @@ errors, where the authors' is of Q_R's. On the gridworlds, which are solved exac
 steps can differ. The highway needs JAX (`pip install -e '.[fast]'`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
