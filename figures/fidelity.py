@@ -116,7 +116,7 @@ class Arguments:
     record: bool = False
     """Run what the record lacks."""
     tasks: tuple[str, ...] = ("carpet", "lanes", "shelf", "windy", "highway")
-    """Tasks to run, one after the other."""
+    """Tasks to run."""
     first_seed: int = 2_100
     """The first seed."""
     seeds: int = 30
@@ -130,21 +130,20 @@ class Arguments:
 
 
 def record(arguments: Arguments) -> None:
-    """Append what the record lacks, task by task and seed by seed."""
-    tasks = {name: load_task(name) for name in Arguments().tasks}
-    choices = {name: asdict(Choices(**changes)) for name, changes in VARIANTS.items()}
-    config = {
-        "choices": choices,
-        "loops": {name: asdict(settings_of(task).loop) for name, task in tasks.items()},
-    }
+    """Append what the record lacks, seed by seed."""
+    config = {"choices": {name: asdict(Choices(**changes)) for name, changes in VARIANTS.items()}}
     if not arguments.data.exists():
+        tasks = {name: load_task(name) for name in Arguments().tasks}
+        loops = {name: asdict(settings_of(task).loop) for name, task in tasks.items()}
         returns = {name: reference_returns(task) for name, task in tasks.items()}
-        arguments.data.write_text(json.dumps({"config": config, "returns": returns, **provenance()}) + "\n")
+        header = {"config": config, "loops": loops, "returns": returns, **provenance()}
+        arguments.data.write_text(json.dumps(header) + "\n")
     first, *rows = (json.loads(line) for line in arguments.data.read_text().splitlines())
     if first["config"] != config:
         raise SystemExit(f"{arguments.data} was recorded with other settings; move it away to record again")
     done = {(row["task"], row["variant"], row["seed"]) for row in rows}
     jobs = [job for job in list_jobs(arguments) if job not in done]
+    tasks = {name: load_task(name) for name in arguments.tasks}
     with arguments.data.open("a") as file:
         for name, variant, seed in track(jobs, "running"):
             outcome = measure(tasks[name], Choices(**VARIANTS[variant]), seed)
@@ -154,11 +153,12 @@ def record(arguments: Arguments) -> None:
 
 def list_jobs(arguments: Arguments) -> Iterator[tuple[str, str, int]]:
     """Yield task, variant and seed of each run."""
-    for name in arguments.tasks:
-        on_highway = name == "highway"
-        for number in range(arguments.highway_seeds if on_highway else arguments.seeds):
-            for variant in VARIANTS if on_highway else READINGS:
-                yield name, variant, arguments.first_seed + number
+    for number in range(max(arguments.seeds, arguments.highway_seeds)):
+        for name in arguments.tasks:
+            on_highway = name == "highway"
+            if number < (arguments.highway_seeds if on_highway else arguments.seeds):
+                for variant in VARIANTS if on_highway else READINGS:
+                    yield name, variant, arguments.first_seed + number
 
 
 def reference_returns(task: Task) -> dict[str, float]:
