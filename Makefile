@@ -64,7 +64,6 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/rules.py
 	$(BIN)/python figures/human.py
 	$(BIN)/python figures/noise.py
-	$(BIN)/python figures/fidelity.py
 	$(BIN)/python figures/results.py
 
 book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html

@@ -328,8 +328,25 @@ def read(file: Path, task: str) -> Runs:
     return {name: each for name, each in runs.items() if each}
 
 
+def tabulate(file: Path, task: str) -> str:
+    """Return the means of a task's runs as a table in Markdown; cN: N runs never stayed below delta."""
+    rows = [
+        f"| {task} | runs | " + " | ".join(MEASURES.values()) + " |",
+        "| --- " * (2 + len(MEASURES)) + "|",
+    ]
+    for name, each in read(file, task).items():
+        mean = {measure: np.mean([run[measure] for run in each]) for measure in MEASURES}
+        censored = sum(run["censored"] for run in each)
+        samples = f"{mean['samples']:.0f}" + (f" c{censored:.0f}" if censored else "")
+        cells = f"{mean['rate']:.3f}", samples, f"{100 * mean['way']:.0f} %", f"{mean['kl']:.2f}"
+        rows.append(" | ".join((f"| {name}", str(len(each)), *cells)) + " |")
+    return "\n".join(rows)
+
+
 def draw(file: Path) -> plt.Figure:
     runs = read(file, "highway")
+    if not runs:
+        raise SystemExit(f"{file} holds no run on the highway; pass --record to run what is missing")
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(11, 4.2), layout="constrained", sharey=True)
     for ax, measure in zip(axes, MEASURES, strict=True):
         draw_measure(ax, measure, runs)
@@ -357,4 +374,6 @@ if __name__ == "__main__":
     arguments = tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))
     if arguments.record:
         record(arguments)
+    for task in Arguments().tasks:
+        print(tabulate(arguments.data, task), end="\n\n")
     save(draw(arguments.data), arguments.out)

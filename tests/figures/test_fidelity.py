@@ -1,7 +1,8 @@
 """The script that switches the choices of the authors' learner, and its record."""
 
 import importlib.util
-from dataclasses import fields, replace
+import json
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,28 @@ def test_the_greedy_policy_takes_the_most_probable_action(script, highway):
     chosen = script.Greedy(highway.prior, 5).sample(states, np.random.default_rng(0))
     probable = highway.prior.log_prob(states, chosen)
     assert all((probable >= highway.prior.log_prob(states, np.full(len(states), a))).all() for a in range(5))
+
+
+def test_recorded_runs_come_out_again(script):
+    first, *rows = (json.loads(line) for line in (ROOT / "figures/fidelity.jsonl").read_text().splitlines())
+    assert not first["git"].endswith("-dirty")
+    assert first["config"]["choices"] == {
+        name: asdict(script.Choices(**changes)) for name, changes in script.VARIANTS.items()
+    }
+    task = load_task("carpet")
+    for variant in script.READINGS:
+        (row,) = (r for r in rows if (r["task"], r["variant"], r["seed"]) == ("carpet", variant, 2100))
+        again = script.measure(task, script.Choices(**script.VARIANTS[variant]), 2100, iterations=3)
+        assert again["rate"] == row["rate"][:3]
+        assert again["expert_samples"] == row["expert_samples"][:3]
+        np.testing.assert_allclose(again["theta"], row["theta"][:3], rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_is_summarised_by_its_last_iterations(script):
+    rates = [0.3, 0.0, 0.1, 0.0, 0.0, 0.0, 0.05, 0.04, 0.04, 0.02]
+    row = {"rate": rates, "expert_samples": list(range(10, 20)), "expert_return": 3.0, "kl_to_expert": 0.2}
+    found = script.summarise(row, {"prior": 1.0, "expert": 5.0})
+    assert found == {"rate": pytest.approx(0.03), "samples": 17, "way": 0.5, "kl": 0.2, "censored": False}
 
 
 @pytest.mark.slow
