@@ -19,7 +19,7 @@ from mereq_min.lab.runs.records import Row
 from mereq_min.lab.show.plots import read_runs
 from mereq_min.lab.show.published import read_published
 from mereq_min.methods import RECORDED_METHODS
-from mereq_min.metrics import THRESHOLDS, samples_interval
+from mereq_min.metrics import THRESHOLDS, samples_interval, samples_to_stay
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -325,6 +325,26 @@ def waiting() -> str:
     return table(["a second", "before", "now", "ratio"], rows)
 
 
+def readings() -> str:
+    """MEReQ, which accumulates good-enough steps, beside MEReQ-last, on the seeds that both ran."""
+    _, *rows = (json.loads(line) for line in (ROOT / "figures/fidelity.jsonl").read_text().splitlines())
+    lines = []
+    for task in GRIDWORLDS:
+        runs = {(row["variant"], row["seed"]): row for row in rows if row["task"] == task}
+        both = [seed for variant, seed in runs if variant == "last iteration" and ("ours", seed) in runs]
+        pair = [[runs[variant, seed] for seed in both] for variant in ("ours", "last iteration")]
+        rates = (f"{np.mean([row['rate'][-STAY:] for row in each]):.3f}" for each in pair)
+        lines.append([f"`{task}`", str(len(both)), *map(samples_of_runs, pair), *rates])
+    return table(["reading", "seeds", "MEReQ", "MEReQ-last", "MEReQ: rate", "MEReQ-last: rate"], lines)
+
+
+def samples_of_runs(rows: Sequence[dict[str, Any]]) -> str:
+    """Mean expert samples until the rate stays below the first threshold, and how many runs never did."""
+    counts = [samples_to_stay(row["rate"], row["expert_samples"], THRESHOLDS[0]) for row in rows]
+    censored = sum(count.censored for count in counts)
+    return f"{np.mean([count.samples for count in counts]):.0f}" + (f" c{censored}" if censored else "")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "tasks": tasks,
@@ -337,6 +357,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "own": own,
     "kl": lambda: by_method("KL [nats]", EVERY, kl, EVERY),
     "theta": theta,
+    "readings": readings,
     "examples": examples,
     "solvers": solvers,
     "roads": roads,
