@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from deep.rollouts import Rollout, collect
-from mereq_min.interfaces import Policy
+from deep.rollouts import Rollout, collect, collect_from, join_states, replay, select_states
+from mereq_min.interfaces import FeatureSums, Policy
 from mereq_min.steps import Steps, ratio_covariance, time_weights
 from mereq_min.validation import Array, Mask, check_number
 
@@ -120,7 +121,9 @@ class NeuralLearner:
         check_number("discount", discount, 0, 1, exclusive=True)
         self.agent, self.horizon, self.discount = agent, horizon, discount
         self.config, self.seed = config or LearnerConfig(), seed
-        self._envs = make_envs(self.config.num_envs)
+        self._make_envs, self._envs = make_envs, make_envs(self.config.num_envs)
+        self._segment_envs: tuple[Any, Any] | None = None
+        self._replays: dict[Hashable, Any] = {}
         self._rollouts = 0
         self._policy = agent.policy()
         self._episodes: Rollout | None = None
@@ -177,6 +180,53 @@ class NeuralLearner:
         score = self.agent.score(flat["state"], flat["action"]).reshape(to_come.shape)
         return np.einsum("tek,tel->kl", alive * to_come, score) / weights.sum()
 
+    @property
+    def can_restart(self) -> bool:
+        """Whether its environments are `rollouts.CopyingEnvs`."""
+        return hasattr(self._envs, "get_state") and hasattr(self._envs, "set_state")
+
+    def feature_sums(
+        self,
+        steps: Steps,
+        rows: NDArray[np.intp],
+        counts: NDArray[np.int64],
+        varied: NDArray[np.int64],
+        n_paths: int,
+    ) -> FeatureSums:
+        """Return what the last solved policy collects from the states of some steps on.
+
+        The simulator is brought into these states by taking the recorded actions again. Derivatives are
+        estimated by the score-function identity (Williams 1992), with the mean of the other paths from the
+        same state as the baseline. See `interfaces.SegmentLearner`.
+        """
+        m, K, T = len(rows), self._solved().features.shape[2], int(counts.max(initial=1))
+        features, score = (np.zeros((T, m * n_paths, K)) for _ in range(2))
+        rng = np.random.default_rng([self.seed, self._rollouts, 1])
+        count = np.repeat(counts, n_paths)
+        for starts, paths in self._batches(steps, rows, count):
+            n = int(count[paths].max())
+            envs = self._restartable[1]
+            found = collect_from(envs, starts, self._policy, n, rng, int(rng.integers(2**31)))
+            flat = found.transitions()
+            scores = self.agent.score(flat["state"], flat["action"]).reshape(found.features.shape)
+            taken = (found.in_first_episode[:, : len(paths)] & (np.arange(n)[:, None] < count[paths]))[
+                ..., None
+            ]
+            features[:n, paths] = taken * found.features[:, : len(paths)]
+            score[:n, paths] = taken * scores[:, : len(paths)]
+        shape = (T, m, n_paths, K)
+        features, score = features.reshape(shape), score.reshape(shape)
+        score *= (np.arange(T)[:, None] < varied)[:, :, None, None]
+        to_come = np.cumsum(features[::-1], axis=0)[::-1]
+        over_others = n_paths / (n_paths - 1) * (to_come - to_come.mean(axis=2, keepdims=True))
+        spread = over_others[0] if m else np.zeros((0, n_paths, K))
+        return FeatureSums(
+            features.sum(axis=0).mean(axis=1),
+            np.einsum("tmpk,tmpj->mkj", over_others, score) / n_paths,
+            np.einsum("mpk,mpl->mkl", spread, spread) * (n_paths - 1) / n_paths**2,
+            float(n_paths),
+        )
+
     def score(self, steps: Steps) -> Array:
         """Return the gradient (K,) in theta of the log-likelihood of the actions, at the last theta."""
         return self.scores(steps).sum(axis=0)
@@ -207,6 +257,52 @@ class NeuralLearner:
         self._policy, self._rollouts = self.agent.policy(), int(state["rollouts"])
         self._episodes = self._collect(self._rollouts - 1) if self._rollouts else None
 
+    @property
+    def _restartable(self) -> tuple[Any, Any]:
+        """One environment that replays, and `PARALLEL_PATHS` of them that start at given states."""
+        if self._segment_envs is None:
+            self._segment_envs = self._make_envs(1), self._make_envs(PARALLEL_PATHS)
+        return self._segment_envs
+
+    def _batches(
+        self, steps: Steps, rows: NDArray[np.intp], count: NDArray[np.int64]
+    ) -> Iterator[tuple[Any, NDArray[np.intp]]]:
+        """Yield initial states of all restartable environments, and the paths that the first of them take.
+
+        Paths of about the same length go together; further environments repeat them.
+        """
+        if len(rows) == 0:
+            return
+        states, n_paths = self._states_at(steps, rows), len(count) // len(rows)
+        order = np.argsort(-count, kind="stable")
+        for first in range(0, len(order), PARALLEL_PATHS):
+            paths = order[first : first + PARALLEL_PATHS]
+            yield select_states(states, np.resize(paths, PARALLEL_PATHS) // n_paths), paths
+
+    def _states_at(self, steps: Steps, rows: NDArray[np.intp]) -> Any:
+        """Return the states of the simulator (m rows) before the steps in some rows (m,)."""
+        if steps.seed is None:
+            raise ValueError(_CANNOT_REPLAY)
+        edges = np.flatnonzero(np.diff(steps.seed, prepend=steps.seed[0] - 1, append=steps.seed[-1] - 1))
+        wanted, place = np.unique(rows, return_inverse=True)
+        parts = []
+        for start, stop in pairwise(edges.tolist()):
+            inside = wanted[(wanted >= start) & (wanted < stop)] - start
+            if len(inside):
+                parts.append(self._replay(steps, slice(start, stop), inside))
+        return select_states(join_states(parts), place)
+
+    def _replay(self, steps: Steps, part: slice, rows: NDArray[np.intp]) -> Any:
+        assert steps.seed is not None
+        seed, action = int(steps.seed[part.start]), steps.action[part]
+        key = seed, rows.tobytes(), action[: rows[-1]].tobytes()
+        if key not in self._replays:
+            state, observation = replay(self._restartable[0], seed, action, rows)
+            if not np.allclose(observation, steps.state[part][rows], rtol=0, atol=1e-6):
+                raise ValueError(_CANNOT_REPLAY)
+            self._replays[key] = state
+        return self._replays[key]
+
     def _roll_out(self) -> None:
         """Roll the policy out over fresh episodes, and add them to the agent's replay buffer."""
         self._episodes = self._collect(self._rollouts)
@@ -227,6 +323,14 @@ class NeuralLearner:
         episodes = self._solved()
         return episodes.in_first_episode * time_weights(episodes.t, self.discount)
 
+
+PARALLEL_PATHS = 128
+"""Paths that are simulated side by side from the starts of interventions [environments]."""
+
+_CANNOT_REPLAY = (
+    "the recorded actions do not lead the simulator through these steps, so that MEReQ-S cannot start a "
+    "policy where the expert took over; fit them by MEReQ-R"
+)
 
 LEAST_PRIOR_FEATURE = -20.0
 """Least log pi(a | s) that counts as a feature [nats]. Policies hardly ever take rarer actions, and a network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium.utils import seeding
@@ -70,9 +70,71 @@ def collect(
     Raises:
         ValueError: if the environments are reset at another time.
     """
-    return Rollout(
-        *(np.stack(column) for column in zip(*interact(envs, policy, n_steps, rng, seed), strict=True))
-    )
+    return _stack(interact(envs, policy, n_steps, rng, seed))
+
+
+def _stack(rows: Iterator[tuple[Any, ...]]) -> Rollout:
+    return Rollout(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+class CopyingEnvs(Protocol):
+    """What a vector environment of E environments may offer beside gymnasium's methods.
+
+    Its learner can then start a policy where an expert took over, which MEReQ-S needs.
+    """
+
+    def get_state(self) -> Any:
+        """Return a copy of all that the future depends on: an array (E, ...), or a named tuple of such."""
+        ...
+
+    def set_state(self, state: Any) -> NDArray[Any]:
+        """Continue from a state of any such environments, and return its observations (E, ...)."""
+        ...
+
+
+def collect_from(
+    envs: Any, state: Any, policy: Policy, n_steps: int, rng: np.random.Generator, seed: int
+) -> Rollout:
+    """Take `n_steps` steps in each of `CopyingEnvs` from a state on; time counts from there.
+
+    The other arguments are those of `collect`; the seed serves the episodes after the first.
+    """
+    envs.reset(seed=seed)
+    return _stack(_walk(envs, envs.set_state(state), policy, n_steps, rng))
+
+
+def select_states(state: Any, rows: NDArray[np.intp]) -> Any:
+    """Return some rows (M,) of what `CopyingEnvs.get_state` returned."""
+    return type(state)(*(part[rows] for part in state)) if isinstance(state, tuple) else state[rows]
+
+
+def join_states(states: Sequence[Any]) -> Any:
+    """Join what `CopyingEnvs.get_state` returned several times, row after row."""
+    if isinstance(states[0], tuple):
+        return type(states[0])(*(np.concatenate(parts) for parts in zip(*states, strict=True)))
+    return np.concatenate(states)
+
+
+def replay(envs: Any, seed: int, action: NDArray[Any], rows: NDArray[np.intp]) -> tuple[Any, NDArray[Any]]:
+    """Take a rollout's actions again.
+
+    Args:
+        envs: one environment, `CopyingEnvs`.
+        seed: the seed of the rollout.
+        action: (N, ...) its actions.
+        rows: (m,) increasing rows of the steps whose states are asked for, at least one.
+
+    Returns:
+        States before these steps (m rows), and observations of them (m, ...).
+    """
+    observation, _ = envs.reset(seed=seed)
+    wanted, states, observations = set(rows.tolist()), [], []
+    for row in range(int(rows[-1]) + 1):
+        if row in wanted:
+            states.append(envs.get_state())
+            observations.append(observation[0].copy())
+        observation = envs.step(action[row : row + 1])[0]
+    return join_states(states), np.stack(observations)
 
 
 def interact(
@@ -91,8 +153,19 @@ def interact(
             "envs must reset in the step that ends an episode (autoreset_mode=AutoresetMode.SAME_STEP), got "
             f"{envs.metadata.get('autoreset_mode')}"
         )
-    check = ActionCheck(envs.single_action_space)
     state, _ = envs.reset(seed=seed)
+    yield from _walk(envs, state, policy, n_steps, rng)
+
+
+def _walk(
+    envs: VectorEnv[Any, Any, Any],
+    state: NDArray[Any],
+    policy: Policy,
+    n_steps: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the steps of `interact` from observations (E, ...) on."""
+    check = ActionCheck(envs.single_action_space)
     t = np.zeros(envs.num_envs, dtype=np.int64)
     for _ in range(n_steps):
         action = check(policy.sample(state, rng), envs.num_envs)

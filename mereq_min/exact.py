@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mereq_min.interfaces import FeatureSums
 from mereq_min.mdp import TabularMDP
 from mereq_min.policies import TabularPolicy, check_log_prob
 from mereq_min.policy_chain import DENSE_STATES, PolicyChain, rounding_error
@@ -84,6 +86,7 @@ class ExactLearner:
     """
 
     is_exact = True
+    can_restart = True
 
     def __init__(
         self,
@@ -233,6 +236,56 @@ class ExactLearner:
         if weights is not None:
             probability = probability * weights[:, None]
         return np.einsum("na,nak,nal->kl", probability, centred, centred) / self.temperature**2
+
+    def feature_sums(
+        self,
+        steps: Steps,
+        rows: NDArray[np.intp],
+        counts: NDArray[np.int64],
+        varied: NDArray[np.int64],
+        n_paths: int,
+    ) -> FeatureSums:
+        """Return the features to come from the states of some steps, see `interfaces.SegmentLearner`.
+
+        They follow by backward induction over the steps that are left, and with them their derivatives and
+        second moments.
+        """
+        m, K, state = len(rows), self.mdp.n_features, steps.state[rows]
+        mean, jacobian, square = np.zeros((m, K)), np.zeros((m, K, K)), np.zeros((m, K, K))
+        fixed = counts - varied
+        for last in np.unique(fixed):
+            for step, found in enumerate(self._to_come(int(counts[fixed == last].max()), int(last)), 1):
+                now = (fixed == last) & (counts == step)
+                for target, each in zip((mean, jacobian, square), found, strict=True):
+                    target[now] = each[state[now]]
+        return FeatureSums(mean, jacobian, square - np.einsum("mk,ml->mkl", mean, mean), np.inf)
+
+    def _to_come(self, n_steps: int, fixed: int) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield means (S, K) of the features to come in 1, 2, ... steps, derivatives and second moments.
+
+        The policy of the last `fixed` of these steps is held fixed in the derivatives (S, K, K).
+        """
+        mdp, policy = self.mdp, np.exp(self._solved().log_policy)
+        S, A, K = mdp.features.shape
+        d_policy = policy[..., None] * self._centred_psi() / self.temperature
+        alive = ~mdp.terminal[:, None]
+        mean, jacobian, square = np.zeros((S, K)), np.zeros((S, K, K)), np.zeros((S, K, K))
+        for step in range(n_steps):
+            later, d_later, square_later = (
+                (mdp.transition @ each.reshape(S, -1)).reshape(S, A, *each.shape[1:])
+                for each in (mean, jacobian, square)
+            )
+            total = mdp.features + later
+            # E[(f + X)(f + X)^T] = (f + EX)(f + EX)^T + E[X X^T] - EX EX^T, where X is what follows.
+            square_total = square_later + np.einsum("sak,sal->sakl", total, total)
+            square_total -= np.einsum("sak,sal->sakl", later, later)
+            mean = alive * np.einsum("sa,sak->sk", policy, total)
+            square = alive[..., None] * np.einsum("sa,sakl->skl", policy, square_total)
+            if step >= fixed:
+                jacobian = np.einsum("saj,sak->skj", d_policy, total)
+                jacobian += np.einsum("sa,sakj->skj", policy, d_later)
+                jacobian *= alive[..., None]
+            yield mean, jacobian, square
 
     def state(self) -> dict[str, Array]:
         """Return the last theta and its values, from which the next solve starts, and those of the anchor."""

@@ -217,6 +217,57 @@ class Learner(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureSums:
+    """Features that a policy collects from m states, each for some number of steps.
+
+    Attributes:
+        mean: (m, K) expected sums of the features; steps after a terminal state add nothing.
+        jacobian: (m, K, K) derivatives of the means, [i, k, j] = d mean_ik / d theta_j.
+        covariance: (m, K, K) covariance of the sums along a single path.
+        n_paths: simulated paths from each state; inf if mean and derivative are exact.
+    """
+
+    mean: Array
+    jacobian: Array
+    covariance: Array
+    n_paths: float
+
+
+class SegmentLearner(Learner, Protocol):
+    """A learner that can start its policy where recorded steps were taken.
+
+    Over a simulator it needs environments that can copy their state, see `deep.rollouts.CopyingEnvs`.
+    """
+
+    can_restart: bool
+    """Whether it can; False if its environments cannot copy their state."""
+
+    def feature_sums(
+        self,
+        steps: Steps,
+        rows: NDArray[np.intp],
+        counts: NDArray[np.int64],
+        varied: NDArray[np.int64],
+        n_paths: int,
+    ) -> FeatureSums:
+        """Return what the last solved policy collects from the states of some steps on.
+
+        Args:
+            steps: whole rollouts.
+            rows: (m,) which steps.
+            counts: (m,) numbers of steps to take, at least 0; an episode must not end by its time limit
+                before.
+            varied: (m,) how many of these steps, the first ones, follow theta in the derivative; in the
+                others it is as if the policy were fixed.
+            n_paths: paths to simulate from each state, at least 2; without effect where sums are exact.
+
+        Raises:
+            ValueError: if the state of the simulator at these steps cannot be found.
+        """
+        ...
+
+
 class TemperedLearner(Learner, Protocol):
     """A learner whose last parameter weighs the prior: it solves for (theta, omega' / omega'_0 - 1) (K + 1,).
 

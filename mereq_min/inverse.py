@@ -14,7 +14,8 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.special import expit, logit
 
-from mereq_min.interfaces import Learner, Policy, TemperedLearner
+from mereq_min.interfaces import Learner, Policy, SegmentLearner, TemperedLearner
+from mereq_min.segments import Pieces, cut
 from mereq_min.steps import Steps, mean_features, ratio_covariance, time_weights
 from mereq_min.validation import Array, Mask, check_array, check_number
 
@@ -117,6 +118,24 @@ class RobustConfig:
         check_number("error_rate", self.error_rate, 0, 0.5)
         check_number("error_steps", self.error_steps, 0, exclusive=True)
         check_number("temperature_sd", self.temperature_sd, 0)
+
+
+@dataclass(frozen=True)
+class SegmentMatchingConfig:
+    """What segment matching compares, beside the settings of the likelihood."""
+
+    longest: int = 20
+    """Longest piece of an intervention from whose start the policy is rolled out [steps]."""
+    n_paths: int = 4
+    """Paths that a learner whose sums are not exact simulates from each start."""
+    tolerance_errors: float = 0.5
+    """Stop also when a step is below this many standard deviations of what the noise of the simulated paths
+    makes of it [standard deviations]."""
+
+    def __post_init__(self) -> None:
+        check_number("longest", self.longest, 1, integer=True)
+        check_number("n_paths", self.n_paths, 2, integer=True)
+        check_number("tolerance_errors", self.tolerance_errors, 0)
 
 
 LONGEST_STEP = 0.5
@@ -228,6 +247,8 @@ class _Point:
     information: Array
     value: float | None = None
     """What is maximised, if it is known so exactly that points can be compared by it."""
+    noise: float = 0.0
+    """Length below which a step may be nothing but the noise of simulated paths [standard errors]."""
 
 
 _AnyPoint = TypeVar("_AnyPoint", bound=_Point)
@@ -258,12 +279,152 @@ def _ascend(
         # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
         least = config.least_step if is_exact else config.least_noisy_step * (1 + reversals)
-        if float(step @ top.gradient) < least**2:  # its length in standard errors
+        if float(step @ top.gradient) < max(least, top.noise) ** 2:  # its length in standard errors
             return top, solves, True
-        last_step = step * min(1.0, longest_step / float(np.linalg.norm(step))) / (1 + reversals)
+        last_step = _limited(step, longest_step) / (1 + reversals)
         x = x + last_step
     assert top is not None  # the first point is always taken
     return top, config.max_iterations, False
+
+
+def _limited(step: Array, longest_step: float) -> Array:
+    return step * min(1.0, longest_step / max(float(np.linalg.norm(step)), longest_step))
+
+
+def match_segments(
+    learner: SegmentLearner,
+    steps: Steps,
+    theta: Array,
+    config: SegmentLikelihoodConfig,
+    matching: SegmentMatchingConfig,
+    *,
+    horizon: int,
+    longest_step: float = LONGEST_STEP,
+) -> Estimate:
+    """Infer theta by matching features of interventions with the policy's from the same starts (ours).
+
+    Interventions are cut into pieces, see `segments.cut`. From the start of piece i, the policy for theta
+    would collect features G_i(theta) in the steps that the piece was meant to last. The expert collected F_i
+    until it handed back or the piece was over, and the policy would collect R_i(theta) in the steps that are
+    left. If expert and policy are the same,
+
+        m_i(theta) = F_i + R_i(theta) - G_i(theta)
+
+    has mean 0 whenever the expert hands back, since that depends on what happened before alone (optional
+    stopping). Without R_i it has not: an expert that hands back once all is well has seen more trouble in its
+    steps than the same policy sees in as many.
+
+    With M the sum of all m_i, S its covariance and J = E[dM / d theta], theta solves
+    J^T S^-1 M + theta / sd^2 = 0: the generalised method of moments (Hansen 1982) with the prior of the
+    segment likelihood. As in Fisher scoring, J takes the expert for the policy: R_i and what G_i holds of the same
+    steps then have the same mean, whatever theta, and J is what the first steps of G_i contribute to its
+    derivative. S is the sum over interventions of the
+    products of their moments, so that their steps may depend on each other and the simulated paths may be
+    noisy. With these weights the sandwich formula gives the inverse of J^T S^-1 J + 1 / sd^2 for the
+    covariance of theta.
+
+    A learner whose sums are simulated ends at the mean of the points that the last half of its steps led to.
+
+    Book: eq-segment-moments.
+
+    Args:
+        learner: solves for a theta, and starts its policy where steps were taken.
+        steps: whole rollouts.
+        theta: (K,) initial theta.
+        config: prior on theta and largest number of steps.
+        matching: length of pieces, and paths to simulate.
+        horizon: time limit of an episode [steps].
+        longest_step: longest step in theta [reward].
+
+    Raises:
+        ValueError: if there are no expert steps, an argument is malformed, or the learner cannot start at the
+            steps.
+    """
+    if not steps.is_intervention.any():
+        raise ValueError(_NO_STEP)
+    theta = check_array("theta", theta, shape=(steps.features.shape[1],))
+    moments = _SegmentMoments(learner, steps, cut(steps, matching.longest, horizon), config, matching)
+    top, solves, converged = _ascend(moments.evaluate, theta, config, longest_step, learner.is_exact)
+    theta, information, policy = top.x, top.information, top.policy
+    if not learner.is_exact:
+        last = moments.visited[len(moments.visited) // 2 :]
+        information = np.mean([each.information for each in last], axis=0)
+        ends = [
+            each.x + _limited(np.linalg.solve(each.information, each.gradient), longest_step) for each in last
+        ]
+        theta = np.mean(ends, axis=0)
+        policy, solves = _walk(learner, top.x, theta, longest_step), solves + 1
+    errors = np.sqrt(np.diag(np.linalg.inv(information)))
+    return Estimate(theta, errors, policy, float(np.linalg.norm(top.gradient)), solves, converged)
+
+
+class _SegmentMoments:
+    """The moments of `match_segments` and what is maximised of them; `visited` are the points so far."""
+
+    def __init__(
+        self,
+        learner: SegmentLearner,
+        steps: Steps,
+        pieces: Pieces,
+        config: SegmentLikelihoodConfig,
+        matching: SegmentMatchingConfig,
+    ) -> None:
+        self.learner, self.steps, self.pieces, self.matching = learner, steps, pieces, matching
+        self.precision = config.prior_sd**-2
+        self.visited: list[_Point] = []
+
+    def evaluate(self, theta: Array) -> _Point:
+        """Return gradient and information at theta."""
+        policy = self.learner.solve(theta)
+        moments, jacobian, model, noise = self.measure()
+        weight = np.linalg.inv(self._covariance(moments, model + noise))
+        pull = jacobian.T @ weight
+        gradient = -pull @ moments.sum(axis=0) - self.precision * theta
+        information = pull @ jacobian + self.precision * np.eye(len(theta))
+        shaking = np.trace(np.linalg.solve(information, pull @ noise @ pull.T))
+        allowed = self.matching.tolerance_errors * math.sqrt(shaking)
+        self.visited.append(_Point(theta, policy, gradient, information, noise=allowed))
+        return self.visited[-1]
+
+    def measure(self) -> tuple[Array, Array, Array, Array]:
+        """Return what the last solved policy makes of the moments.
+
+        Returns:
+            The moments (n, K) of each intervention, the expected derivative (K, K) of their sum, the
+            covariance (K, K) that the sum has if the expert never hands back before a piece is over, and that
+            of its noise.
+        """
+        pieces = self.pieces
+        n, left = len(pieces.start), np.flatnonzero(pieces.rest)
+        rows = np.append(pieces.start, pieces.stop[left])
+        sums = self.learner.feature_sums(
+            self.steps,
+            rows,
+            np.append(pieces.steps, pieces.rest[left]),
+            np.append(pieces.stop - pieces.start, np.zeros_like(left)),
+            self.matching.n_paths,
+        )
+        moments = pieces.features - sums.mean[:n]
+        moments[left] += sums.mean[n:]
+        of_segments = np.zeros((pieces.segment[-1] + 1, moments.shape[1]))
+        np.add.at(of_segments, pieces.segment, moments)
+        model, noise = sums.covariance[:n].sum(axis=0), sums.covariance.sum(axis=0) / sums.n_paths
+        return of_segments, -sums.jacobian.sum(axis=0), model, noise
+
+    def _covariance(self, moments: Array, model: Array) -> Array:
+        """Return the covariance (K, K) of the sum of n independent moments (n, K).
+
+        A few moments say little about it: what the policy leads to expect counts like K + 1 more of them.
+        """
+        n, K = moments.shape
+        centred = moments - moments.mean(axis=0)
+        spread = n / max(n - 1, 1) * centred.T @ centred
+        mixed = (n * spread + (K + 1) * model) / (n + K + 1)
+        return mixed + LEAST_SPREAD * max(float(np.trace(mixed)), LEAST_SPREAD) * np.eye(K)
+
+
+LEAST_SPREAD = 1e-6
+"""Share of the whole variance of moments that is added to each, for features that nothing changes."""
 
 
 LEAST_RATIO = 0.1

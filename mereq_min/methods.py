@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from mereq_min.interfaces import (
     Learner,
     Policy,
     RewardModel,
+    SegmentLearner,
     Start,
     Task,
     TemperedLearner,
@@ -24,7 +26,9 @@ from mereq_min.inverse import (
     FeatureMatchingConfig,
     RobustConfig,
     SegmentLikelihoodConfig,
+    SegmentMatchingConfig,
     match_features,
+    match_segments,
     maximise_likelihood,
     maximise_robust_likelihood,
 )
@@ -34,7 +38,14 @@ from mereq_min.validation import Array
 
 TableBaseline = Literal["feature cloning", "residual cloning", "takeover reward", "proxy values"]
 """How the baselines of `mereq_min.baselines` fit a policy."""
-Estimator = Literal["feature matching", "segment likelihood", "robust likelihood", "cloning", TableBaseline]
+Estimator = Literal[
+    "feature matching",
+    "segment likelihood",
+    "robust likelihood",
+    "segment matching",
+    "cloning",
+    TableBaseline,
+]
 """How theta or, without one, the policy is fitted."""
 
 
@@ -92,6 +103,7 @@ METHODS: dict[str, Method] = {
             "robust likelihood",
             "this project",
         ),
+        Method("MEReQ-S", "residual", "prior", "expert", "segment matching", "this project"),
         Method(
             "HG-DAgger-1",
             None,
@@ -138,6 +150,8 @@ class EstimatorConfig:
     """Settings of the segment likelihood."""
     robust: RobustConfig = field(default_factory=RobustConfig)
     """Further settings of the robust likelihood."""
+    segments: SegmentMatchingConfig = field(default_factory=SegmentMatchingConfig)
+    """Further settings of segment matching."""
 
 
 def _used_steps(steps: Steps, method: Method, config: EstimatorConfig) -> Steps:
@@ -255,6 +269,29 @@ class RobustInverseRL(InverseRL):
         self.info = {**self.info, **self.noise}
 
 
+class SegmentInverseRL(InverseRL):
+    """Updates by `inverse.match_segments`, starting from the last theta.
+
+    Args:
+        task: the task.
+        method: the method.
+        learner: solves for theta, and starts its policy where steps were taken.
+        config: settings of the estimators.
+    """
+
+    learner: SegmentLearner
+
+    def __init__(self, task: Task, method: Method, learner: SegmentLearner, config: EstimatorConfig) -> None:
+        super().__init__(task, method, learner, config)
+        self.horizon = task.horizon
+
+    def _estimate(self, steps: Steps, patience: int) -> Estimate:
+        config = self.config
+        return match_segments(
+            self.learner, steps, self.theta, config.likelihood, config.segments, horizon=self.horizon
+        )
+
+
 class Cloning:
     """Updates by behaviour cloning of the expert set; each policy is a function of the steps alone.
 
@@ -309,6 +346,8 @@ def make_aligner(
     if method.estimator == "robust likelihood":
         return RobustInverseRL(task, method, _make_tempered_learner(task, method, seed), config)
     learner = task.make_learner(method.reward, config.matching.discount, start=method.start, seed=seed)
+    if method.estimator == "segment matching":
+        return _make_segment_aligner(task, method, learner, config, seed)
     return InverseRL(task, method, learner, config)
 
 
@@ -320,6 +359,19 @@ def _make_table_aligner(task: Any, method: Method, config: EstimatorConfig) -> A
             f"{', '.join(each for each in METHODS if not METHODS[each].tables_only)}"
         )
     return Cloning(task, method, task.make_table_cloner(method.estimator), config)
+
+
+def _make_segment_aligner(
+    task: Any, method: Method, learner: Any, config: EstimatorConfig, seed: int
+) -> Aligner:
+    """Build segment matching or, for a learner that cannot start at given states, the robust likelihood."""
+    if getattr(learner, "can_restart", False):
+        return SegmentInverseRL(task, method, learner, config)
+    warnings.warn(
+        f"{method.name} works like MEReQ-R on {task.name}, whose environments cannot copy their state",
+        stacklevel=3,
+    )
+    return RobustInverseRL(task, method, _make_tempered_learner(task, method, seed), config)
 
 
 def _make_tempered_learner(task: Any, method: Method, seed: int) -> TemperedLearner:

@@ -26,6 +26,7 @@ _ROW = (
     "truncated",
     "policy_version",
     "next_state",
+    "seed",
 )
 
 
@@ -62,7 +63,8 @@ class Drive:
         self._rng, self._check = rng, ActionCheck(env.action_space)
         self._rows: list[tuple[Any, ...]] = []
         self._proposal: tuple[Any, int] = (None, policy_version)
-        self.state, _ = env.reset(seed=int(rng.integers(2**31)))
+        self._seed = int(rng.integers(2**31))
+        self.state, _ = env.reset(seed=self._seed)
         self.episode, self.t, self.info = first_episode, 0, dict[str, Any]()
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class Drive:
         self._rows.append(
             (
                 self.state, action, policy_action, features, intervened, self.episode, self.t, terminated,
-                truncated, version, following,
+                truncated, version, following, self._seed,
             )
         )  # fmt: skip
         self.state, self.t, self.info = following, self.t + 1, info

@@ -34,6 +34,8 @@ class Steps:
         policy_version: (N,) number of updates before this rollout; 0 for the first policy.
         next_state: (N, ...) states after the steps, before any reset; the last one of an episode is in no
             other column. None if they were not recorded.
+        seed: (N,) seed with which the environment was reset before the first step of a step's rollout; the
+            resets after that go on with its random numbers. None if it was not recorded.
 
     Raises:
         ValueError: if the columns differ in length or time does not run forward within an episode.
@@ -50,6 +52,7 @@ class Steps:
     truncated: Mask
     policy_version: NDArray[np.int64]
     next_state: NDArray[Any] | None = None
+    seed: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.state)

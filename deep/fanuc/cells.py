@@ -33,6 +33,9 @@ LEASH = 0.03
 UNIT = 0.1
 """Unit of length in observations, 1 dm [m]."""
 
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+"""What MuJoCo needs to go on bit for bit."""
+
 
 @cache
 def build_model(scene: str, tool: str) -> mujoco.MjModel:
@@ -130,6 +133,31 @@ class Cells(ABC):
         for name, rows in vars(self).items():
             if isinstance(rows, np.ndarray):  # all arrays have one row for each cell
                 rows[n] = getattr(other, name)[m]
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state of a cell."""
+        rows = (each for each in vars(self).values() if isinstance(each, np.ndarray))
+        return mujoco.mj_stateSize(self.model, _STATE) + sum(int(each[0].size) for each in rows)
+
+    def get_state(self) -> Array:
+        """Return the states (N, state_size) of all cells: MuJoCo's, and then all arrays of this object."""
+        physics = np.empty((len(self.data), mujoco.mj_stateSize(self.model, _STATE)))
+        for row, data in zip(physics, self.data, strict=True):
+            mujoco.mj_getState(self.model, data, row, _STATE)
+        rows = (each for each in vars(self).values() if isinstance(each, np.ndarray))
+        return np.hstack([physics, *(each.reshape(len(each), -1) for each in rows)])
+
+    def set_state(self, state: Array) -> None:
+        """Continue from states (N, state_size) that `get_state` returned."""
+        at = mujoco.mj_stateSize(self.model, _STATE)
+        for row, data in zip(state, self.data, strict=True):
+            mujoco.mj_setState(self.model, data, row[:at].copy(), _STATE)
+        for each in vars(self).values():
+            if isinstance(each, np.ndarray):
+                size = each[0].size
+                each[:] = state[:, at : at + size].reshape(each.shape)
+                at += size
 
     def _steer(self, action: Array) -> None:  # noqa: B027 (optional: not every kind has further controls)
         """Set the controls that an action (N, D) gives besides the tip's velocity."""

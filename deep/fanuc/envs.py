@@ -37,6 +37,18 @@ class _Episodes:
     def observe(self) -> NDArray[np.float32]:
         return self.cells.observe().astype(np.float32)
 
+    def get(self) -> Array:
+        """Return all that the future depends on, but the random generators: one row for each cell."""
+        return np.column_stack([self.cells.get_state(), self.t])
+
+    def set(self, state: ArrayLike) -> NDArray[np.float32]:
+        """Continue from such a state, and return its observations (N, n)."""
+        width = self.cells.state_size + 1
+        rows = check_array("state", state, shape=(len(self.t), width))
+        self.cells.set_state(rows[:, :-1])
+        self.t[:] = rows[:, -1]
+        return self.observe()
+
     def step(self, action: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Take a step; return features (N, K), rewards (N,) and whether the time limit is reached (N,)."""
         if (self.t < 0).any():
@@ -107,6 +119,27 @@ class FanucVectorEnv(VectorEnv[Any, Any, Any]):
         observations = self._episodes.observe() if over.any() else final.copy()
         info = {"features": features, "success": success, "final_obs": final, "_final_obs": over}
         return observations, rewards, np.zeros(self.num_envs, np.bool_), over, info
+
+    def get_state(self) -> Array:
+        """Return a copy of the cells' states, one row each, without their random generators.
+
+        Raises:
+            ResetNeeded: before the first `reset`.
+        """
+        if not self._generators:
+            raise ResetNeeded("get_state needs a state: call reset first")
+        return self._episodes.get()
+
+    def set_state(self, state: ArrayLike) -> NDArray[np.float32]:
+        """Continue from a state that `get_state` returned, and return its observations (N, n).
+
+        Raises:
+            ValueError: if it is not that of N cells of this kind.
+            ResetNeeded: before the first `reset`, which seeds the random generators.
+        """
+        if not self._generators:
+            raise ResetNeeded("set_state needs random generators: call reset first")
+        return self._episodes.set(state)
 
 
 class FanucEnv(gym.Env[Any, Any]):

@@ -15,6 +15,7 @@ and may have
     policy_action     what the policy proposed; default: `action`, which no method reads on the expert's steps
     policy_version    number of updates before the step, which tells iterations apart; default: 0
     next_state        state after the step
+    seed              of the environment at the first step of the rollout, from which MEReQ-S replays it
     features          of (state, action); default: computed by the task
     reward            of the environment, which the features of some tasks are computed from
     expert_action     the expert's own action, where `action` is the policy's even if the expert took over
@@ -56,6 +57,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "policy_action": (),
     "policy_version": (),
     "next_state": ("next_observation", "next_obs"),
+    "seed": (),
     "features": (),
     "reward": ("next.reward",),
     "expert_action": ("intervene_action", "teleop_action", "raw_action"),
@@ -170,7 +172,7 @@ def _as_space(column: NDArray[Any], space: gymnasium.Space[Any], *, is_exact: bo
 
 def _fill_in(columns: Arrays) -> None:
     """Give the other columns their types, and their defaults where they are missing."""
-    for name in ("episode", "t", "policy_version"):
+    for name in ("episode", "t", "policy_version", "seed"):
         if name in columns:
             columns[name] = _whole(name, columns[name])
     for name in ("is_intervention", "takeover_start", "terminated", "truncated"):
