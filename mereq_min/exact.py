@@ -252,39 +252,35 @@ class ExactLearner:
         """
         m, K, state = len(rows), self.mdp.n_features, steps.state[rows]
         mean, jacobian, square = np.zeros((m, K)), np.zeros((m, K, K)), np.zeros((m, K, K))
-        fixed = counts - varied
-        for last in np.unique(fixed):
-            for step, found in enumerate(self._to_come(int(counts[fixed == last].max()), int(last)), 1):
-                now = (fixed == last) & (counts == step)
-                for target, each in zip((mean, jacobian, square), found, strict=True):
-                    target[now] = each[state[now]]
-        return FeatureSums(mean, jacobian, square - np.einsum("mk,ml->mkl", mean, mean), np.inf)
+        fixed, group = np.unique(counts - varied, return_inverse=True)
+        for step, found in enumerate(self._to_come(int(counts.max(initial=0)), fixed), 1):
+            now = counts == step
+            mean[now], square[now] = found[0][state[now]], found[2][state[now]]
+            jacobian[now] = found[1][state[now], group[now]]
+        return FeatureSums(mean, jacobian, square - mean[:, :, None] * mean[:, None], np.inf)
 
-    def _to_come(self, n_steps: int, fixed: int) -> Iterator[tuple[Array, Array, Array]]:
+    def _to_come(self, n_steps: int, fixed: NDArray[np.int64]) -> Iterator[tuple[Array, Array, Array]]:
         """Yield means (S, K) of the features to come in 1, 2, ... steps, derivatives and second moments.
 
-        The policy of the last `fixed` of these steps is held fixed in the derivatives (S, K, K).
+        Derivatives (S, F, K, K) are those while the policy of the last `fixed` (F,) of these steps is fixed.
         """
-        mdp, policy = self.mdp, np.exp(self._solved().log_policy)
+        mdp, log_policy = self.mdp, self._solved().log_policy
         S, A, K = mdp.features.shape
+        chain = PolicyChain(mdp, np.exp(log_policy)).matrix
+        policy = np.where(mdp.terminal[:, None], 0.0, np.exp(log_policy))
         d_policy = policy[..., None] * self._centred_psi() / self.temperature
-        alive = ~mdp.terminal[:, None]
-        mean, jacobian, square = np.zeros((S, K)), np.zeros((S, K, K)), np.zeros((S, K, K))
+        weighted = policy[..., None] * mdp.features
+        mean, square = np.zeros((S, K)), np.zeros((S, K, K))
+        jacobian = np.zeros((S, len(fixed), K, K))
         for step in range(n_steps):
-            later, d_later, square_later = (
-                (mdp.transition @ each.reshape(S, -1)).reshape(S, A, *each.shape[1:])
-                for each in (mean, jacobian, square)
-            )
+            later = (mdp.transition @ mean).reshape(S, A, K)
             total = mdp.features + later
-            # E[(f + X)(f + X)^T] = (f + EX)(f + EX)^T + E[X X^T] - EX EX^T, where X is what follows.
-            square_total = square_later + np.einsum("sak,sal->sakl", total, total)
-            square_total -= np.einsum("sak,sal->sakl", later, later)
-            mean = alive * np.einsum("sa,sak->sk", policy, total)
-            square = alive[..., None] * np.einsum("sa,sakl->skl", policy, square_total)
-            if step >= fixed:
-                jacobian = np.einsum("saj,sak->skj", d_policy, total)
-                jacobian += np.einsum("sa,sakj->skj", policy, d_later)
-                jacobian *= alive[..., None]
+            mean = np.einsum("sa,sak->sk", policy, total)
+            jacobian = (chain @ jacobian.reshape(S, -1)).reshape(jacobian.shape)
+            jacobian[:, step >= fixed] += (total.swapaxes(1, 2) @ d_policy)[:, None]
+            # E[(f + X)(f + X)^T] = f f^T + f EX^T + EX f^T + E[X X^T], where X is what follows.
+            half = weighted.swapaxes(1, 2) @ (mdp.features / 2 + later)
+            square = half + half.swapaxes(1, 2) + (chain @ square.reshape(S, -1)).reshape(S, K, K)
             yield mean, jacobian, square
 
     def state(self) -> dict[str, Array]:

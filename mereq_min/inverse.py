@@ -316,12 +316,11 @@ def match_segments(
 
     With M the sum of all m_i, S its covariance and J = E[dM / d theta], theta solves
     J^T S^-1 M + theta / sd^2 = 0: the generalised method of moments (Hansen 1982) with the prior of the
-    segment likelihood. As in Fisher scoring, J takes the expert for the policy: R_i and what G_i holds of the same
-    steps then have the same mean, whatever theta, and J is what the first steps of G_i contribute to its
-    derivative. S is the sum over interventions of the
-    products of their moments, so that their steps may depend on each other and the simulated paths may be
-    noisy. With these weights the sandwich formula gives the inverse of J^T S^-1 J + 1 / sd^2 for the
-    covariance of theta.
+    segment likelihood. As in Fisher scoring, J takes the expert for the policy: R_i and what G_i holds of the
+    same steps then have the same mean, whatever theta, and J is what the first steps of G_i contribute to its
+    derivative. S is the sum over interventions of the products of their moments, so that their steps may
+    depend on each other and the simulated paths may be noisy. With these weights the sandwich formula gives
+    the inverse of J^T S^-1 J + 1 / sd^2 for the covariance of theta.
 
     A learner whose sums are simulated ends at the mean of the points that the last half of its steps led to.
 

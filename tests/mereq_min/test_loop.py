@@ -47,6 +47,7 @@ def test_the_table_of_methods_reads_like_the_papers():
         ("MEReQ-L", "residual", "prior", "expert", "segment likelihood"),
         ("MEReQ-last", "residual", "prior", "expert + good-enough", "feature matching"),
         ("MEReQ-R", "residual", "prior", "expert", "robust likelihood"),
+        ("MEReQ-S", "residual", "prior", "expert", "segment matching"),
         ("HG-DAgger-1", None, "prior", "expert", "feature cloning"),
         ("Residual-BC", None, "prior", "expert", "residual cloning"),
         ("RLIF", None, "prior", "expert + policy", "takeover reward"),
