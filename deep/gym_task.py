@@ -93,6 +93,8 @@ class GymTask:
         prior_weight: omega, the weight of the prior's reward in the expert's.
         vector_env: returns that many environments side by side, which report `features` and reset in the step
             that ends an episode (AutoresetMode.SAME_STEP). Default: gymnasium's SyncVectorEnv of `env`.
+            MEReQ-S needs such that can copy their state (`rollouts.CopyingEnvs`), and works like MEReQ-R
+            with others.
         reference_env: like `env`, the simulator on which results are reported. Default: `env`.
         input_scale: (n,) factors of the flattened observation's entries; "prior" takes the reciprocal root
             mean square of what the prior's rollouts show; None leaves observations alone.

@@ -42,8 +42,8 @@ class Align(Output, Settings):
     task: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ"
-    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last, MEReQ-R; on
-    tables also HG-DAgger-1, Residual-BC, RLIF, PVP."""
+    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last, MEReQ-R,
+    MEReQ-S; on tables also HG-DAgger-1, Residual-BC, RLIF, PVP."""
     prior: str | None = None
     """The policy to align, in place of the task's own: a file (.safetensors, or .zip of Stable-Baselines3),
     module:attribute of your own, or random for the uniformly random policy. The simulated expert is made anew

@@ -80,6 +80,7 @@ apart."""
 OTHER_COLOURS = {
     "MEReQ-last": "#A64A00",
     "MEReQ-R": "#003F63",
+    "MEReQ-S": "#6FA8DC",
     "HG-DAgger-1": "#5FBFA0",
     "Residual-BC": "#006B50",
     "RLIF": "#8C2D62",
