@@ -298,7 +298,7 @@ class NeuralLearner:
         key = seed, rows.tobytes(), action[: rows[-1]].tobytes()
         if key not in self._replays:
             state, observation = replay(self._restartable[0], seed, action, rows)
-            if not np.allclose(observation, steps.state[part][rows], rtol=0, atol=1e-6):
+            if not np.allclose(observation, steps.state[part][: len(observation)], rtol=0, atol=1e-6):
                 raise ValueError(_CANNOT_REPLAY)
             self._replays[key] = state
         return self._replays[key]

@@ -125,14 +125,14 @@ def replay(envs: Any, seed: int, action: NDArray[Any], rows: NDArray[np.intp]) -
         rows: (m,) increasing rows of the steps whose states are asked for, at least one.
 
     Returns:
-        States before these steps (m rows), and observations of them (m, ...).
+        States before these steps (m rows), and the observations (n, ...) of all steps up to the last of them.
     """
     observation, _ = envs.reset(seed=seed)
     wanted, states, observations = set(rows.tolist()), [], []
     for row in range(int(rows[-1]) + 1):
+        observations.append(observation[0].copy())
         if row in wanted:
             states.append(envs.get_state())
-            observations.append(observation[0].copy())
         observation = envs.step(action[row : row + 1])[0]
     return join_states(states), np.stack(observations)
 

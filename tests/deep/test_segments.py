@@ -69,7 +69,7 @@ def test_a_replay_comes_to_the_states_of_a_rollout() -> None:
     rows = np.array([0, 5, 20, 45, 58])
     envs = task.make_vector_env(1)
     states, seen = replay(envs, int(steps.seed[0]), steps.action, rows)
-    assert_array_equal(seen, steps.state[rows])
+    assert_array_equal(seen, steps.state[:59])
     for i, row in enumerate(rows):
         again = collect_from(
             envs,
