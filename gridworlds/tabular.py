@@ -21,20 +21,23 @@ from mereq_min.interfaces import Cloner, Imperfections, Policy, RewardModel, Sta
 from mereq_min.lab.human.scenes import Scene
 from mereq_min.loop import Settings
 from mereq_min.mdp import TabularMDP
-from mereq_min.methods import TableBaseline
+from mereq_min.methods import Baseline
 from mereq_min.metrics import feature_divergence, starc_distance
+from mereq_min.peers import InterventionModel, PredictedPreferences
 from mereq_min.policies import TabularPolicy
 from mereq_min.residual import scaled_prior_weight, solve_residual
 from mereq_min.soft import solve_soft
 from mereq_min.validation import Array, Mask, check_array, check_log_probabilities, check_number
 
-TABLE_BASELINES: dict[TableBaseline, Callable[..., Cloner]] = {
+BASELINES: dict[Baseline, Callable[..., Cloner]] = {
     "feature cloning": FeatureCloner,
     "residual cloning": ResidualCloner,
     "takeover reward": TakeoverReward,
     "proxy values": ProxyValues,
+    "intervention model": InterventionModel,
+    "predicted preferences": PredictedPreferences,
 }
-"""The baselines of `TabularTask.make_table_cloner`."""
+"""The baselines of `TabularTask.make_baseline`."""
 
 LOWEST_LOG_PROB = -20.0
 """Floor of log pi(a | s) in `kl_to_expert` [nats], which is finite even if a policy never takes an action."""
@@ -164,9 +167,9 @@ class TabularTask:
         """Return the exact cloner, which starts from the prior; `seed` has no effect."""
         return ExactCloner(self.log_prior)
 
-    def make_table_cloner(self, kind: TableBaseline) -> Cloner:
-        """Return a baseline of `mereq_min.baselines` on this task."""
-        return TABLE_BASELINES[kind](self.mdp, self.log_prior, self.scaled_prior_weight, self.temperature)
+    def make_baseline(self, kind: Baseline, *, seed: int = 0) -> Cloner:
+        """Return a method of `mereq_min.baselines` or `peers` on this task; `seed` has no effect."""
+        return BASELINES[kind](self.mdp, self.log_prior, self.scaled_prior_weight, self.temperature)
 
     features_need_next_state = False
     """f(s, a) is a table."""

@@ -36,15 +36,22 @@ from mereq_min.policies import UniformPolicy
 from mereq_min.steps import ExpertSet, Steps, last_iteration, sample_weights
 from mereq_min.validation import Array
 
-TableBaseline = Literal["feature cloning", "residual cloning", "takeover reward", "proxy values"]
-"""How the baselines of `mereq_min.baselines` fit a policy."""
+Baseline = Literal[
+    "feature cloning",
+    "residual cloning",
+    "takeover reward",
+    "proxy values",
+    "intervention model",
+    "predicted preferences",
+]
+"""How the methods of `mereq_min.baselines` and `mereq_min.peers` fit a policy; networks do so likewise."""
 Estimator = Literal[
     "feature matching",
     "segment likelihood",
     "robust likelihood",
     "segment matching",
     "cloning",
-    TableBaseline,
+    Baseline,
 ]
 """How theta or, without one, the policy is fitted."""
 
@@ -120,12 +127,11 @@ METHODS: dict[str, Method] = {
             "expert",
             "residual cloning",
             "Silver et al. 2018, for cloning",
-            tables_only=True,
         ),
-        Method(
-            "RLIF", None, "prior", "expert + policy", "takeover reward", "Luo et al. 2024", tables_only=True
-        ),
-        Method("PVP", None, "prior", "expert + policy", "proxy values", "Peng et al. 2023", tables_only=True),
+        Method("RLIF", None, "prior", "expert + policy", "takeover reward", "Luo et al. 2024"),
+        Method("PVP", None, "prior", "expert + policy", "proxy values", "Peng et al. 2023"),
+        Method("MILE", None, "prior", "expert + policy", "intervention model", "Korkmaz and Biyik 2025"),
+        Method("PPL", None, "prior", "expert", "predicted preferences", "Cai et al. 2025"),
     )
 }
 """The methods by name."""
@@ -333,14 +339,14 @@ def make_aligner(
         seed: seed of the networks.
 
     Raises:
-        ValueError: if the method needs a table and the task is none, or varies the weight of the prior and
-            the task's learners cannot.
+        ValueError: if the task cannot do what the method needs: a table, a baseline, or learners that vary
+            the weight of the prior.
     """
     if config is None:
         recorded = getattr(task, "recorded_settings", None)
         config = EstimatorConfig() if recorded is None else recorded.estimators
-    if method.tables_only:
-        return _make_table_aligner(task, method, config)
+    if method.estimator in Baseline.__args__:
+        return Cloning(task, method, _make_baseline(task, method, seed), config)
     if method.reward is None:
         return Cloning(task, method, task.make_cloner(seed=seed), config)
     if method.estimator == "robust likelihood":
@@ -351,14 +357,19 @@ def make_aligner(
     return InverseRL(task, method, learner, config)
 
 
-def _make_table_aligner(task: Any, method: Method, config: EstimatorConfig) -> Aligner:
-    """Build a method that needs a table."""
-    if not hasattr(task, "make_table_cloner"):
+def _make_baseline(task: Any, method: Method, seed: int) -> Cloner:
+    """Return the cloner of a task that fits a policy as a baseline does."""
+    if method.tables_only and not hasattr(task, "mdp"):
         raise ValueError(
             f"{method.name} works on tables only, and {task.name} is none; choose one of "
             f"{', '.join(each for each in METHODS if not METHODS[each].tables_only)}"
         )
-    return Cloning(task, method, task.make_table_cloner(method.estimator), config)
+    if not hasattr(task, "make_baseline"):
+        raise ValueError(
+            f"{method.name} needs the task's make_baseline(kind, seed=...), which {task.name} lacks; give it "
+            "one, or choose HG-DAgger-FT"
+        )
+    return task.make_baseline(method.estimator, seed=seed)
 
 
 def _make_segment_aligner(

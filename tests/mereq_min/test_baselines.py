@@ -11,7 +11,7 @@ from strategies import generators
 from tiny import make_tiny
 from toy import draw_steps, make_steps
 
-from gridworlds.tabular import TABLE_BASELINES, TabularTask
+from gridworlds.tabular import BASELINES, TabularTask
 from mereq_min.baselines import FeatureCloner, ProxyValues, ResidualCloner, TakeoverReward, takeovers
 from mereq_min.mdp import Array
 from mereq_min.soft import log_softmax
@@ -33,12 +33,12 @@ def steps_of(state: list[int], action: list[int], **columns: object) -> Steps:
     return make_steps(features, state=np.array(state), action=np.array(action), **columns)
 
 
-@pytest.mark.parametrize("kind", TABLE_BASELINES)
+@pytest.mark.parametrize("kind", BASELINES)
 def test_without_takeovers_the_prior_stays(kind: str) -> None:
     no = np.zeros(2, dtype=bool)
     steps = steps_of([0, 1], [1, 1], is_intervention=no)
     weights = np.zeros(2) if "cloning" in kind else np.ones(2)
-    found = tiny().make_table_cloner(kind).clone(steps, weights)
+    found = tiny().make_baseline(kind).clone(steps, weights)
     assert_allclose(np.exp(found.log_policy), np.exp(tiny().log_prior), rtol=0, atol=1e-12)
 
 

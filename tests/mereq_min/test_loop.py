@@ -52,6 +52,8 @@ def test_the_table_of_methods_reads_like_the_papers():
         ("Residual-BC", None, "prior", "expert", "residual cloning"),
         ("RLIF", None, "prior", "expert + policy", "takeover reward"),
         ("PVP", None, "prior", "expert + policy", "proxy values"),
+        ("MILE", None, "prior", "expert + policy", "intervention model"),
+        ("PPL", None, "prior", "expert", "predicted preferences"),
     }
     assert {m.name for m in METHODS.values() if m.iterations == "last"} == {"MEReQ-last"}
 

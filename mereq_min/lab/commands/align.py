@@ -43,7 +43,7 @@ class Align(Output, Settings):
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ"
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last, MEReQ-R,
-    MEReQ-S; on tables also HG-DAgger-1, Residual-BC, RLIF, PVP."""
+    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tables also HG-DAgger-1."""
     prior: str | None = None
     """The policy to align, in place of the task's own: a file (.safetensors, or .zip of Stable-Baselines3),
     module:attribute of your own, or random for the uniformly random policy. The simulated expert is made anew

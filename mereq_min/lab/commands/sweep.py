@@ -38,8 +38,8 @@ class Many(Output):
     """Options that the commands of many runs share."""
 
     methods: tuple[str, ...] = RECORDED_METHODS
-    """Names of the methods; also MEReQ-last, MEReQ-R, MEReQ-S and, on tables, HG-DAgger-1, Residual-BC,
-    RLIF, PVP."""
+    """Names of the methods; also MEReQ-last, MEReQ-R, MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL and, on
+    tables, HG-DAgger-1."""
     seeds: int = 30
     """Runs of each method on each task [runs]."""
     first_seed: int = 0

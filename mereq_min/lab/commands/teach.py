@@ -38,7 +38,7 @@ class Teach:
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ-L"
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last, MEReQ-R,
-    MEReQ-S; on tables also HG-DAgger-1, Residual-BC, RLIF, PVP. The default is MEReQ-R on tables,
+    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tables also HG-DAgger-1. The default is MEReQ-R on tables,
     since it forgives wrong keys, and MEReQ-L elsewhere."""
     prior: str | None = None
     """The policy to align, in place of the task's own, see `mereq align`."""

@@ -85,6 +85,8 @@ OTHER_COLOURS = {
     "Residual-BC": "#006B50",
     "RLIF": "#8C2D62",
     "PVP": "#E8B4CE",
+    "MILE": "#6B7A1E",
+    "PPL": "#B5C334",
 }
 """Colour of the methods that are not recorded on all tasks."""
 COLOURS = {"prior": "#B8A98C", "expert": "#8A5FBF", **METHOD_COLOURS, **OTHER_COLOURS}

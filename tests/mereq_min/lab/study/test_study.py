@@ -118,7 +118,7 @@ def test_a_plan_is_read(tmp_path: Path) -> None:
         ('methods = ["MERQ"]', "unknown method 'MERQ'; did you mean 'MEReQ'?"),
         ('tasks = ["rug"]', "unknown task 'rug'"),
         ('practice = "rug"', "unknown task 'rug'"),
-        ('tasks = ["bottle"]', "PVP works on tables only, and bottle is none"),
+        ('tasks = ["bottle"]', "HG-DAgger-1 works on tables only, and bottle is none"),
         ("rounds = 0", "rounds must be from 1 to 100, got 0"),
         ("steps = 1000000", "steps must be from 1 to 100000"),
         ('name = "../away"', "name must be letters, digits, - and _"),
@@ -128,7 +128,7 @@ def test_a_plan_is_read(tmp_path: Path) -> None:
 def test_a_plan_that_cannot_be_is_told_in_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, why: str
 ) -> None:
-    plan = PLAN.replace("MEReQ-R", "PVP") if "bottle" in line else PLAN
+    plan = PLAN
     kept = [each for each in plan.splitlines() if each.split(" ")[0] != line.split(" ")[0]]
     (tmp_path / "plan.toml").write_text("\n".join([*kept, line]))
     assert main(["study", str(tmp_path / "plan.toml"), "--out", str(tmp_path / "out")]) == 2
