@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,22 +137,42 @@ class NeuralCloner:
 
         `pull` is the weight of the squared distance from the network's initial parameters.
         """
-        parameters = list(net.parameters())
-        start = [parameter.detach().clone() for parameter in parameters]
-        optimiser = torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True)
         x, y = to_tensor(state), to_tensor(wanted)
-        rows = rng.choice(
-            len(weights), size=(self.config.updates, self.config.batch_size), p=weights / weights.sum()
-        )
-        for batch in torch.as_tensor(rows):
-            loss = self.head.loss(net(x[batch]), y[batch])
-            if pull:
-                loss = loss + pull * sum(
-                    (p - q).square().sum() for p, q in zip(parameters, start, strict=True)
-                )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+
+        def loss(batch: torch.Tensor) -> torch.Tensor:
+            return self.head.loss(net(x[batch]), y[batch])
+
+        descend(list(net.parameters()), loss, weights, rng, self.config, pull)
+
+
+def descend(
+    parameters: list[nn.Parameter],
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    weights: Array,
+    rng: np.random.Generator,
+    config: CloningConfig,
+    pull: float,
+) -> None:
+    """Take the gradient steps of a fit.
+
+    Args:
+        parameters: what is fitted.
+        loss: of a batch, given as rows (B,) of the data [nats].
+        weights: (N,) weights of the data, in proportion to which batches are drawn.
+        rng: draws the batches.
+        config: budget of the fit.
+        pull: weight of the squared distance from the initial parameters, in place of the config's [nats].
+    """
+    start = [parameter.detach().clone() for parameter in parameters]
+    optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+    rows = rng.choice(len(weights), size=(config.updates, config.batch_size), p=weights / weights.sum())
+    for batch in torch.as_tensor(rows):
+        value = loss(batch)
+        if pull:
+            value = value + pull * sum((p - q).square().sum() for p, q in zip(parameters, start, strict=True))
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
 
 
 DISTILLING = CloningConfig(batch_size=256, updates=3_000)

@@ -23,6 +23,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from torch import nn
 
+from deep.baselines import (
+    LABEL_WEIGHTS,
+    AgentCloner,
+    InterventionCloner,
+    PreferenceCloner,
+    ResidualNeuralCloner,
+    label_proxy_values,
+    label_takeovers,
+)
 from deep.cloning import CloningConfig, Inside, NeuralCloner, clone_policy, squash
 from deep.engines import Engine, choose_engine
 from deep.first_solve import FirstSolves, SharingLearner
@@ -30,14 +39,16 @@ from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import Agent, LearnerConfig, NeuralLearner, TemperedNeuralLearner
 from deep.nets import find_activation, mlp, with_prefix, zero_last_layer
 from deep.policies import DiscretePolicy, discrete_policy
+from deep.prediction import STEP_ENVS, STEPS_EACH, StepModel
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
 from deep.rollouts import Rollout, collect
 from deep.stable_baselines import load_for_task
-from mereq_min.interfaces import Oracle, Policy, RewardModel, Start
+from mereq_min.interfaces import Cloner, Oracle, Policy, RewardModel, Start
 from mereq_min.lab.human.scenes import Scene
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.loop import Settings
+from mereq_min.methods import Baseline
 from mereq_min.policies import UniformPolicy, check_fit
 from mereq_min.residual import scaled_prior_weight
 from mereq_min.validation import Array, check_array, check_number
@@ -230,6 +241,28 @@ class GymTask:
         """Return cloning by maximum likelihood, from the prior's weights."""
         return NeuralCloner(self.prior, self.action_space, self.cloning, seed=seed)
 
+    def make_baseline(self, kind: Baseline, *, seed: int = 0) -> Cloner:
+        """Return a method of `deep.baselines` on this task.
+
+        Raises:
+            ValueError: if there is none of that kind for networks.
+        """
+        arguments = self.prior, self.action_space, self.cloning
+        if kind == "residual cloning":
+            return ResidualNeuralCloner(*arguments, seed=seed)
+        if kind == "intervention model":
+            return InterventionCloner(*arguments, seed=seed)
+        if kind == "predicted preferences":
+            return PreferenceCloner(*arguments, predict=self._predict, seed=seed)
+        if kind not in LABEL_WEIGHTS:
+            raise ValueError(f"there is no {kind} with networks; choose one of the other methods")
+        return AgentCloner(
+            self.prior,
+            lambda: self._make_agent("residual", "prior", seed, 1),
+            label_takeovers if kind == "takeover reward" else label_proxy_values,
+            LABEL_WEIGHTS[kind] * self.temperature,
+        )
+
     def features_of(
         self,
         state: NDArray[Any],
@@ -356,6 +389,25 @@ class GymTask:
         steps = collect(envs, self.prior, min(self.horizon, SCALE_STEPS), rng, seed=0)
         envs.close()
         return steps.transitions()["state"]
+
+    def _predict(self, state: NDArray[Any], action: NDArray[Any], n_steps: int) -> NDArray[Any]:
+        """Return the states to come, see `StepModel`, which is fitted when it is first asked."""
+        return self._step_model(state, action, n_steps)
+
+    @cached_property
+    def _step_model(self) -> StepModel:
+        """A model of the next state, fitted to rollouts of the prior and of random actions."""
+        parts = []
+        for seed, policy in enumerate((self.prior, UniformPolicy(self.action_space))):
+            envs = self.make_vector_env(STEP_ENVS)
+            rng = np.random.default_rng(seed)
+            steps = collect(envs, policy, min(self.horizon, STEPS_EACH), rng, seed=seed)
+            envs.close()
+            parts.append(steps.transitions())
+        columns = (
+            np.concatenate([part[name] for part in parts]) for name in ("state", "action", "next_state")
+        )
+        return StepModel(*columns, self.action_space, self.observation_scale)
 
     def _make_agent(self, reward: RewardModel, start: Start, seed: int, n_features: int) -> Agent:
         make = self._make_dqn if isinstance(self.action_space, spaces.Discrete) else self._make_sac

@@ -293,6 +293,19 @@ class CategoricalHead:
             raise ValueError(f"action must hold integers from 0 to {self.n_actions - 1}, got {action}")
         return np.eye(self.n_actions)[action]
 
+    def log_prob(self, output: Tensor, wanted: Tensor) -> Tensor:
+        """Return log pi(a | s) (N,) of encoded actions (N, A), given logits (N, A)."""
+        return (wanted * torch.log_softmax(output, dim=1)).sum(dim=1)
+
+    def intervention_probability(self, output: Tensor, expected: Tensor, cost: float, scale: float) -> Tensor:
+        """Return MILE's p(s) (N,) for logits (N, A) of the person and of the mental model.
+
+        See `mereq_min.peers.InterventionModel`.
+        """
+        log_policy, mental = torch.log_softmax(output, dim=1), torch.softmax(expected, dim=1)
+        gain = log_policy - (mental * log_policy).sum(dim=1, keepdim=True)
+        return (log_policy.exp() * torch.special.ndtr((gain - cost) / scale)).sum(dim=1)
+
     def loss(self, output: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean cross-entropy between `wanted` (N, A) and the softmax of the logits (N, A)."""
         return -(wanted * torch.log_softmax(output, dim=1)).sum(dim=1).mean()
@@ -340,6 +353,27 @@ class GaussianHead:
         action = check_array("action", action, shape=(len(action), len(self.low)))
         unit = (2 * action - self.high - self.low) / (self.high - self.low)
         return unsquash(unit)
+
+    def log_prob(self, output: Tensor, wanted: Tensor) -> Tensor:
+        """Return log pi(a | s) (N,) of actions with latents (N, D): their densities as unit actions."""
+        return normal_log_density(*split_head(output), wanted) - log_jacobian(wanted)
+
+    def intervention_probability(self, output: Tensor, expected: Tensor, cost: float, scale: float) -> Tensor:
+        """Return MILE's p(s) (N,) for outputs (N, 2 D) of the person and of the mental model.
+
+        Densities are those of latents. The expectation over the mental model is exact; that over the person's
+        action depends on |z|^2 alone, whose chi-squared distribution is cut into `DRAWS` equal parts. See
+        `mereq_min.peers.InterventionModel`.
+        """
+        from scipy.stats import chi2  # slow to import
+
+        mean, log_std = split_head(output)
+        of_mental, mental_log_std = split_head(expected)
+        square = ((of_mental - mean).square() + (2 * mental_log_std).exp()) * (-2 * log_std).exp()
+        shares = (np.arange(DRAWS) + 0.5) / DRAWS
+        own = torch.as_tensor(chi2.ppf(shares, mean.shape[1]), dtype=output.dtype)
+        gain = 0.5 * (square.sum(dim=1, keepdim=True) - own) - cost
+        return torch.special.ndtr(gain / scale).mean(dim=1)
 
     def loss(self, output: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean of -log pi, without the Jacobian of the squashing: no weight changes that term."""

@@ -299,7 +299,8 @@ class Task(Protocol):
 
     A task may also have a method `features_of(state, action, next_state, reward)` that computes the features
     (N, K) of recorded steps, for logs that lack them; `next_state` or `reward` may be None. A task that never
-    needs next states says so by an attribute `features_need_next_state` that is False.
+    needs next states says so by an attribute `features_need_next_state` that is False. `make_baseline(kind,
+    seed=...)` returns a `Cloner` for a baseline, see `methods.Baseline`; without it they are refused.
 
     MEReQ-S needs learners that are a `SegmentLearner`, and works like MEReQ-R with others.
     """

@@ -1,0 +1,285 @@
+"""Baselines with networks that learn from interventions without a theta; each is an `interfaces.Cloner`.
+
+They are those of `mereq_min.baselines` and `mereq_min.peers`, and start from the prior. Each fit begins anew,
+so that a policy depends on the steps and the seed alone. Residual-BC, MILE and PPL take as many gradient
+updates as the task's cloning, with its learning rate, batches and pull towards the prior; RLIF and PVP train
+the task's agent for `AGENT_UPDATES` with the agent's own settings.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, softplus
+
+from deep.cloning import CloningConfig, NeuralCloner, descend
+from deep.gaussian import SquashedGaussianPolicy
+from deep.learner import Agent
+from deep.nets import ACTIVATIONS, find_activation, mlp, mlp_from_arrays, mlp_to_arrays, to_tensor
+from deep.policies import DiscretePolicy
+from mereq_min.baselines import takeovers
+from mereq_min.interfaces import Policy
+from mereq_min.peers import LEAST_PROBABILITY
+from mereq_min.steps import Steps
+from mereq_min.validation import Array
+
+AGENT_UPDATES = 2_000
+"""Gradient updates of RLIF and PVP in a fit [updates]."""
+LABEL_WEIGHTS = {"takeover reward": 10.0, "proxy values": 5.0}
+"""What a takeover costs in RLIF, and what a proxy value of 1 is worth in PVP [temperatures]."""
+
+Transitions = dict[str, NDArray[Any]]
+"""The columns that `Agent.add` takes."""
+
+
+# --- RLIF and PVP -----------------------------------------------------------------------------------------
+
+
+class AgentCloner:
+    """Trains an agent of one feature on steps whose rewards are made from the takeovers.
+
+    Args:
+        prior: the policy to start from.
+        make_agent: returns a new agent of one feature, which customises the prior.
+        label: makes transitions of steps: `label_takeovers` for RLIF, `label_proxy_values` for PVP.
+        weight: of the feature, theta [reward].
+        updates: gradient updates of a fit [updates].
+    """
+
+    def __init__(
+        self,
+        prior: Policy,
+        make_agent: Callable[[], Agent],
+        label: Callable[[Steps], Transitions],
+        weight: float,
+        updates: int = AGENT_UPDATES,
+    ) -> None:
+        self.prior, self.make_agent, self.label = prior, make_agent, label
+        self.weight, self.updates = weight, updates
+
+    def clone(self, steps: Steps, weights: Array) -> Policy:
+        """Return the agent's policy after training on the steps; steps of weight 0 are left out.
+
+        If no step has a label, it is the prior.
+
+        Raises:
+            ValueError: if the next states were not recorded.
+        """
+        if steps.next_state is None:
+            raise ValueError(
+                "RLIF and PVP need the states after the steps (`next_state`), which this log lacks"
+            )
+        columns = self.label(steps.select(weights > 0))
+        if not columns["features"].any():
+            return self.prior
+        agent = self.make_agent()
+        agent.add(**columns)
+        agent.update(np.array([self.weight]), self.updates)
+        return agent.policy()
+
+
+def label_takeovers(steps: Steps) -> Transitions:
+    """Return RLIF's transitions: the feature is -1 at a policy's step that provoked a takeover, else 0."""
+    columns = _transitions(steps)
+    columns["features"] = -takeovers(steps)[:, None].astype(np.float64)
+    return columns
+
+
+def label_proxy_values(steps: Steps) -> Transitions:
+    """Return PVP's transitions, which make an agent regress on proxy values.
+
+    At an expert's step the expert's action ends the episode with the feature 1 and the policy's with -1: the
+    value of an action is then its label. The policy's own steps have feature 0 and pass values back. Labels
+    are repeated so that batches hold about as many of them as of the policy's steps.
+    """
+    taken, own = steps.select(steps.is_intervention), _transitions(steps.select(~steps.is_intervention))
+    good, bad = (
+        {**_transitions(taken), "features": np.full((len(taken), 1), label)} for label in (1.0, -1.0)
+    )
+    bad["action"] = taken.policy_action
+    for labelled in (good, bad):
+        labelled["terminated"] = np.ones(len(taken), dtype=bool)
+    copies = max(1, round(len(own["state"]) / max(2 * len(taken), 1)))
+    parts = [own, *[good, bad] * copies]
+    return {name: np.concatenate([part[name] for part in parts]) for name in own}
+
+
+def _transitions(steps: Steps) -> Transitions:
+    assert steps.next_state is not None
+    return {
+        "state": steps.state,
+        "action": steps.action,
+        "features": np.zeros((len(steps), 1)),
+        "next_state": steps.next_state,
+        "terminated": steps.terminated,
+    }
+
+
+# --- Residual-BC ------------------------------------------------------------------------------------------
+
+
+class ResidualNeuralCloner(NeuralCloner):
+    """Cloning as a correction on top of the frozen prior (Residual-BC): outputs of two networks are added.
+
+    The correction has the prior's layers and starts at 0; the pull is towards its initial weights.
+    """
+
+    def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
+        """Return the prior's network plus the correction fitted to the steps, see `NeuralCloner.clone`."""
+        rng = np.random.default_rng(self.seed)
+        base = self.head.start(self.prior) or self.distil(steps.state, rng)
+        correction = start_correction(base, self.seed)
+        if weights.any():
+            x, y = to_tensor(steps.state), to_tensor(self.head.encode(steps.action))
+            with torch.no_grad():
+                frozen = base(x)
+
+            def loss(batch: Tensor) -> Tensor:
+                return self.head.loss(frozen[batch] + correction(x[batch]), y[batch])
+
+            descend(list(correction.parameters()), loss, weights, rng, self.config, self.config.pull)
+        return self.head.policy(add_networks(base, correction))
+
+
+def start_correction(base: nn.Sequential, seed: int) -> nn.Sequential:
+    """Return an `mlp` with the layers, input factors and activation of another, whose outputs are 0."""
+    arrays = mlp_to_arrays(base)
+    weights = [value for name, value in arrays.items() if name.endswith("weight")]
+    sizes = [weights[0].shape[1], *(len(weight) for weight in weights)]
+    net = mlp(sizes, seed, arrays.get("0.scale"), ACTIVATIONS[find_activation(base)])
+    with torch.no_grad():
+        for parameter in list(net.parameters())[-2:]:
+            parameter.zero_()
+    return net
+
+
+def add_networks(one: nn.Sequential, two: nn.Sequential) -> nn.Sequential:
+    """Return the `mlp` whose outputs are the sums of those of two that have the same layers.
+
+    Its hidden layers hold the units of both, side by side.
+    """
+    arrays, others = mlp_to_arrays(one), mlp_to_arrays(two)
+    layers = [name.removesuffix("weight") for name in arrays if name.endswith("weight")]
+    for layer in layers:
+        (a, b), (c, d) = ((each[layer + "weight"], each[layer + "bias"]) for each in (arrays, others))
+        if layer == layers[0] == layers[-1]:
+            weight, bias = a + c, b + d
+        elif layer == layers[0]:
+            weight, bias = np.concatenate([a, c]), np.concatenate([b, d])
+        elif layer == layers[-1]:
+            weight, bias = np.concatenate([a, c], axis=1), b + d
+        else:
+            weight = np.block([[a, np.zeros((len(a), c.shape[1]))], [np.zeros((len(c), a.shape[1])), c]])
+            bias = np.concatenate([b, d])
+        arrays[layer + "weight"], arrays[layer + "bias"] = weight, bias
+    return mlp_from_arrays(arrays)
+
+
+# --- MILE -------------------------------------------------------------------------------------------------
+
+
+class InterventionCloner(NeuralCloner):
+    """MILE with networks: the person's policy and the mental model, fitted together.
+
+    The loss is the mean of -log pi over the expert's actions, plus the mean cross-entropy of who was in
+    control; see `mereq_min.peers.InterventionModel`. Both networks start as the prior's and are pulled there.
+    """
+
+    COST = 3.0
+    """Cost of an intervention to the person, as in tables [nats]."""
+    SCALE = 1.0
+    """Scale of the probit model's noise [nats]."""
+
+    def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
+        """Return the person's policy; steps of weight 0 are left out, and without expert it is the prior."""
+        steps = steps.select(weights > 0)
+        rng = np.random.default_rng(self.seed)
+        if not steps.is_intervention.any():
+            return self.prior
+        policy = self.head.start(self.prior) or self.distil(steps.state, rng)
+        mental = copy.deepcopy(policy)
+        x, y = to_tensor(steps.state), to_tensor(self.head.encode(steps.action))
+        taken = torch.as_tensor(steps.is_intervention)
+
+        def loss(batch: Tensor) -> Tensor:
+            output, expected, mine = policy(x[batch]), mental(x[batch]), taken[batch]
+            p = self.head.intervention_probability(output, expected, self.COST, self.SCALE)
+            p = p.clamp(LEAST_PROBABILITY, 1.0 - LEAST_PROBABILITY)
+            of_control = binary_cross_entropy(p, mine.float())
+            return of_control + self.head.loss(output[mine], y[batch][mine]) if mine.any() else of_control
+
+        parameters = [*policy.parameters(), *mental.parameters()]
+        descend(parameters, loss, np.ones(len(steps)), rng, self.config, self.config.pull)
+        return self.head.policy(policy)
+
+
+# --- PPL --------------------------------------------------------------------------------------------------
+
+
+class PreferenceCloner(NeuralCloner):
+    """PPL with networks, see `mereq_min.peers.PredictedPreferences`.
+
+    Args:
+        prior: policy to start from, see `NeuralCloner`.
+        space: space of the actions.
+        config: budget.
+        seed: seed of the batches.
+        predict: (states (N, ...), actions (N, ...), n) -> (n, N, ...), the states to come if the actions are
+            held.
+    """
+
+    HORIZON = 4
+    """States with a preference: that of the takeover, and the predicted ones after it [states]."""
+    BETA = 1.0
+    """Sharpness of preferences."""
+
+    def __init__(
+        self,
+        prior: Policy,
+        space: spaces.Space[Any],
+        config: CloningConfig | None = None,
+        *,
+        predict: Callable[[NDArray[Any], NDArray[Any], int], NDArray[Any]],
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prior, space, config, seed=seed)
+        self.predict = predict
+
+    def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
+        """Return the policy fitted to the expert's actions and preferences, with weights (N,) >= 0."""
+        mine = steps.is_intervention & (weights > 0)
+        rng = np.random.default_rng(self.seed)
+        if not mine.any():
+            return self.prior
+        steps, weights = steps.select(mine), weights[mine]
+        net = self.head.start(self.prior) or self.distil(steps.state, rng)
+        ahead = self.predict(steps.state, steps.policy_action, self.HORIZON - 1)
+        states = to_tensor(np.concatenate([steps.state[None], ahead]))
+        better, worse = (to_tensor(self.head.encode(a)) for a in (steps.action, steps.policy_action))
+
+        def loss(batch: Tensor) -> Tensor:
+            outputs = [net(x[batch]) for x in states]
+            cloned = self.head.loss(outputs[0], better[batch])
+            return cloned + self.contrast(outputs, better[batch], worse[batch])
+
+        descend(list(net.parameters()), loss, weights, rng, self.config, self.config.pull)
+        return self.head.policy(net)
+
+    def contrast(self, outputs: list[Tensor], better: Tensor, worse: Tensor) -> Tensor:
+        """Return the mean of -log sigmoid(beta (log pi(a+ | s) - log pi(a- | s))).
+
+        Args:
+            outputs: of the network (N, n) in each state of the horizon.
+            better: (N, ...) encoded actions a+.
+            worse: (N, ...) encoded actions a-; where they are a+ there is no preference, and the loss is 0.
+        """
+        differs = (better != worse).any(dim=1)
+        margins = [self.head.log_prob(each, better) - self.head.log_prob(each, worse) for each in outputs]
+        return (differs * softplus(-self.BETA * torch.stack(margins))).mean()
