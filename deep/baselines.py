@@ -199,11 +199,15 @@ class InterventionCloner(NeuralCloner):
 
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the person's policy; steps of weight 0 are left out, and without expert it is the prior."""
-        steps = steps.select(weights > 0)
         rng = np.random.default_rng(self.seed)
-        if not steps.is_intervention.any():
-            return self.prior
         policy = self.head.start(self.prior) or self.distil(steps.state, rng)
+        steps = steps.select(weights > 0)
+        if steps.is_intervention.any():
+            self._fit_both(policy, steps, rng)
+        return self.head.policy(policy)
+
+    def _fit_both(self, policy: nn.Sequential, steps: Steps, rng: np.random.Generator) -> None:
+        """Fit the person's policy, and the mental model beside it."""
         mental = copy.deepcopy(policy)
         x, y = to_tensor(steps.state), to_tensor(self.head.encode(steps.action))
         taken = torch.as_tensor(steps.is_intervention)
@@ -217,7 +221,6 @@ class InterventionCloner(NeuralCloner):
 
         parameters = [*policy.parameters(), *mental.parameters()]
         descend(parameters, loss, np.ones(len(steps)), rng, self.config, self.config.pull)
-        return self.head.policy(policy)
 
 
 # --- PPL --------------------------------------------------------------------------------------------------
@@ -254,12 +257,15 @@ class PreferenceCloner(NeuralCloner):
 
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the policy fitted to the expert's actions and preferences, with weights (N,) >= 0."""
-        mine = steps.is_intervention & (weights > 0)
         rng = np.random.default_rng(self.seed)
-        if not mine.any():
-            return self.prior
-        steps, weights = steps.select(mine), weights[mine]
         net = self.head.start(self.prior) or self.distil(steps.state, rng)
+        mine = steps.is_intervention & (weights > 0)
+        if mine.any():
+            self._prefer(net, steps.select(mine), weights[mine], rng)
+        return self.head.policy(net)
+
+    def _prefer(self, net: nn.Sequential, steps: Steps, weights: Array, rng: np.random.Generator) -> None:
+        """Fit a network to expert steps."""
         ahead = self.predict(steps.state, steps.policy_action, self.HORIZON - 1)
         states = to_tensor(np.concatenate([steps.state[None], ahead]))
         better, worse = (to_tensor(self.head.encode(a)) for a in (steps.action, steps.policy_action))
@@ -270,7 +276,6 @@ class PreferenceCloner(NeuralCloner):
             return cloned + self.contrast(outputs, better[batch], worse[batch])
 
         descend(list(net.parameters()), loss, weights, rng, self.config, self.config.pull)
-        return self.head.policy(net)
 
     def contrast(self, outputs: list[Tensor], better: Tensor, worse: Tensor) -> Tensor:
         """Return the mean of -log sigmoid(beta (log pi(a+ | s) - log pi(a- | s))).
