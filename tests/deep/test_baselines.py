@@ -278,3 +278,28 @@ def test_what_a_task_cannot_do_is_said_in_a_sentence():
 
     with pytest.raises(ValueError, match="RLIF needs the task's make_baseline"):
         make_aligner(Bare(), METHODS["RLIF"])
+
+
+@pytest.mark.parametrize("method", ["Residual-BC", "RLIF", "PVP", "MILE", "PPL"])
+def test_on_an_environment_the_experts_action_becomes_likelier(method, monkeypatch):
+    """The expert always does what the uniform prior did not propose."""
+    quick = CloningConfig(learning_rate=5e-3, updates=60, pull=0.0)
+    monkeypatch.setattr("deep.prediction.STEP_FIT", quick)
+    task = replace(make_cartpole(), cloning=quick, dqn=DQNConfig(hidden=(32,), engine="torch"))
+    n = 40
+    state = task._prior_states[: 2 * n]
+    taken = np.tile([False, True], n)
+    steps = make_steps(
+        np.zeros((2 * n, 3)),
+        state=state,
+        action=np.where(taken, 0, 1),
+        policy_action=np.ones(2 * n, dtype=int),
+        is_intervention=taken,
+        next_state=np.roll(state, -1, axis=0),
+    )
+    aligner = make_aligner(task, METHODS[method], seed=0)
+    if hasattr(aligner.cloner, "updates"):
+        aligner.cloner.updates = 60
+    before = task.prior.log_prob(state, np.zeros(2 * n, dtype=int)).mean()
+    policy, _ = aligner.update(steps, patience=1)
+    assert policy.log_prob(state, np.zeros(2 * n, dtype=int)).mean() > before + 0.1
