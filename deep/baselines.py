@@ -196,8 +196,8 @@ class InterventionCloner(NeuralCloner):
     COST = 3.0
     """Cost of an intervention to the person, as in tables [nats]."""
     SCALE = 1.0
-    """Scale of the probit model's noise [nats]. Over a Box the authors take costs of 60 to 250 and scales of 75 to 200,
-    because log-densities vary more."""
+    """Scale of the probit model's noise [nats]. Over a Box the authors take costs of 60 to 250 and scales of
+    75 to 200, because log-densities vary more."""
 
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the person's policy; steps of weight 0 are left out, and without expert it is the prior."""

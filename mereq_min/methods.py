@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -345,7 +345,7 @@ def make_aligner(
     if config is None:
         recorded = getattr(task, "recorded_settings", None)
         config = EstimatorConfig() if recorded is None else recorded.estimators
-    if method.estimator in Baseline.__args__:
+    if method.estimator in get_args(Baseline):
         return Cloning(task, method, _make_baseline(task, method, seed), config)
     if method.reward is None:
         return Cloning(task, method, task.make_cloner(seed=seed), config)
