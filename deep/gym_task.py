@@ -404,10 +404,10 @@ class GymTask:
             steps = collect(envs, policy, min(self.horizon, STEPS_EACH), rng, seed=seed)
             envs.close()
             parts.append(steps.transitions())
-        columns = (
+        state, action, next_state = (
             np.concatenate([part[name] for part in parts]) for name in ("state", "action", "next_state")
         )
-        return StepModel(*columns, self.action_space, self.observation_scale)
+        return StepModel(state, action, next_state, self.action_space, self.observation_scale)
 
     def _make_agent(self, reward: RewardModel, start: Start, seed: int, n_features: int) -> Agent:
         make = self._make_dqn if isinstance(self.action_space, spaces.Discrete) else self._make_sac

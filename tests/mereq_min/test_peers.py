@@ -92,12 +92,12 @@ def test_miles_gradient_is_that_of_differences(rng: np.random.Generator) -> None
 
 
 def test_mile_learns_how_often_the_person_takes_over() -> None:
-    """Without a prior on the corrections, p(s) at the maximum is the share of steps that were taken over."""
+    """Where the actions leave room for it, p(s) at the maximum is the share of steps that were taken over."""
     n, share = 400, 0.3
     taken = np.arange(n) < share * n
     state, action = np.full(n, 1), np.arange(n) % 3
     steps = make_steps(tiny().mdp.features[state, action], state=state, action=action, is_intervention=taken)
-    cloner = make(InterventionModel, prior_sd=30.0)
+    cloner = make(InterventionModel, cost=1.0, prior_sd=30.0)
     actions = cloner.count(steps, taken.astype(float))
     n_steps = cloner.count(steps, np.ones(n)).sum(axis=1)
     policy, mental = cloner.fit(actions, n_steps)
