@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.linalg import eigh
@@ -287,8 +287,10 @@ def _ascend(
     return top, config.max_iterations, False
 
 
-def _limited(step: Array, longest_step: float) -> Array:
-    return step * min(1.0, longest_step / max(float(np.linalg.norm(step)), longest_step))
+def _limited(step: Any, longest_step: float) -> Array:
+    """Return a step (K,), shortened to `longest_step`."""
+    length = float(np.linalg.norm(step))
+    return np.asarray(step, dtype=np.float64) * (longest_step / max(length, longest_step))
 
 
 def match_segments(
