@@ -128,14 +128,14 @@ class SegmentMatchingConfig:
     """Longest piece of an intervention from whose start the policy is rolled out [steps]."""
     n_paths: int = 4
     """Paths that a learner whose sums are not exact simulates from each start."""
-    tolerance_errors: float = 0.5
+    noise_tolerance: float = 0.5
     """Stop also when a step is below this many standard deviations of what the noise of the simulated paths
     makes of it [standard deviations]."""
 
     def __post_init__(self) -> None:
         check_number("longest", self.longest, 1, integer=True)
         check_number("n_paths", self.n_paths, 2, integer=True)
-        check_number("tolerance_errors", self.tolerance_errors, 0)
+        check_number("noise_tolerance", self.noise_tolerance, 0)
 
 
 LONGEST_STEP = 0.5
@@ -381,7 +381,7 @@ class _SegmentMoments:
         gradient = -pull @ moments.sum(axis=0) - self.precision * theta
         information = pull @ jacobian + self.precision * np.eye(len(theta))
         shaking = np.trace(np.linalg.solve(information, pull @ noise @ pull.T))
-        allowed = self.matching.tolerance_errors * math.sqrt(shaking)
+        allowed = self.matching.noise_tolerance * math.sqrt(shaking)
         self.visited.append(_Point(theta, policy, gradient, information, noise=allowed))
         return self.visited[-1]
 
