@@ -98,6 +98,7 @@ def _columns(steps: Steps, lengths: Sequence[int], fps: int) -> dict[str, NDArra
         "truncated": steps.truncated,
         "policy_version": steps.policy_version,
         "episode": steps.episode,
+        **({} if steps.seed is None else {"seed": steps.seed}),
         "timestamp": (steps.t / fps).astype(np.float32),
         "frame_index": steps.t,
         "episode_index": np.repeat(np.arange(len(lengths)), lengths),

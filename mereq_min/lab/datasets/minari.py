@@ -1,9 +1,9 @@
 """Logs as Minari datasets: one folder, whose `data` holds observations, actions and infos by episode.
 
 In the datasets written here the infos hold the columns that Minari does not know (is_intervention,
-policy_action, features, policy_version, and the number of the episode), for each observation the one of the
-step that led to it. Rewards are 0, since runs do not record them. In datasets of others, infos with the names
-in `columns` are understood.
+policy_action, features, policy_version, seed, and the number of the episode), for each observation those of
+the step that led to it. Rewards are 0, since runs do not record them. In datasets of others, infos with the
+names in `columns` are understood.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEEPEST_GROUP = 4
 FORMATS = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
 """The formats of Minari's data, and the packages that read them."""
 
-INFOS = ("is_intervention", "policy_action", "features", "policy_version", "episode")
+INFOS = ("is_intervention", "policy_action", "features", "policy_version", "episode", "seed")
 """The columns that Minari does not know."""
 
 
@@ -105,7 +105,11 @@ def _buffer(minari: Any, steps: Steps) -> Any:
         rewards=np.zeros(n),
         terminations=steps.terminated,
         truncations=steps.truncated,
-        infos={name: np.concatenate([np.zeros_like(columns[name][:1]), columns[name]]) for name in INFOS},
+        infos={
+            name: np.concatenate([np.zeros_like(columns[name][:1]), columns[name]])
+            for name in INFOS
+            if name in columns
+        },
     )
 
 
