@@ -161,10 +161,14 @@ find_python = $(or $(lastword $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/pyth
 	$< pip install --quiet --python $(@D)/bin/python -c constraints.txt --overrides $(@D)/overrides.txt -e '.[dev]'
 	touch $@
 
-# imitation pins old versions; torch comes first, since it would bring its CUDA build.
-.venv-bench/.installed: .venv-bench/bin/python pyproject.toml
-	$(INSTALL) torch==2.13.0
-	$(INSTALL) -e '.[bench]'
+# imitation pins a gymnasium older than ours, which the solvers do not need; torch comes first, since imitation would bring
+# its CUDA build.
+.venv-bench/.installed: .venv-uv/bin/uv pyproject.toml constraints.txt
+	$< venv --quiet --clear --seed --python $(call find_python,3.11) $(@D)
+	$(INSTALL) -c constraints.txt torch
+	grep '^torch==' constraints.txt > $(@D)/overrides.txt
+	echo 'gymnasium==0.29.1' >> $(@D)/overrides.txt
+	$< pip install --quiet --python $(@D)/bin/python --overrides $(@D)/overrides.txt -e '.[bench]'
 	touch $@
 
 .venv-bench-deep/.installed: .venv-bench-deep/bin/python pyproject.toml constraints.txt
