@@ -135,7 +135,7 @@ class ResidualNeuralCloner(NeuralCloner):
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the prior's network plus the correction fitted to the steps, see `NeuralCloner.clone`."""
         rng = np.random.default_rng(self.seed)
-        base = self.head.start(self.prior) or self.distil(steps.state, rng)
+        base = self.start(steps.state, rng)
         correction = start_correction(base, self.seed)
         if weights.any():
             x, y = to_tensor(steps.state), to_tensor(self.head.encode(steps.action))
@@ -202,7 +202,7 @@ class InterventionCloner(NeuralCloner):
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the person's policy; steps of weight 0 are left out, and without expert it is the prior."""
         rng = np.random.default_rng(self.seed)
-        policy = self.head.start(self.prior) or self.distil(steps.state, rng)
+        policy = self.start(steps.state, rng)
         steps = steps.select(weights > 0)
         if steps.is_intervention.any():
             self._fit_both(policy, steps, rng)
@@ -260,7 +260,7 @@ class PreferenceCloner(NeuralCloner):
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the policy fitted to the expert's actions and preferences, with weights (N,) >= 0."""
         rng = np.random.default_rng(self.seed)
-        net = self.head.start(self.prior) or self.distil(steps.state, rng)
+        net = self.start(steps.state, rng)
         mine = steps.is_intervention & (weights > 0)
         if mine.any():
             self._prefer(net, steps.select(mine), weights[mine], rng)

@@ -106,10 +106,14 @@ class NeuralCloner:
             raise ValueError(f"weights must not be negative, got {weights.min()}")
         wanted = self.head.encode(steps.action)
         rng = np.random.default_rng(self.seed)
-        net = self.head.start(self.prior) or self.distil(steps.state, rng)
+        net = self.start(steps.state, rng)
         if weights.any():
             self._fit(net, steps.state, wanted, weights, rng, pull=self.config.pull)
         return self.head.policy(net)
+
+    def start(self, state: NDArray[Any], rng: np.random.Generator) -> nn.Sequential:
+        """Return a copy of the prior's network or, if it has none that fits, one that acts likewise."""
+        return self.head.start(self.prior) or self.distil(state, rng)
 
     def distil(
         self, state: NDArray[Any], rng: np.random.Generator, scale: Array | None = None

@@ -363,9 +363,7 @@ class GymTask:
             envs: VectorEnv[Any, Any, Any] = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         else:
             envs = self.make_vector_env(episodes or self.episodes)
-        steps = collect(envs, policy, self.horizon, np.random.default_rng(0), seed=0)
-        envs.close()
-        return steps
+        return _collect_once(envs, policy, self.horizon)
 
     @cached_property
     def _first_solves(self) -> FirstSolves:
@@ -385,10 +383,7 @@ class GymTask:
     def _prior_states(self) -> NDArray[Any]:
         """Observations (N, ...) that the prior's rollouts show."""
         envs = self.make_vector_env(SCALE_EPISODES)
-        rng = np.random.default_rng(0)
-        steps = collect(envs, self.prior, min(self.horizon, SCALE_STEPS), rng, seed=0)
-        envs.close()
-        return steps.transitions()["state"]
+        return _collect_once(envs, self.prior, min(self.horizon, SCALE_STEPS)).transitions()["state"]
 
     def _predict(self, state: NDArray[Any], action: NDArray[Any], n_steps: int) -> NDArray[Any]:
         """Return the states to come, see `StepModel`, which is fitted when it is first asked."""
@@ -397,13 +392,11 @@ class GymTask:
     @cached_property
     def _step_model(self) -> StepModel:
         """A model of the next state, fitted to rollouts of the prior and of random actions."""
-        parts = []
-        for seed, policy in enumerate((self.prior, UniformPolicy(self.action_space))):
-            envs = self.make_vector_env(STEP_ENVS)
-            rng = np.random.default_rng(seed)
-            steps = collect(envs, policy, min(self.horizon, STEPS_EACH), rng, seed=seed)
-            envs.close()
-            parts.append(steps.transitions())
+        n_steps = min(self.horizon, STEPS_EACH)
+        parts = [
+            _collect_once(self.make_vector_env(STEP_ENVS), policy, n_steps, seed).transitions()
+            for seed, policy in enumerate((self.prior, UniformPolicy(self.action_space)))
+        ]
         state, action, next_state = (
             np.concatenate([part[name] for part in parts]) for name in ("state", "action", "next_state")
         )
@@ -592,6 +585,13 @@ def _check_actions(space: spaces.Space[Any]) -> spaces.Discrete | spaces.Box:
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
         return space
     raise ValueError(f"actions must be Discrete from 0 or a bounded Box of one axis, got {space}")
+
+
+def _collect_once(envs: VectorEnv[Any, Any, Any], policy: Policy, n_steps: int, seed: int = 0) -> Rollout:
+    """Roll a policy out, see `rollouts.collect`, and close the environments."""
+    steps = collect(envs, policy, n_steps, np.random.default_rng(seed), seed=seed)
+    envs.close()
+    return steps
 
 
 def _time_limit(env: gym.Env[Any, Any]) -> int | None:

@@ -308,7 +308,7 @@ class CategoricalHead:
 
     def loss(self, output: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean cross-entropy between `wanted` (N, A) and the softmax of the logits (N, A)."""
-        return -(wanted * torch.log_softmax(output, dim=1)).sum(dim=1).mean()
+        return -self.log_prob(output, wanted).mean()
 
     def start(self, prior: Policy) -> nn.Sequential | None:
         """Return a network whose policy is the prior; None if the prior is not the softmax of an `mlp`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -122,7 +123,6 @@ class NeuralLearner:
         self.agent, self.horizon, self.discount = agent, horizon, discount
         self.config, self.seed = config or LearnerConfig(), seed
         self._make_envs, self._envs = make_envs, make_envs(self.config.num_envs)
-        self._segment_envs: tuple[Any, Any] | None = None
         self._replays: dict[Hashable, Any] = {}
         self._rollouts = 0
         self._policy = agent.policy()
@@ -257,12 +257,10 @@ class NeuralLearner:
         self._policy, self._rollouts = self.agent.policy(), int(state["rollouts"])
         self._episodes = self._collect(self._rollouts - 1) if self._rollouts else None
 
-    @property
+    @cached_property
     def _restartable(self) -> tuple[Any, Any]:
         """One environment that replays, and `PARALLEL_PATHS` of them that start at given states."""
-        if self._segment_envs is None:
-            self._segment_envs = self._make_envs(1), self._make_envs(PARALLEL_PATHS)
-        return self._segment_envs
+        return self._make_envs(1), self._make_envs(PARALLEL_PATHS)
 
     def _batches(
         self, steps: Steps, rows: NDArray[np.intp], count: NDArray[np.int64]

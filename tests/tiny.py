@@ -1,5 +1,8 @@
 """The smallest task with everything: a room of six cells with a rug, over which the prior walks."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from gridworlds import make_task
@@ -39,3 +42,15 @@ def make_tiny() -> TabularTask:
         layout=layout,
         draw=draw_map,
     )
+
+
+@cache
+def tiny() -> TabularTask:
+    """Return the task, the same one each time."""
+    return make_tiny()
+
+
+def make_cloner(kind: type, **settings: float) -> Any:
+    """Return a baseline on the task."""
+    task = tiny()
+    return kind(task.mdp, task.log_prior, task.scaled_prior_weight, task.temperature, **settings)

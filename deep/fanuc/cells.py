@@ -130,34 +130,34 @@ class Cells(ABC):
     def copy(self, n: int, other: Cells, m: int) -> None:
         """Copy the state of cell m of `other`, cells of the same kind, into cell n."""
         mujoco.mj_copyData(self.data[n], self.model, other.data[m])
-        for name, rows in vars(self).items():
-            if isinstance(rows, np.ndarray):  # all arrays have one row for each cell
-                rows[n] = getattr(other, name)[m]
+        for rows, others in zip(self._rows(), other._rows(), strict=True):
+            rows[n] = others[m]
+
+    def _rows(self) -> list[NDArray[Any]]:
+        """Return all arrays of this object, each of which has one row for each cell."""
+        return [each for each in vars(self).values() if isinstance(each, np.ndarray)]
 
     @property
     def state_size(self) -> int:
         """Numbers in the state of a cell."""
-        rows = (each for each in vars(self).values() if isinstance(each, np.ndarray))
-        return mujoco.mj_stateSize(self.model, _STATE) + sum(int(each[0].size) for each in rows)
+        return mujoco.mj_stateSize(self.model, _STATE) + sum(int(each[0].size) for each in self._rows())
 
     def get_state(self) -> Array:
         """Return the states (N, state_size) of all cells: MuJoCo's, and then all arrays of this object."""
         physics = np.empty((len(self.data), mujoco.mj_stateSize(self.model, _STATE)))
         for row, data in zip(physics, self.data, strict=True):
             mujoco.mj_getState(self.model, data, row, _STATE)
-        rows = (each for each in vars(self).values() if isinstance(each, np.ndarray))
-        return np.hstack([physics, *(each.reshape(len(each), -1) for each in rows)])
+        return np.hstack([physics, *(each.reshape(len(each), -1) for each in self._rows())])
 
     def set_state(self, state: Array) -> None:
         """Continue from states (N, state_size) that `get_state` returned."""
         at = mujoco.mj_stateSize(self.model, _STATE)
         for row, data in zip(state, self.data, strict=True):
             mujoco.mj_setState(self.model, data, row[:at].copy(), _STATE)
-        for each in vars(self).values():
-            if isinstance(each, np.ndarray):
-                size = each[0].size
-                each[:] = state[:, at : at + size].reshape(each.shape)
-                at += size
+        for each in self._rows():
+            size = each[0].size
+            each[:] = state[:, at : at + size].reshape(each.shape)
+            at += size
 
     def _steer(self, action: Array) -> None:  # noqa: B027 (optional: not every kind has further controls)
         """Set the controls that an action (N, D) gives besides the tip's velocity."""

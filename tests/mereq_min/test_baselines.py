@@ -1,31 +1,20 @@
 """Baselines on tables: limits, what they generalise to, and the labels that they learn from."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from strategies import generators
-from tiny import make_tiny
+from tiny import make_cloner as make
+from tiny import tiny
 from toy import draw_steps, make_steps
 
-from gridworlds.tabular import BASELINES, TabularTask
+from gridworlds.tabular import BASELINES
 from mereq_min.baselines import FeatureCloner, ProxyValues, ResidualCloner, TakeoverReward, takeovers
 from mereq_min.mdp import Array
 from mereq_min.soft import log_softmax
 from mereq_min.steps import Steps
-
-
-@cache
-def tiny() -> TabularTask:
-    return make_tiny()
-
-
-def make(kind: type, **settings: float):
-    task = tiny()
-    return kind(task.mdp, task.log_prior, task.scaled_prior_weight, task.temperature, **settings)
 
 
 def steps_of(state: list[int], action: list[int], **columns: object) -> Steps:

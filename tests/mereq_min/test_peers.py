@@ -1,7 +1,5 @@
 """MILE and PPL in tables: the probit model, the preferences that are predicted, and their gradients."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,24 +8,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import approx_fprime
 from scipy.special import ndtr
 from strategies import generators
-from tiny import make_tiny
+from tiny import make_cloner as make
+from tiny import tiny
 from toy import make_steps
 
-from gridworlds.tabular import TabularTask
 from mereq_min.mdp import Array
 from mereq_min.peers import InterventionModel, PredictedPreferences, intervention_probability
 from mereq_min.soft import log_softmax
 from mereq_min.steps import Steps
-
-
-@cache
-def tiny() -> TabularTask:
-    return make_tiny()
-
-
-def make(kind: type, **settings: float):
-    task = tiny()
-    return kind(task.mdp, task.log_prior, task.scaled_prior_weight, task.temperature, **settings)
 
 
 def draw(rng: np.random.Generator, n: int) -> Steps:
