@@ -9,10 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,14 @@ from browsing import browsing, list_requests, press, set_screen, take_screenshot
 from hypothesis import given
 from hypothesis import strategies as st
 from person import Message, starting
+from selenium.common.exceptions import (
+    NoSuchElementException,
+    NoSuchWindowException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -461,21 +468,31 @@ def find_barriers(browser: Chrome) -> list[str]:
 
 def teach(browser: Chrome) -> None:
     """Take over by the keyboard until the session is over."""
-    WebDriverWait(browser, 60).until(lambda driver: driver.find_element(By.ID, "frame").get_attribute("src"))
+    waiting = WebDriverWait(
+        browser, 60, ignored_exceptions=(NoSuchElementException, StaleElementReferenceException)
+    )
+    waiting.until(lambda driver: driver.find_element(By.ID, "frame").get_attribute("src"))
     browser.switch_to.frame("frame")
-    WebDriverWait(browser, 60).until(lambda driver: driver.find_element(By.ID, "begin").is_displayed())
+    # Open to nobody until this tab has been given the robot.
+    waiting.until(
+        lambda driver: driver.find_element(By.CSS_SELECTOR, "#begin[aria-disabled=false]").is_displayed()
+    )
     browser.find_element(By.ID, "begin").click()
-    pressed = 0
-    while True:
-        try:
-            if not browser.find_element(By.ID, "stage").is_displayed():
-                break
-        except Exception:  # the frame is gone, with the session
-            break
-        press(browser, ("ArrowUp", "ArrowRight")[pressed % 2], 0.02)
-        pressed += 1
-        assert pressed < 2000
+    stage = browser.find_element(By.ID, "stage")
+    key = cycle(("ArrowUp", "ArrowRight"))
+    start = time.monotonic()
+    # Its successor's page has a stage too: this one is gone, or in a frame that is gone or hidden.
+    while is_shown(stage):
+        press(browser, next(key), 0.02)
+        assert time.monotonic() - start < 180
     browser.switch_to.default_content()
+
+
+def is_shown(element: WebElement) -> bool:
+    try:
+        return element.is_displayed()
+    except (StaleElementReferenceException, NoSuchWindowException):
+        return False
 
 
 @pytest.mark.slow
