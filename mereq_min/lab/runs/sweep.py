@@ -6,11 +6,14 @@ import contextlib
 import heapq
 import os
 import socket
+import threading
+import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -27,6 +30,8 @@ from mereq_min.lab.runs.run import discard, load_config_task, run
 
 Engine = Literal["local", "ray"]
 """Where runs are executed: in processes of this machine, or on a Ray cluster."""
+SECONDS_BETWEEN_SIGNS = 1.0
+"""How often a worker looks for signs of life of its sweep [s]."""
 
 
 class Progress(NamedTuple):
@@ -91,8 +96,8 @@ class Sweep:
         with _parallel(self.engine, self.workers):
             # Without batches: joblib would enlarge them while it meets finished runs, and would then give
             # many unfinished ones to a single worker.
-            fitted = {} if self.log is None else {"source": self.log}
-            jobs = (joblib.delayed(attempt)(config, self.out, **fitted) for config in todo)
+            parent = os.getpid() if self.engine == "local" else None
+            jobs = (joblib.delayed(attempt)(config, self.out, self.log, parent) for config in todo)
             try:
                 messages = joblib.Parallel(batch_size=1)(jobs)
             except BrokenExecutor as error:
@@ -142,14 +147,19 @@ class Sweep:
             return [], {}
 
 
-def attempt(config: RunConfig, out: Path, source: LogSource | None = None) -> str | None:
+def attempt(
+    config: RunConfig, out: Path, source: LogSource | None = None, parent: int | None = None
+) -> str | None:
     """Do one run in a worker; returns its error message, and keeps the traceback beside the run's folder.
 
     Args:
         config: what to run.
         out: root of the run folders.
         source: the log that is fitted in place of rollouts, if one is.
+        parent: process id of the sweep, if it runs on this machine; the worker ends with it.
     """
+    if parent not in (None, os.getpid()):
+        _end_with_parent(parent)
     try:
         task = load_config_task(config, out)
         if source is None:
@@ -168,6 +178,21 @@ def attempt(config: RunConfig, out: Path, source: LogSource | None = None) -> st
             return f"{message} (the traceback could not be kept: {unwritten.strerror})"
         return f"{message} (see {log})"
     return None
+
+
+@cache
+def _end_with_parent(parent: int | None) -> None:
+    """End this process soon after its parent: a sweep that is killed cannot end its workers itself.
+
+    They would otherwise finish their runs, and whoever starts the sweep again is told that these are in use.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_SIGNS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _error_file(path: Path) -> Path:

@@ -512,7 +512,10 @@ NO_GIT = {**ENVIRONMENT, "GIT_DIR": "/nowhere"}
 
 
 def interrupt(command, how):
-    """Start a sweep and stop it once it has got somewhere; returns its exit code and what it said."""
+    """Start a sweep and stop it once it has got somewhere; returns its exit code and what it said.
+
+    Ctrl-C reaches its workers too. A kill does not: they must end by themselves, and close what they said.
+    """
     out = Path(command[-1])
     process = subprocess.Popen(
         [MEREQ, *command], env=NO_GIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -525,7 +528,7 @@ def interrupt(command, how):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, how)
+    (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
     said, _ = process.communicate(timeout=60)
     return process.returncode, said
 

@@ -199,7 +199,7 @@ def test_overwrite_discards_every_run_before_the_first_begins(tmp_path, monkeypa
     work = Sweep(configs, tmp_path, workers=1)
     work.run()
     seen = []
-    monkeypatch.setattr(sweep, "attempt", lambda config, out: seen.append(work.progress().iterations))
+    monkeypatch.setattr(sweep, "attempt", lambda config, *_: seen.append(work.progress().iterations))
     work.run()
     work.run(overwrite=True)
     assert seen == [4, 4, 0, 0]
@@ -208,7 +208,7 @@ def test_overwrite_discards_every_run_before_the_first_begins(tmp_path, monkeypa
 def test_seeds_come_first_and_each_task_has_its_own_settings(tmp_path, monkeypatch):
     pytest.importorskip("torch")  # of the highway
     begun = []
-    monkeypatch.setattr(sweep, "attempt", lambda config, out: begun.append(config) or "not today")
+    monkeypatch.setattr(sweep, "attempt", lambda config, *_: begun.append(config) or "not today")
     arguments = ("--methods", "MEReQ", "IWR-FT", "--seeds", "2", "--workers", "1", "--out", str(tmp_path))
     assert main(["reproduce", "--tasks", "highway", "lanes", "--iterations", "4", *arguments]) == 1
     assert [(config.seed, config.task, config.method) for config in begun] == [
