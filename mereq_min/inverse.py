@@ -326,6 +326,8 @@ def match_segments(
 
     A learner whose sums are simulated ends at the mean of the points that the last half of its steps led to.
 
+    Book: eq-segment-moments.
+
     Args:
         learner: solves for a theta, and starts its policy where steps were taken.
         steps: whole rollouts.
