@@ -34,7 +34,7 @@ from mereq_min.validation import Array
 AGENT_UPDATES = 2_000
 """Gradient updates of RLIF and PVP in a fit [updates]."""
 LABEL_WEIGHTS = {"takeover reward": 10.0, "proxy values": 5.0}
-"""What a takeover costs in RLIF, and what a proxy value of 1 is worth in PVP [temperatures]."""
+"""Cost of a takeover in RLIF, and weight of a proxy value of 1 in PVP [temperatures]."""
 
 Transitions = dict[str, NDArray[Any]]
 """The columns that `Agent.add` takes."""

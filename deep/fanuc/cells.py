@@ -34,7 +34,7 @@ UNIT = 0.1
 """Unit of length in observations, 1 dm [m]."""
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-"""What MuJoCo needs to go on bit for bit."""
+"""Parts of MuJoCo's state from which a simulation goes on bit for bit."""
 
 
 @cache

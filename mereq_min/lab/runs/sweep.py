@@ -158,7 +158,7 @@ def attempt(
         source: the log that is fitted in place of rollouts, if one is.
         parent: process id of the sweep, if it runs on this machine; the worker ends with it.
     """
-    if parent not in (None, os.getpid()):
+    if parent is not None and parent != os.getpid():
         _end_with_parent(parent)
     try:
         task = load_config_task(config, out)
@@ -181,7 +181,7 @@ def attempt(
 
 
 @cache
-def _end_with_parent(parent: int | None) -> None:
+def _end_with_parent(parent: int) -> None:
     """End this process soon after its parent: a sweep that is killed cannot end its workers itself.
 
     They would otherwise finish their runs, and whoever starts the sweep again is told that these are in use.
