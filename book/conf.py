@@ -1,4 +1,4 @@
-"""How Sphinx builds the book; `make book` runs it with warnings as errors and without the network."""
+"""Settings of Sphinx for the book; `make book` builds it with warnings as errors and without the network."""
 
 import os
 import re

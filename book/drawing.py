@@ -1,4 +1,4 @@
-"""What all pages share: the style of figures, readable on white and on black, maps as heat, and tables."""
+"""Draw for all pages: figures in one style, readable on white and on black, maps as heat, and tables."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

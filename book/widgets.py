@@ -1,4 +1,4 @@
-"""What moves in the pages without a server: HTML with its data, which `_static/widgets.js` brings to life."""
+"""Make interactive widgets that need no server: HTML with its data, animated by `_static/widgets.js`."""
 
 import json
 from base64 import b64encode

@@ -13,7 +13,7 @@ from mereq_min.interfaces import Policy
 from mereq_min.validation import Array, check_array
 
 FirstSolves = dict[Hashable, dict[str, NDArray[Any]]]
-"""What learners were after their first solves, by all that these depend on."""
+"""States of learners after their first solves, by all that these depend on."""
 
 
 class SharingLearner(NeuralLearner):

@@ -175,7 +175,7 @@ class GymTask:
 
     @property
     def engine(self) -> Engine:
-        """What computes the updates of the task's learner, see `engines.choose_engine`."""
+        """Engine that computes the updates of the task's learner, see `engines.choose_engine`."""
         if isinstance(self.action_space, spaces.Discrete):
             return choose_engine(self.dqn.engine)
         nets = (self.prior.net,) if isinstance(self.prior, SquashedGaussianPolicy) else ()

@@ -1,4 +1,4 @@
-"""What a robot cell looks like in the page of a live session, and its keys; see `lab.human.scenes`.
+"""Drawing and keys of a robot cell in the page of a live session; see `lab.human.scenes`.
 
 MuJoCo says which bodies there are and where; no picture is drawn here, and no OpenGL is needed.
 """
@@ -48,7 +48,7 @@ STORIES: dict[str, tuple[str, ...]] = {
         "Perhaps you want it to grasp the pillow in the middle.",
     ),
 }
-"""What newcomers are told, by the scene of the cells."""
+"""Introductions for newcomers, by the scene of the cells."""
 MOST_MARKS = 200
 """Marks that a cell may draw."""
 TYPES = {
@@ -93,7 +93,7 @@ def cell_scene(kind: type[Cells]) -> Scene:
 
 
 def show_cell(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Where the bodies of a cell are, and its marks."""
+    """Positions of the bodies of a cell, and its marks."""
     cells: Cells = env.unwrapped._episodes.cells  # type: ignore[attr-defined]
     data, shown = cells.data[0], list(_geoms(type(cells)))
     poses = np.hstack([data.geom_xpos[shown], data.geom_xmat[shown]])
