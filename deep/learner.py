@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from deep.rollouts import Rollout, collect, collect_from, join_states, replay, select_states
+from deep.streams import stream
 from mereq_min.interfaces import FeatureSums, Policy
 from mereq_min.steps import Steps, ratio_covariance, time_weights
 from mereq_min.validation import Array, Mask, check_number
@@ -201,7 +202,7 @@ class NeuralLearner:
         """
         m, K, T = len(rows), self._solved().features.shape[2], int(counts.max(initial=1))
         features, score = (np.zeros((T, m * n_paths, K)) for _ in range(2))
-        rng = np.random.default_rng([self.seed, self._rollouts, 1])
+        rng = stream(self.seed, "paths", self._rollouts)
         count = np.repeat(counts, n_paths)
         for starts, paths in self._batches(steps, rows, count):
             n = int(count[paths].max())
@@ -308,7 +309,7 @@ class NeuralLearner:
         self.agent.add(**self._episodes.transitions())
 
     def _collect(self, number: int) -> Rollout:
-        rng = np.random.default_rng([self.seed, number])
+        rng = stream(self.seed, "rollouts", number)
         return collect(self._envs, self._policy, self.horizon, rng, seed=int(rng.integers(2**31)))
 
     def _solved(self) -> Rollout:

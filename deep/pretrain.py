@@ -24,6 +24,7 @@ from deep.learner import Agent
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
 from deep.rollouts import features_of, interact
+from deep.streams import stream
 from mereq_min.interfaces import Policy
 from mereq_min.lab.plugins import UsageError, load_environment, load_policy
 from mereq_min.lab.runs.files import RunError, save_arrays, write_file
@@ -222,7 +223,7 @@ def learn(
     number: int,
 ) -> dict[str, float]:
     """Learn from `n_steps` transitions after checkpoint `number`; return the metrics of the last update."""
-    rng = np.random.default_rng([settings.seed, number])
+    rng = stream(settings.seed, "training", number)
     rounds = -(-n_steps // settings.num_envs)
     metrics: dict[str, float] = {}
     due, seen = 0.0, number * settings.steps_per_checkpoint

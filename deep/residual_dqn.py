@@ -56,6 +56,7 @@ from deep.nets import (
 )
 from deep.policies import DiscretePolicy, EpsilonPolicy
 from deep.replay import Replay
+from deep.streams import stream
 from mereq_min.interfaces import Policy
 from mereq_min.validation import Array, check_array, check_number
 
@@ -238,7 +239,7 @@ class ResidualDQN:
         """
         self.theta = check_theta("theta", theta, self.n_features)
         check_number("n_updates", n_updates, 1, integer=True)
-        rng = np.random.default_rng([self.seed, self.updates_done])
+        rng = stream(self.seed, "updates", self.updates_done)
         update = import_compiled().update_dqn if self.engine == "jax" else ResidualDQN._update
         metrics = update(self, n_updates, rng)
         self.updates_done += n_updates

@@ -54,6 +54,7 @@ from deep.nets import (
 )
 from deep.policies import DiscretePolicy
 from deep.replay import Replay
+from deep.streams import stream
 from mereq_min.interfaces import Policy
 from mereq_min.validation import Array, check_array, check_number
 
@@ -237,7 +238,7 @@ class ResidualSAC:
         """
         self.theta = check_theta("theta", theta, self.n_features)
         check_number("n_updates", n_updates, 1, integer=True)
-        rng = np.random.default_rng([self.seed, self.updates_done])
+        rng = stream(self.seed, "updates", self.updates_done)
         if self.engine == "jax":
             metrics = import_compiled().update_sac(self, n_updates, rng)
         else:
@@ -367,7 +368,7 @@ class ResidualSAC:
 
     def _psi_of_draws(self, state: NDArray[Any]) -> tuple[Array, Array, Array]:
         """Return E_pi_hat[psi(s, .)] (N, K), and the psi (N, M, K) and weights (N, M) that it averages."""
-        rng = np.random.default_rng([self.seed, self.updates_done])
+        rng = stream(self.seed, "draws", self.updates_done)
         action, probability = self.actor.draw(state, rng)
         n, m = probability.shape
         psi = self.successor_features(np.repeat(state, m, axis=0), action.reshape(n * m, *action.shape[2:]))

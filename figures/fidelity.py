@@ -32,6 +32,7 @@ from deep.learner import LearnerConfig, NeuralLearner
 from deep.policies import all_log_probs
 from deep.residual_dqn import ResidualDQN
 from deep.rollouts import Rollout, collect
+from deep.streams import stream
 from mereq_min import METHODS, Steps, Task, align, make_aligner, settings_of
 from mereq_min.inverse import FeatureMatchingConfig
 from mereq_min.lab.plugins import load_task
@@ -236,7 +237,7 @@ class ChosenLearner(NeuralLearner):
             policy = super().solve(theta)
         if self._choices.greedy:
             # The replay has the sampled episodes; these are for the feature expectation alone.
-            rng = np.random.default_rng([self.seed, self._rollouts, 1])
+            rng = stream(self.seed, "paths", self._rollouts)
             greedy, seed = Greedy(policy, self._n_actions), int(rng.integers(2**31))
             self._episodes = self._chosen(collect(self._greedy_envs, greedy, self.horizon, rng, seed=seed))
         return policy
