@@ -228,10 +228,6 @@ class NeuralLearner:
             float(n_paths),
         )
 
-    def score(self, steps: Steps) -> Array:
-        """Return the gradient (K,) in theta of the log-likelihood of the actions, at the last theta."""
-        return self.scores(steps).sum(axis=0)
-
     def scores(self, steps: Steps) -> Array:
         """Return the gradient (N, K) in theta of log pi_hat of each step's action, at the last theta."""
         self._solved()

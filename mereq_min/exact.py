@@ -209,17 +209,13 @@ class ExactLearner:
         count, sums = total.sum(axis=(0, 1)), np.einsum("saj,sak->kj", total, mdp.features)
         return (sums[:, 1:] - np.outer(sums[:, 0] / count[0], count[1:])) / count[0]
 
-    def score(self, steps: Steps) -> Array:
-        """Return the gradient (K,) in theta of the log-likelihood of the actions of the steps.
+    def scores(self, steps: Steps) -> Array:
+        """Return the gradient (N, K) in theta of log pi_hat of each step's action.
 
-        It is (1 / alpha_hat) sum (psi(s, a) - E_pi_hat[psi(s, .)]), because psi is the derivative of Q_R.
+        It is (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat, because psi is the derivative of Q_R.
 
         Book: eq-score.
         """
-        return self._centred_psi()[steps.state, steps.action].sum(axis=0) / self.temperature
-
-    def scores(self, steps: Steps) -> Array:
-        """Return the gradient (N, K) in theta of log pi_hat of each step's action; `score` is its sum."""
         return self._centred_psi()[steps.state, steps.action] / self.temperature
 
     def information(self, steps: Steps, weights: Array | None = None) -> Array:

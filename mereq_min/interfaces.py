@@ -200,8 +200,8 @@ class Learner(Protocol):
         """Return the derivative (K, K) of `mean_features` in theta, [k, j] = d f_bar_k / d theta_j."""
         ...
 
-    def score(self, steps: Steps) -> Array:
-        """Return the gradient (K,), at the last theta, of the log-likelihood of the actions of the steps."""
+    def scores(self, steps: Steps) -> Array:
+        """Return the gradient (N, K), at the last theta, of log pi_hat of each step's action."""
         ...
 
     def information(self, steps: Steps) -> Array:
@@ -274,10 +274,6 @@ class TemperedLearner(Learner, Protocol):
     omega'_0 is the task's scaled weight of the prior. Scores and information are in the K + 1 parameters. A
     task that can offers one by `make_tempered_learner(seed=...)`.
     """
-
-    def scores(self, steps: Steps) -> Array:
-        """Return the gradient (N, K + 1), at the last parameters, of log pi_hat of each step's action."""
-        ...
 
     def information(self, steps: Steps, weights: Array | None = None) -> Array:
         """Return the Fisher information (K + 1, K + 1) in the actions of steps with weights (N,)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -198,9 +198,10 @@ def maximise_likelihood(
     Maximises sum log pi_hat_theta(a | s) - |theta|^2 / (2 sd^2). The estimate is consistent on segments that
     start anywhere, because it uses the expert's actions only given the states in which they were taken. Each
     step of Fisher scoring is the gradient times the inverse information. There is no line search, which a
-    learner with approximate policies would mislead.
+    learner with approximate policies would mislead. For such a learner the standard errors follow from the
+    spread of the score over interventions.
 
-    Book: eq-likelihood, eq-map, eq-fisher-scoring, eq-segment-score.
+    Book: eq-likelihood, eq-map, eq-fisher-scoring, eq-segment-score, eq-sandwich.
 
     Args:
         learner: solves for a theta, and gives score and information through successor features.
@@ -222,12 +223,44 @@ def maximise_likelihood(
         policy = learner.solve(theta)
         if np.isneginf(policy.log_prob(steps.state, steps.action)).any():
             raise ValueError(_NEVER_TAKEN)
-        gradient = learner.score(steps) - precision @ theta
-        return _Point(theta, policy, gradient, learner.information(steps) + precision)
+        scores, information = learner.scores(steps), learner.information(steps)
+        gradient = scores.sum(axis=0) - precision @ theta
+        variance = _variance(learner, steps, scores, information) + precision
+        return _Point(theta, policy, gradient, information + precision, variance)
 
     top, solves, converged = _ascend(evaluate, theta, config, longest_step, learner.is_exact)
-    errors = np.sqrt(np.diag(np.linalg.inv(top.information)))
+    errors = np.sqrt(np.diag(top.covariance()))
     return Estimate(top.x, errors, top.policy, float(np.linalg.norm(top.gradient)), solves, converged)
+
+
+def _variance(learner: Learner, steps: Steps, scores: Array, information: Array) -> Array:
+    """Return the variance (n, n) of the sum of the scores (N, n) of some steps.
+
+    If policies are exact, it is the information. Scores of an approximate policy are off by its errors, which
+    are alike in neighbouring states. So the scores of an intervention are added up, and the variance of the
+    sum is estimated from the spread of these sums.
+    """
+    if learner.is_exact:
+        return information
+    return _mixed_covariance(_by_intervention(steps, scores), information)
+
+
+def _by_intervention(steps: Steps, values: Array) -> Array:
+    """Return the sums (n, K) of values (N, K) over each run of consecutive steps."""
+    goes_on = (np.diff(steps.episode) == 0) & (np.diff(steps.t) == 1)
+    return np.add.reduceat(values, np.flatnonzero(np.append(True, ~goes_on)), axis=0)
+
+
+def _mixed_covariance(moments: Array, model: Array) -> Array:
+    """Return the covariance (K, K) of the sum of n independent moments (n, K).
+
+    A few moments say little about it: `model`, the covariance of the sum by the policy, counts like K + 1
+    more of them.
+    """
+    n, K = moments.shape
+    centred = moments - moments.mean(axis=0)
+    spread = n / max(n - 1, 1) * centred.T @ centred
+    return (n * spread + (K + 1) * model) / (n + K + 1)
 
 
 _NO_STEP = "the expert set is empty: no step has weight; roll out until the expert intervenes"
@@ -245,10 +278,28 @@ class _Point:
     policy: Policy
     gradient: Array
     information: Array
+    variance: Array
+    """(n, n) variance of the gradient. Where steps are as the policy supposes, it is the information."""
     value: float | None = None
     """What is maximised, if it is known so exactly that points can be compared by it."""
     noise: float = 0.0
     """Length below which a step may be nothing but the noise of simulated paths [standard errors]."""
+
+    def step(self) -> Array:
+        """Return the step of Fisher scoring (n,)."""
+        return np.asarray(np.linalg.solve(self.information, self.gradient), dtype=np.float64)
+
+    def length(self) -> float:
+        """Return the length of the step in standard errors."""
+        return math.sqrt(float(self.gradient @ np.linalg.solve(self.variance, self.gradient)))
+
+    def covariance(self) -> Array:
+        """Return the covariance (n, n) of x by the sandwich formula (Huber 1967).
+
+        Book: eq-sandwich.
+        """
+        inverse = np.linalg.inv(self.information)
+        return inverse @ self.variance @ inverse
 
 
 _AnyPoint = TypeVar("_AnyPoint", bound=_Point)
@@ -275,11 +326,11 @@ def _ascend(
                 continue
             last_step = np.zeros_like(x)
         top = point
-        step = np.linalg.solve(top.information, top.gradient)
+        step = top.step()
         # Kesten (1958): a step that reverses the last one is a sign of noise; shorter steps average it out.
         reversals += bool(step @ last_step < 0)
         least = config.least_step if is_exact else config.least_noisy_step * (1 + reversals)
-        if float(step @ top.gradient) < max(least, top.noise) ** 2:  # its length in standard errors
+        if top.length() < max(least, top.noise):
             return top, solves, True
         last_step = _limited(step, longest_step) / (1 + reversals)
         x = x + last_step
@@ -350,9 +401,7 @@ def match_segments(
     if not learner.is_exact:
         last = moments.visited[len(moments.visited) // 2 :]
         information = np.mean([each.information for each in last], axis=0)
-        ends = [
-            each.x + _limited(np.linalg.solve(each.information, each.gradient), longest_step) for each in last
-        ]
+        ends = [each.x + _limited(each.step(), longest_step) for each in last]
         theta = np.mean(ends, axis=0)
         policy, solves = _walk(learner, top.x, theta, longest_step), solves + 1
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
@@ -384,7 +433,7 @@ class _SegmentMoments:
         information = pull @ jacobian + self.precision * np.eye(len(theta))
         shaking = np.trace(np.linalg.solve(information, pull @ noise @ pull.T))
         allowed = self.matching.noise_tolerance * math.sqrt(shaking)
-        self.visited.append(_Point(theta, policy, gradient, information, noise=allowed))
+        self.visited.append(_Point(theta, policy, gradient, information, information, noise=allowed))
         return self.visited[-1]
 
     def measure(self) -> tuple[Array, Array, Array, Array]:
@@ -413,15 +462,9 @@ class _SegmentMoments:
         return of_segments, -sums.jacobian.sum(axis=0), model, noise
 
     def _covariance(self, moments: Array, model: Array) -> Array:
-        """Return the covariance (K, K) of the sum of n independent moments (n, K).
-
-        A few moments say little about it: what the policy leads to expect counts like K + 1 more of them.
-        """
-        n, K = moments.shape
-        centred = moments - moments.mean(axis=0)
-        spread = n / max(n - 1, 1) * centred.T @ centred
-        mixed = (n * spread + (K + 1) * model) / (n + K + 1)
-        return mixed + LEAST_SPREAD * max(float(np.trace(mixed)), LEAST_SPREAD) * np.eye(K)
+        """Return the covariance (K, K) of the sum of n independent moments (n, K), which is definite."""
+        mixed = _mixed_covariance(moments, model)
+        return mixed + LEAST_SPREAD * max(float(np.trace(mixed)), LEAST_SPREAD) * np.eye(len(mixed))
 
 
 LEAST_SPREAD = 1e-6
@@ -499,7 +542,7 @@ def maximise_robust_likelihood(
     jacobian = np.column_stack([np.eye(K), -theta * mixture.is_free[K], np.zeros(K)]) / share
     return RobustEstimate(
         theta,
-        _delta_errors(top.observed, jacobian),
+        _delta_errors(top, jacobian),
         _walk(learner, top.x[:-1], np.append(theta, 0.0), longest_step),
         float(np.linalg.norm(top.gradient)),
         solves,
@@ -571,20 +614,23 @@ class _Mixture:
         value = log_p.sum() - 0.5 * self.precision @ x[:-1] ** 2
         if self.is_free[-1]:
             value += self.slips * np.log(eps) + self.others * np.log1p(-eps)
-        total = len(steps) + self.slips + self.others
-        pull = (1.0 - rho).sum() + self.slips - total * eps
-        gradient = np.append(rho @ scores - self.precision * x[:-1], pull)
-        known = np.zeros((len(x), len(x)))
-        known[:-1, :-1] = self.learner.information(steps, rho) + np.diag(self.precision)
-        known[-1, -1] = total * eps * (1.0 - eps)
+        of_steps = np.column_stack([rho[:, None] * scores, 1.0 - rho - eps])
+        of_priors = np.append(-self.precision * x[:-1], self.slips - (self.slips + self.others) * eps)
+        gradient = np.where(self.is_free, of_steps.sum(axis=0) + of_priors, 0.0)
+        priors = np.diag(np.append(self.precision, (self.slips + self.others) * eps * (1.0 - eps)))
+        known = priors.copy()
+        known[:-1, :-1] += self.learner.information(steps, rho)
+        known[-1, -1] += len(steps) * eps * (1.0 - eps)
         doubt = np.column_stack([scores, np.full(len(steps), -1.0)])
         observed = known - (rho * (1.0 - rho) * doubt.T) @ doubt
-        known, observed = _only(known, self.is_free), _only(observed, self.is_free)
-        enough = eigh(observed, known, eigvals_only=True)[0] > LEAST_LEFT
-        gradient = np.where(self.is_free, gradient, 0.0)
-        information = observed if enough else known
+        enough = eigh(*(_only(each, self.is_free) for each in (observed, known)), eigvals_only=True)[0]
+        information = observed if enough > LEAST_LEFT else known
+        variance = _variance(self.learner, steps, of_steps, information - priors) + priors
         comparable = float(value) if self.learner.is_exact else None
-        return _MixturePoint(x, policy, gradient, information, comparable, observed=observed)
+        information, variance, observed = (
+            _only(each, self.is_free) for each in (information, variance, observed)
+        )
+        return _MixturePoint(x, policy, gradient, information, variance, comparable, observed=observed)
 
 
 LEAST_LEFT = 1e-3
@@ -596,11 +642,12 @@ def _only(information: Array, is_free: Mask) -> Array:
     return np.where(np.outer(is_free, is_free), information, np.eye(len(is_free)))
 
 
-def _delta_errors(information: Array, jacobian: Array) -> Array:
+def _delta_errors(point: _MixturePoint, jacobian: Array) -> Array:
     """Return standard errors (K,) by the delta method; inf if the observed information is not definite."""
-    if np.linalg.eigvalsh(information)[0] <= 0:
+    if np.linalg.eigvalsh(point.observed)[0] <= 0:
         return np.full(len(jacobian), np.inf)
-    return np.sqrt(np.diag(jacobian @ np.linalg.solve(information, jacobian.T)))
+    covariance = replace(point, information=point.observed).covariance()
+    return np.sqrt(np.diag(jacobian @ covariance @ jacobian.T))
 
 
 def _target_covariance(steps: Steps, weights: Array, discount: float) -> Array:

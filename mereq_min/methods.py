@@ -84,31 +84,53 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("MEReQ", "residual", "prior", "expert + good-enough", "feature matching", "Chen et al. 2025"),
-        Method("MEReQ-NP", "residual", "prior", "expert", "feature matching", "Chen et al. 2025"),
         Method(
-            "MaxEnt", "full", "scratch", "expert + good-enough", "feature matching", "Ziebart et al. 2010"
-        ),
-        Method("MaxEnt-FT", "full", "prior", "expert + good-enough", "feature matching", "Chen et al. 2025"),
-        Method("HG-DAgger-FT", None, "prior", "expert", "cloning", "Kelly et al. 2019"),
-        Method("IWR-FT", None, "prior", "expert + policy", "cloning", "Mandlekar et al. 2020"),
-        Method("MEReQ-L", "residual", "prior", "expert", "segment likelihood", "this project"),
-        Method(
-            "MEReQ-last",
+            "MEReQ",
             "residual",
             "prior",
             "expert + good-enough",
             "feature matching",
-            "our reading of Chen et al. 2025",
+            "Chen et al. 2025",
             iterations="last",
         ),
         Method(
-            "MEReQ-R",
+            "MEReQ-NP",
             "residual",
             "prior",
             "expert",
-            "robust likelihood",
-            "this project",
+            "feature matching",
+            "Chen et al. 2025",
+            iterations="last",
+        ),
+        Method(
+            "MaxEnt",
+            "full",
+            "scratch",
+            "expert + good-enough",
+            "feature matching",
+            "Ziebart et al. 2010",
+            iterations="last",
+        ),
+        Method(
+            "MaxEnt-FT",
+            "full",
+            "prior",
+            "expert + good-enough",
+            "feature matching",
+            "Chen et al. 2025",
+            iterations="last",
+        ),
+        Method("HG-DAgger-FT", None, "prior", "expert", "cloning", "Kelly et al. 2019"),
+        Method("IWR-FT", None, "prior", "expert + policy", "cloning", "Mandlekar et al. 2020"),
+        Method("MEReQ-L", "residual", "prior", "expert", "segment likelihood", "this project"),
+        Method("MEReQ-R", "residual", "prior", "expert", "robust likelihood", "this project"),
+        Method(
+            "MEReQ-all",
+            "residual",
+            "prior",
+            "expert + good-enough",
+            "feature matching",
+            "another reading of Chen et al. 2025",
         ),
         Method("MEReQ-S", "residual", "prior", "expert", "segment matching", "this project"),
         Method(
@@ -120,14 +142,7 @@ METHODS: dict[str, Method] = {
             "Kelly et al. 2019, on features of one step",
             tables_only=True,
         ),
-        Method(
-            "Residual-BC",
-            None,
-            "prior",
-            "expert",
-            "residual cloning",
-            "Silver et al. 2018, for cloning",
-        ),
+        Method("Residual-BC", None, "prior", "expert", "residual cloning", "Silver et al. 2018, for cloning"),
         Method("RLIF", None, "prior", "expert + policy", "takeover reward", "Luo et al. 2024"),
         Method("PVP", None, "prior", "expert + policy", "proxy values", "Peng et al. 2023"),
         Method("MILE", None, "prior", "expert + policy", "intervention model", "Korkmaz and Biyik 2025"),
@@ -136,8 +151,23 @@ METHODS: dict[str, Method] = {
 }
 """The methods by name."""
 
-RECORDED_METHODS = tuple(METHODS)[:7]
-"""The paper's six and MEReQ-L, of which there are recorded runs on all tasks."""
+RECORDED_METHODS = tuple(METHODS)[:8]
+"""The paper's six, MEReQ-L and MEReQ-R, of which there are recorded runs on all tasks."""
+
+
+def choose_method(task: Task) -> str:
+    """Return the method that needs fewest expert samples on a task and stays aligned.
+
+    On tables it is MEReQ-R, which forgives an expert's slips. With networks it is MEReQ-L: there the errors
+    of the networks look like slips, and what MEReQ-R infers of them is less certain.
+    """
+    is_table = hasattr(task, "make_tempered_learner") and not has_networks(task)
+    return "MEReQ-R" if is_table else "MEReQ-L"
+
+
+def has_networks(task: Task) -> bool:
+    """Whether the learners of a task are networks, which an engine computes."""
+    return getattr(task, "engine", None) is not None
 
 
 @dataclass(frozen=True)
@@ -145,11 +175,11 @@ class EstimatorConfig:
     """Settings of the estimators; each method reads those of its own estimator."""
 
     accumulate: bool = True
-    """Fit the steps of all iterations; with --no-accumulate, of the last one only, whatever the method.
-    Good-enough steps of older policies pull theta back to those policies, so that MEReQ needs fewer expert
-    samples without them; a likelihood only loses data. The expert's older steps go too: kept without the
-    good-enough steps around them they count too much, and theta runs away. MEReQ-last is MEReQ with
-    --no-accumulate."""
+    """Fit the steps of all iterations, but for the methods that match features; with --no-accumulate, fit
+    those of the last iteration only, whatever the method. Good-enough steps of older policies pull theta back
+    to those policies, so that MEReQ matches the last iteration's features; MEReQ-all is MEReQ with the steps
+    of all iterations. The expert's older steps go too: kept without the good-enough steps around them they
+    count too much, and theta runs away. A likelihood only loses data by --no-accumulate."""
     matching: FeatureMatchingConfig = field(default_factory=FeatureMatchingConfig)
     """Settings of feature matching."""
     likelihood: SegmentLikelihoodConfig = field(default_factory=SegmentLikelihoodConfig)

@@ -100,9 +100,10 @@ class PillowCells(Cells):
     def violates(observation: NDArray[Any], limit: float) -> bool:
         """Return whether the hand approaches the pillow too far from its middle, or is far from it.
 
-        Within 0.1 m of the pillow's axis the hand has to stay in a funnel over the middle. Up to 3 cm from
-        the axis, where the fingers close, the funnel has a constant half-width; beyond that, the half-width
-        grows by as much as the distance. The hand is far if it is farther away than in any initial state.
+        Until the pillow is lifted, the hand has to stay in a funnel over the middle within 0.1 m of the
+        pillow's axis. Up to 3 cm from the axis, where the fingers close, the funnel has a constant
+        half-width; beyond that, the half-width grows by as much as the distance. A grasp that has lifted the
+        pillow is left as it is. The hand is far if it is farther away than in any initial state.
 
         Args:
             observation: (n,) what the expert sees.
@@ -110,7 +111,9 @@ class PillowCells(Cells):
         """
         distance = float(np.linalg.norm(observation[:3])) * UNIT
         width = PillowCells.HALF_LENGTH * limit + max(distance - 0.03, 0.0)
-        return bool((distance < 0.1 and abs(observation[3]) * UNIT > width) or distance > 0.30)
+        is_off = distance < 0.1 and abs(observation[3]) * UNIT > width
+        is_lifted = PillowCells.succeeded(observation[None])[0]
+        return bool((is_off and not is_lifted) or distance > 0.30)
 
     @staticmethod
     def succeeded(observation: NDArray[Any]) -> NDArray[np.bool_]:

@@ -238,7 +238,7 @@ def test_mean_features_jacobian_is_their_derivative(case, residual, learner):
 def test_score_is_the_derivative_of_the_log_likelihood(case, residual, learner):
     state, steps = steps_in_all_states(case, repeats=(3, 1, 0))
     numerical = derivative(lambda theta: exact_log_policy(residual, theta)[state, steps.action].sum())
-    assert_close(learner.score(steps), numerical, case.rtol)
+    assert_close(learner.scores(steps).sum(axis=0), numerical, case.rtol)
 
 
 def test_information_is_the_variance_of_the_score_under_the_policy(case, residual, learner):
@@ -259,7 +259,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(case, residual, learner):
         for look in (
             lambda each: each.policy.log_prob(steps.state, steps.action),
             lambda each: each.mean_features(),
-            lambda each: each.score(steps),
+            lambda each: each.scores(steps).sum(axis=0),
         ):
             np.testing.assert_array_equal(look(learner), look(twin))
 

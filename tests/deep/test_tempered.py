@@ -138,8 +138,8 @@ class WithoutTemperature:
     def solve(self, theta: Array) -> Policy:
         return self.learner.solve(np.append(theta, 0.0))
 
-    def score(self, steps: Steps) -> Array:
-        return self.learner.score(steps)[:-1]
+    def scores(self, steps: Steps) -> Array:
+        return self.learner.scores(steps)[:, :-1]
 
     def information(self, steps: Steps) -> Array:
         return self.learner.information(steps)[:-1, :-1]

@@ -186,7 +186,7 @@ def test_a_restored_learner_goes_on_bit_for_bit() -> None:
     policies = [learner.solve(third) for learner in (unbroken, resumed)]
     assert_array_equal(policies[0].log_policy, policies[1].log_policy)
     assert_array_equal(unbroken.mean_features(), resumed.mean_features())
-    assert_array_equal(unbroken.score(steps), resumed.score(steps))
+    assert_array_equal(unbroken.scores(steps).sum(axis=0), resumed.scores(steps).sum(axis=0))
     # The warm start is no idle passenger: without it the solver takes another path to the same policy.
     cold = make_learner().solve(third)
     assert (cold.log_policy != policies[0].log_policy).any()
@@ -256,12 +256,12 @@ def test_each_solve_replaces_the_last_ones_answers() -> None:
     steps = make_steps(np.zeros((3, 2)), state=np.array([0, 2, 4]), action=np.array([1, 0, 2]))
     learner = make_learner()
     learner.solve(first)
-    before = [learner.mean_features(), learner.score(steps), learner.information(steps)]
+    before = [learner.mean_features(), learner.scores(steps).sum(axis=0), learner.information(steps)]
     learner.solve(second)
-    after = [learner.mean_features(), learner.score(steps), learner.information(steps)]
+    after = [learner.mean_features(), learner.scores(steps).sum(axis=0), learner.information(steps)]
     fresh = make_learner()
     fresh.solve(second)
-    expected = [fresh.mean_features(), fresh.score(steps), fresh.information(steps)]
+    expected = [fresh.mean_features(), fresh.scores(steps).sum(axis=0), fresh.information(steps)]
     for old, new, wanted in zip(before, after, expected, strict=True):
         assert_allclose(new, wanted, rtol=1e-5)
         assert np.abs(new - old).max() > 1e-3
@@ -271,7 +271,7 @@ def test_each_solve_replaces_the_last_ones_answers() -> None:
     "ask",
     [
         lambda learner, steps: learner.mean_features(),
-        lambda learner, steps: learner.score(steps),
+        lambda learner, steps: learner.scores(steps).sum(axis=0),
         lambda learner, steps: learner.information(steps),
     ],
     ids=["mean_features", "score", "information"],

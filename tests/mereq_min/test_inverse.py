@@ -96,7 +96,7 @@ def test_e8_score_is_the_derivative_of_the_log_likelihood(
         (log_likelihood(theta + h * e) - log_likelihood(theta - h * e)) / (2 * h)
         for e in np.eye(mdp.n_features)
     ]
-    assert_allclose(learner.score(steps), numerical, rtol=0, atol=1e-5 * size)
+    assert_allclose(learner.scores(steps).sum(axis=0), numerical, rtol=0, atol=1e-5 * size)
 
 
 @given(mdps(), generators, temperatures, st.booleans())
@@ -334,7 +334,7 @@ def test_few_steps_meet_the_prior_half_way(rng: np.random.Generator, n: int, sd:
     estimate = maximise_likelihood(learner, steps, np.zeros(2), config)
     assert estimate.converged
     learner.solve(estimate.theta)
-    assert_allclose(learner.score(steps), estimate.theta / sd**2, rtol=0, atol=2e-3 * n)
+    assert_allclose(learner.scores(steps).sum(axis=0), estimate.theta / sd**2, rtol=0, atol=2e-3 * n)
     assert (estimate.standard_errors <= sd * (1 + 1e-9)).all()
     precision = learner.information(steps) + np.eye(2) / sd**2
     assert_allclose(estimate.standard_errors**2, np.diag(np.linalg.inv(precision)), rtol=1e-4)
@@ -352,7 +352,7 @@ def test_the_prior_pulls_towards_0_and_yields_to_many_steps() -> None:
     lengths = [np.linalg.norm(fit(one, sd)) for sd in (0.01, 0.1, 0.5, 2.0)]
     assert (np.diff(lengths) > 0).all()
     learner.solve(np.zeros(2))
-    assert_allclose(fit(one, 0.01) / 0.01**2, learner.score(one), rtol=0.02)
+    assert_allclose(fit(one, 0.01) / 0.01**2, learner.scores(one).sum(axis=0), rtol=0.02)
 
     many = draw_steps(mdp, expert, np.random.default_rng(0), n_episodes=300, horizon=20)
     assert_allclose(fit(many, 0.5), fit(many, 50.0), rtol=0, atol=0.02)
@@ -393,9 +393,9 @@ class Noisy(ExactLearner):
     is_exact = False
     of_score = of_mean = 0.0
 
-    def score(self, steps: Steps) -> Array:
+    def scores(self, steps: Steps) -> Array:
         noise = np.linalg.cholesky(self.information(steps)) @ self.draws.normal(size=2)
-        return super().score(steps) + self.of_score * noise
+        return super().scores(steps) + self.of_score * noise / len(steps)
 
     def mean_features(self) -> Array:
         return super().mean_features() + self.of_mean * self.draws.normal(size=2)

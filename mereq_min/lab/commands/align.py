@@ -17,7 +17,7 @@ from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.runs.records import Row, read_rows
 from mereq_min.lab.runs.run import RunConfig, load_config_task, run, run_folder
 from mereq_min.loop import LoopConfig, Settings, settings_of
-from mereq_min.methods import METHODS
+from mereq_min.methods import METHODS, choose_method
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Align(Output, Settings):
 
     task: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
-    method: str = "MEReQ"
-    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last, MEReQ-R,
-    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tables also HG-DAgger-1."""
+    method: str = "MEReQ-L"
+    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-R, MEReQ-all,
+    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tables also HG-DAgger-1. The default is MEReQ-R on tables,
+    and MEReQ-L with networks."""
     prior: str | None = None
     """The policy to align, in place of the task's own: a file (.safetensors, or .zip of Stable-Baselines3),
     module:attribute of your own, or random for the uniformly random policy. The simulated expert is made anew
@@ -65,10 +66,12 @@ class Align(Output, Settings):
     """Write TensorBoard event files into the run's folder too."""
 
     def with_recorded_settings(self) -> Self:
-        """The defaults of this command for its task: with the settings of the task's recorded runs."""
-        settings = settings_of(load_task(self.task))
+        """The defaults of this command for its task: best method, and settings of the recorded runs."""
+        task = load_task(self.task)
+        settings = settings_of(task)
         loop = with_imperfections(settings.loop, self.imperfections)
-        return type(self)(task=self.task, loop=loop, estimators=settings.estimators)
+        method = choose_method(task)
+        return type(self)(task=self.task, method=method, loop=loop, estimators=settings.estimators)
 
     @property
     def config(self) -> RunConfig:

@@ -17,7 +17,7 @@ from mereq_min.lab.runs.config import run_folder
 from mereq_min.lab.runs.records import Row, read_rows
 from mereq_min.lab.runs.run import find_recorded_task, run
 from mereq_min.loop import settings_of
-from mereq_min.methods import METHODS, EstimatorConfig
+from mereq_min.methods import METHODS, EstimatorConfig, choose_method
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Fit(Output):
     """The log."""
     task: str = tyro.MISSING
     """Name of the task in which it was recorded (see `mereq tasks`), or module:attribute of your own."""
-    method: str = "MEReQ"
-    """One of the methods of `mereq align`."""
+    method: str = "MEReQ-L"
+    """One of the methods of `mereq align`. The default is MEReQ-R on tables, and MEReQ-L with networks."""
     prior: str | None = None
     """The policy that drove, in place of the task's own; see `mereq align`."""
     temperature: float | None = None
@@ -91,9 +91,10 @@ class Fit(Output):
     """Settings of the estimators."""
 
     def with_recorded_settings(self) -> Self:
-        """The defaults of this command for its task: with the settings of the task's recorded runs."""
-        estimators = settings_of(load_task(self.task)).estimators
-        return type(self)(log=self.log, task=self.task, estimators=estimators)
+        """The defaults of this command for its task: best method, and settings of the recorded runs."""
+        task = load_task(self.task)
+        estimators = settings_of(task).estimators
+        return type(self)(log=self.log, task=self.task, method=choose_method(task), estimators=estimators)
 
     def __call__(self) -> int:
         """Fit the log, print theta and the table of before and after, and draw curve and film."""

@@ -38,7 +38,7 @@ class Many(Output):
     """Options that the commands of many runs share."""
 
     methods: tuple[str, ...] = RECORDED_METHODS
-    """Names of the methods; also MEReQ-last, MEReQ-R, MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL and, on
+    """Names of the methods; also MEReQ-all, MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL and, on
     tables, HG-DAgger-1."""
     seeds: int = 30
     """Runs of each method on each task [runs]."""

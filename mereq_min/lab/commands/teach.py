@@ -14,12 +14,12 @@ from mereq_min.interfaces import Task
 from mereq_min.lab.commands.console import console
 from mereq_min.lab.commands.show import count_iterations, show_rows
 from mereq_min.lab.human.conduct import Conductor
-from mereq_min.lab.human.defaults import find_best_method, quick_estimators
+from mereq_min.lab.human.defaults import quick_estimators
 from mereq_min.lab.plugins import HUMAN, UsageError, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.run import load_config_task
 from mereq_min.loop import LoopConfig
-from mereq_min.methods import METHODS, EstimatorConfig
+from mereq_min.methods import METHODS, EstimatorConfig, choose_method
 from mereq_min.validation import check_number
 
 LONGEST_SESSION = 1_000
@@ -37,9 +37,9 @@ class Teach:
     task: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ-L"
-    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-last, MEReQ-R,
+    """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-R, MEReQ-all,
     MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tables also HG-DAgger-1. The default is MEReQ-R on tables,
-    since it forgives wrong keys, and MEReQ-L elsewhere."""
+    since it forgives wrong keys, and MEReQ-L with networks."""
     prior: str | None = None
     """The policy to align, in place of the task's own, see `mereq align`."""
     out: Path = Path("runs/live")
@@ -65,7 +65,7 @@ class Teach:
         """The defaults of this command for its task: its recorded settings, but quick to update, and the
         method that suits a person."""
         task = load_task(self.task)
-        return type(self)(task=self.task, method=find_best_method(task), estimators=quick_estimators(task))
+        return type(self)(task=self.task, method=choose_method(task), estimators=quick_estimators(task))
 
     @property
     def config(self) -> RunConfig:

@@ -110,7 +110,9 @@ class Pupil:
         with threadpool_limits(1):
             (iteration,) = fit_log(self.aligner, batches, patience, n_done=len(batches) - 1)
             self._policy, info = iteration.policy, iteration.info
-            row = describe(self.task, self.config, iteration, before=sum(map(len, batches[:-1])))
+            measures = self.task.evaluate(iteration.policy)
+            steps = sum(map(len, batches[:-1]))
+            row = describe(self.task, self.config, iteration, measures, before=steps)
         seconds = time.perf_counter() - begun
         chart = scene_of(self.task).chart
         old, new = (film_policy(self.task, policy, self.config.seed) for policy in (before, self._policy))

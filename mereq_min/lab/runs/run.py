@@ -219,9 +219,11 @@ def _go_on(
     if done:
         restore(path, aligner, log, done, patience)
         begun = time.perf_counter()
-    watched = aligner.policy
+    watched, measures = aligner.policy, None
     for iteration in iterations:
-        row = describe(task, config, iteration, before=log[-1]["steps"] if log else 0)
+        if measures is None or iteration.policy is not watched:
+            measures = task.evaluate(iteration.policy)
+        row = describe(task, config, iteration, measures, before=log[-1]["steps"] if log else 0)
         # The rate of a log is that of the policies that were recorded, which are not there.
         if config.log is None and task.oracle is not None and needs_remeasuring(log, row):
             row["remeasured_rate"] = _remeasure(task, watched, config.seed, iteration.iteration)
@@ -278,13 +280,16 @@ def _delete(path: Path) -> None:
     path.rmdir()
 
 
-def describe(task: Task, config: RunConfig, iteration: Iteration, *, before: int) -> Row:
+def describe(
+    task: Task, config: RunConfig, iteration: Iteration, measures: dict[str, Any], *, before: int
+) -> Row:
     """The row of an iteration: its rate, and theta and measures of the policy that came out of it.
 
     Args:
         task: what is aligned.
         config: how.
         iteration: the iteration.
+        measures: of its policy, see `Task.evaluate`.
         before: steps of all earlier iterations [steps].
     """
     theta, reward, oracle = iteration.info["theta"], METHODS[config.method].reward, task.oracle
@@ -297,7 +302,7 @@ def describe(task: Task, config: RunConfig, iteration: Iteration, *, before: int
     }
     if oracle is not None:
         row["reward_distance"] = None if reward is None else oracle.reward_distance(theta, reward)
-    return cast(Row, plain({**row, **task.evaluate(iteration.policy)}))
+    return cast(Row, plain({**row, **measures}))
 
 
 def claim(path: Path, config: RunConfig, task: Task) -> tuple[Header, list[Row]]:

@@ -74,12 +74,12 @@ METHOD_COLOURS = {
     "HG-DAgger-FT": "#009E73",
     "IWR-FT": "#CC79A7",
     "MEReQ-L": "#0072B2",
+    "MEReQ-R": "#000000",
 }
 """Colour of each recorded method, from the palette of Okabe and Ito, which colour-blind readers can tell
 apart."""
 OTHER_COLOURS = {
-    "MEReQ-last": "#A64A00",
-    "MEReQ-R": "#003F63",
+    "MEReQ-all": "#A64A00",
     "MEReQ-S": "#6FA8DC",
     "HG-DAgger-1": "#5FBFA0",
     "Residual-BC": "#006B50",
