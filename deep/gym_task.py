@@ -45,10 +45,11 @@ from deep.residual_sac import ResidualSAC, SACConfig
 from deep.rollouts import Rollout, collect
 from deep.stable_baselines import load_for_task
 from mereq_min.interfaces import Cloner, Oracle, Policy, RewardModel, Start
+from mereq_min.inverse import RobustConfig
 from mereq_min.lab.human.scenes import Scene
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.loop import Settings
-from mereq_min.methods import Baseline
+from mereq_min.methods import Baseline, EstimatorConfig
 from mereq_min.policies import UniformPolicy, check_fit
 from mereq_min.residual import scaled_prior_weight
 from mereq_min.validation import Array, check_array, check_number
@@ -60,6 +61,10 @@ MakeEnv = Callable[..., gym.Env[Any, Any]]
 
 SCALE_EPISODES, SCALE_STEPS = 8, 200
 """Size of the prior's rollout from which observations are scaled: environments, and steps of each."""
+
+OF_NETWORKS = Settings(estimators=EstimatorConfig(robust=RobustConfig(temperature_sd=0.0)))
+"""Settings that suit networks. An inferred temperature of the expert takes up the networks' errors, which look
+like noise of hers; theta then comes out too large."""
 
 MAX_PRIORS = 10
 """Largest number of priors in a file of a policy, each of which customises the next."""
@@ -118,7 +123,7 @@ class GymTask:
         measure: the task's own measures of whole episodes, such as `success`.
         oracle: the truth behind the simulated expert, None if nobody knows it. It is bound to this task: on
             another prior or temperature, another expert is trained when it is first needed.
-        recorded_settings: those of the task's recorded runs.
+        recorded_settings: those of the task's recorded runs; default: those that suit networks.
         scene: how the task is shown to a person, see `scenes`; None for the pictures of `env`.
         observation_space: space of one environment's observations.
         action_space: space of its actions.
@@ -148,7 +153,7 @@ class GymTask:
     reference_episodes: int = 20
     measure: Callable[[Rollout], dict[str, float]] = measure_length
     oracle: BoundOracle | None = None
-    recorded_settings: Settings | None = None
+    recorded_settings: Settings | None = OF_NETWORKS
     scene: Scene | None = None
     observation_space: spaces.Box = field(init=False, repr=False)
     action_space: spaces.Discrete | spaces.Box = field(init=False, repr=False)

@@ -1,7 +1,10 @@
-"""Record what the tables need beside the runs: returns of prior and expert, and the time of a run.
+"""Record what the tables need beside the runs: measures of prior, expert and theta*, and the time of a run.
 
     python figures/references.py            # ten minutes on one core; writes figures/references.json
     python figures/references.py bottle     # one task anew
+
+The prior customised for theta* itself shows what the learner makes of a perfect inference. It and the expert
+are also watched, for as many iterations as count their interventions.
 
 The seconds are those of the processor, so that a neighbour on the core does not count.
 """
@@ -12,16 +15,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from mereq_min import METHODS, align, make_aligner, settings_of
+from mereq_min import METHODS, align, make_aligner, settings_of, watch
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.runs.provenance import provenance
+from mereq_min.methods import choose_method
 from mereq_min.metrics import THRESHOLDS
 
 FILE = Path(__file__).with_name("references.json")
 TASKS = ("carpet", "lanes", "shelf", "windy", "highway", "bottle", "eraser", "pillow")
-METHOD, SEED = "MEReQ-L", 1_000
-MEASURES = ("task_return", "expert_return", "success")
+SEED = 3_000
+WATCHED = 40
+"""Iterations for which the expert's policy and that for theta* are watched."""
+MEASURES = ("task_return", "expert_return", "success", "kl_to_expert")
 
 
 def measure(name: str) -> dict[str, object]:
@@ -30,16 +36,28 @@ def measure(name: str) -> dict[str, object]:
     Measuring comes first, so that what is compiled for the task is there when the clock starts.
     """
     task = load_task(name)
-    policies = {"prior": task.prior, "expert": task.oracle.expert_policy}
+    settings, method = settings_of(task), choose_method(task)
+    solved = task.make_learner("residual", 1.0, seed=SEED).solve(task.oracle.true_theta)
+    policies = {"prior": task.prior, "expert": task.oracle.expert_policy, "solve": solved}
     measured = {who: task.evaluate(policy) for who, policy in policies.items()}
     kept = {who: {key: float(values[key]) for key in MEASURES} for who, values in measured.items()}
+    watched = {
+        who: [
+            watch(
+                task, policies[who], task.oracle, settings.loop.steps_per_iteration, SEED + i
+            ).intervention_rate
+            for i in range(WATCHED)
+        ]
+        for who in ("expert", "solve")
+    }
     rates, seconds, begun = [], [], time.process_time()
-    config = replace(settings_of(task).loop, threshold=THRESHOLDS[0])
-    for iteration in align(task, make_aligner(task, METHODS[METHOD], seed=SEED), config, seed=SEED):
+    config = replace(settings.loop, threshold=THRESHOLDS[0])
+    for iteration in align(task, make_aligner(task, METHODS[method], seed=SEED), config, seed=SEED):
         seconds.append(time.process_time() - begun)
         rates.append(iteration.intervention_rate)
         begun = time.process_time()
-    return {**kept, "method": METHOD, "seed": SEED, "rates": rates, "seconds": seconds}
+    run = {"method": method, "seed": SEED, "rates": rates, "seconds": seconds}
+    return {**kept, "watched": watched, **run}
 
 
 def main() -> None:
@@ -47,7 +65,8 @@ def main() -> None:
     names = sys.argv[1:] or TASKS
     recorded = json.loads(FILE.read_text())["tasks"] if FILE.exists() else {}
     for name in names:
-        recorded[name] = {**measure(name), **provenance()}
+        commit = provenance()  # before a change that is made meanwhile
+        recorded[name] = {**measure(name), **commit}
         write_file(FILE, (json.dumps({"tasks": recorded}, indent=1) + "\n").encode())
         print(name)
 

@@ -18,8 +18,8 @@ from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.records import Row
 from mereq_min.lab.show.plots import read_runs
 from mereq_min.lab.show.published import read_published
-from mereq_min.methods import RECORDED_METHODS
-from mereq_min.metrics import THRESHOLDS, samples_interval, samples_to_stay
+from mereq_min.methods import METHODS, RECORDED_METHODS, choose_method
+from mereq_min.metrics import THRESHOLDS, samples_interval, samples_to_stay, share_of_the_way
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -44,9 +44,15 @@ STAY = 5
 """Last iterations over which a rate has to stay low."""
 
 
+PAPERS = RECORDED_METHODS[:6]
+"""The methods that the paper compares."""
+SKILLED = {"least_success": 0.9, "count": samples_to_stay, "confirmed": True}
+"""Count samples until the rate stays low, by policies that do the task, as `samples_interval` is told."""
+
+
 @cache
-def runs_of(task: str) -> dict[str, list[list[Row]]]:
-    return read_runs(ROOT / "figures/runs", task)
+def runs_of(task: str, folder: str = "figures/runs") -> dict[str, list[list[Row]]]:
+    return read_runs(ROOT / folder, task)
 
 
 def last_rows(task: str, method: str) -> list[Row]:
@@ -68,32 +74,58 @@ def reference(task: str) -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join(map(table_row, [columns, ["---"] * len(columns), *rows]))
+
+
+def table_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |\n"
+
+
+Cell = Callable[[str, str], str]
+"""Makes a cell of a task and a method."""
 
 
 def by_method(
-    first: str, columns: Sequence[str], cell: Callable[[str, str], str], keys: Sequence[str]
+    first: str, columns: dict[str, Cell], tasks: Sequence[str], methods: Sequence[str] = RECORDED_METHODS
 ) -> str:
-    """A table with a row for each method, and a cell for each key."""
-    return table(
-        [first, *columns], ([method, *(cell(key, method) for key in keys)] for method in RECORDED_METHODS)
-    )
+    """A table with a row for each method and, for each task, the named columns; `{}` stands for the task."""
+    cells = [(name.format(task), task, cell) for task in tasks for name, cell in columns.items()]
+    header = [first, *(name for name, _, _ in cells)]
+    return table(header, ([method, *(cell(task, method) for _, task, cell in cells)] for method in methods))
+
+
+def of_tasks(first: str, cell: Cell, tasks: Sequence[str] = EVERY) -> str:
+    """A table with a row for each method, and a column for each task."""
+    return by_method(first, {"{}": cell}, tasks)
 
 
 # --- Cells -----------------------------------------------------------------------------------------------
 
 
-def samples(task: str, method: str, threshold: float = THRESHOLDS[0], **options: float) -> str:
-    interval, censored = samples_interval(runs_of(task)[method], threshold, **options)
+def samples(task: str, method: str, threshold: float = THRESHOLDS[0], **options: Any) -> str:
+    return interval_of(runs_of(task)[method], threshold, **options)
+
+
+def interval_of(runs: Sequence[list[Row]], threshold: float = THRESHOLDS[0], **options: Any) -> str:
+    interval, censored = samples_interval(runs, threshold, **options)
     mark = f" c{censored}" if censored else ""
     return f"{interval.mean:.0f} [{interval.low:.0f}, {interval.high:.0f}]{mark}"
 
 
+def stay_mean(task: str, method: str) -> float:
+    """Mean samples until the rate stays low."""
+    return samples_interval(runs_of(task)[method], THRESHOLDS[0], **SKILLED)[0].mean
+
+
 def stays(task: str, method: str) -> str:
     """In how many runs the rate is below the threshold throughout the last iterations."""
-    rates = [[row["intervention_rate"] for row in rows[-STAY:]] for rows in runs_of(task)[method]]
-    return f"{sum(max(each) < THRESHOLDS[0] for each in rates)} of {len(rates)}"
+    return count_stays([row["intervention_rate"] for row in rows[-STAY:]] for rows in runs_of(task)[method])
+
+
+def count_stays(rates: Iterable[Sequence[float]]) -> str:
+    """Among several sequences of rates, how many stay below the threshold."""
+    low = [max(each) < THRESHOLDS[0] for each in rates]
+    return f"{sum(low)} of {len(low)}"
 
 
 def kl(task: str, method: str) -> str:
@@ -103,7 +135,7 @@ def kl(task: str, method: str) -> str:
 def way(task: str, method: str) -> str:
     """Success, and the part of the way from the prior's to the expert's return under the expert's reward."""
     prior, expert = (reference(task)[who]["expert_return"] for who in ("prior", "expert"))
-    part = (mean(task, method, "expert_return") - prior) / (expert - prior)
+    part = share_of_the_way(mean(task, method, "expert_return"), prior, expert)
     return f"{mean(task, method, 'success'):.2f}, {100 * part:.0f} %"
 
 
@@ -137,9 +169,9 @@ def coverage(task: str, method: str) -> str:
 
 
 def summary() -> str:
-    method = "MEReQ-L"
     rows = []
     for task in SUMMARY:
+        method = choose_method(load_task(task))
         rates = np.array([[row["intervention_rate"] for row in rows] for rows in runs_of(task)[method]])
         mean, censored = samples_interval(runs_of(task)[method], THRESHOLDS[0])
         before, after = rates.mean(axis=0)[[0, -1]]
@@ -150,13 +182,14 @@ def summary() -> str:
             [
                 f"`{task}`",
                 WISHES[task],
+                method,
                 f"{100 * before:.0f} %",
                 f"{100 * after:.1f} %",
                 steps,
                 time if seconds else "-",
             ]
         )
-    return table(["task", "what the expert wants", "before", "after", "expert steps", "time"], rows)
+    return table(["task", "what the expert wants", "method", "before", "after", "expert steps", "time"], rows)
 
 
 def tasks() -> str:
@@ -169,7 +202,7 @@ def tasks() -> str:
 
 
 def gridworlds() -> str:
-    return by_method("method", GRIDWORLDS, samples, GRIDWORLDS)
+    return of_tasks("method", samples, GRIDWORLDS)
 
 
 def highway() -> str:
@@ -197,7 +230,7 @@ def arm_done() -> str:
     def cell(task: str, method: str) -> str:
         return samples(task, method, least_success=0.9)
 
-    return by_method("method", [f"{task}, done" for task in ARM], cell, ARM)
+    return by_method("method", {"{}, done": cell}, ARM)
 
 
 def own() -> str:
@@ -208,24 +241,79 @@ def own() -> str:
     return table(["own return", *NETWORKS], [*rows, ["the expert", *expert]])
 
 
+def stays_with_expert() -> str:
+    """Runs that stay below the threshold; then the same of the expert's own policy."""
+    expert = []
+    for task in EVERY:
+        rates = reference(task)["watched"]["expert"]
+        expert.append(count_stays(rates[first : first + STAY] for first in range(0, len(rates), STAY)))
+    return of_tasks("stays below 0.05", stays) + table_row(["the expert", *expert])
+
+
+def against_six() -> str:
+    """Samples of our methods until the rate stays low, as a share of those of the best of the paper's six."""
+    rows = []
+    for task in EVERY:
+        means = {method: stay_mean(task, method) for method in RECORDED_METHODS}
+        best = min(PAPERS, key=lambda method: means[method])
+        ours = [f"{means[method] / means[best]:.2f}" for method in ("MEReQ-L", "MEReQ-R")]
+        rows.append([f"`{task}`", f"{best}: {means[best]:.0f}", *ours])
+    return table(["task", "fewest of the six", "MEReQ-L", "MEReQ-R"], rows)
+
+
+def others() -> str:
+    """What the methods need, and whether they stay, on the tasks on which all of them ran."""
+    columns = {"{}": lambda task, method: samples(task, method, **SKILLED), "stays": stays}
+    return by_method("all methods", columns, ("carpet", "shelf", "highway"), RANKED)
+
+
+RANKED = [name for name in METHODS if not METHODS[name].tables_only]
+"""Methods that run on every task."""
+
+
+def human() -> str:
+    """Samples and late rates with an expert who errs like a person."""
+
+    def needed(task: str, method: str) -> str:
+        return interval_of(runs_of(task, "figures/runs/human")[method])
+
+    def late(task: str, method: str) -> str:
+        runs = runs_of(task, "figures/runs/human")[method]
+        return f"{np.mean([row['intervention_rate'] for rows in runs for row in rows[-STAY:]]):.3f}"
+
+    return by_method("human", {"{}": needed, "rate": late}, GRIDWORLDS, list(METHODS))
+
+
 def theta() -> str:
     rows = []
     for task in EVERY:
         found = np.array([row["theta"] for row in last_rows(task, "MEReQ-L")])
         truth = load_task(task).oracle.true_theta
-        likelihood, matching = ((coverage(task, m), distance(task, m)) for m in ("MEReQ-L", "MEReQ"))
+        measured = [(coverage(task, m), distance(task, m)) for m in ("MEReQ-L", "MEReQ-R", "MEReQ")]
         rows.append(
             [
                 f"`{task}`",
                 ", ".join(f"{value:g}" for value in truth),
                 vector(found.mean(axis=0)),
                 vector(found.std(axis=0, ddof=1)),
-                *likelihood,
-                *matching,
+                *(cell for pair in measured for cell in pair),
             ]
         )
     columns = ["task", "theta*", "MEReQ-L: mean", "spread", "coverage", "distance"]
-    return table([*columns, "MEReQ: coverage", "distance"], rows)
+    return table(
+        [*columns, *(f"{m}: {what}" for m in ("R", "MEReQ") for what in ("coverage", "distance"))], rows
+    )
+
+
+def floor() -> str:
+    """KL and return of a policy that is solved for theta* itself, beside those of the methods."""
+    rows = []
+    for task in NETWORKS:
+        solve, prior, expert = (reference(task)[who] for who in ("solve", "prior", "expert"))
+        part = share_of_the_way(*(each["expert_return"] for each in (solve, prior, expert)))
+        cells = [f"{solve['kl_to_expert']:.2f}", f"{solve['success']:.2f}", f"{100 * part:.0f} %"]
+        rows.append([f"`{task}`", *cells, f"{np.mean(reference(task)['watched']['solve']):.3f}"])
+    return table(["solved for theta*", "KL [nats]", "success", "way", "rate"], rows)
 
 
 def examples() -> str:
@@ -326,16 +414,16 @@ def waiting() -> str:
 
 
 def readings() -> str:
-    """MEReQ, which accumulates good-enough steps, beside MEReQ-last, on the seeds that both ran."""
+    """MEReQ, which fits the last iteration's steps, beside MEReQ-all, on the same seeds."""
     _, *rows = (json.loads(line) for line in (ROOT / "figures/fidelity.jsonl").read_text().splitlines())
     lines = []
     for task in GRIDWORLDS:
         runs = {(row["variant"], row["seed"]): row for row in rows if row["task"] == task}
-        both = [seed for variant, seed in runs if variant == "last iteration" and ("ours", seed) in runs]
-        pair = [[runs[variant, seed] for seed in both] for variant in ("ours", "last iteration")]
+        both = [seed for variant, seed in runs if variant == "all iterations" and ("ours", seed) in runs]
+        pair = [[runs[variant, seed] for seed in both] for variant in ("ours", "all iterations")]
         rates = (f"{np.mean([row['rate'][-STAY:] for row in each]):.3f}" for each in pair)
         lines.append([f"`{task}`", str(len(both)), *map(samples_of_runs, pair), *rates])
-    return table(["reading", "seeds", "MEReQ", "MEReQ-last", "MEReQ: rate", "MEReQ-last: rate"], lines)
+    return table(["reading", "seeds", "MEReQ", "MEReQ-all", "MEReQ: rate", "MEReQ-all: rate"], lines)
 
 
 def samples_of_runs(rows: Sequence[dict[str, Any]]) -> str:
@@ -352,10 +440,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "highway": highway,
     "arm": arm,
     "arm, done": arm_done,
-    "stays": lambda: by_method("stays below 0.05", EVERY, stays, EVERY),
-    "end": lambda: by_method("method", [f"{task}, end" for task in NETWORKS], way, NETWORKS),
+    "stays": stays_with_expert,
+    "to stay": lambda: of_tasks("to stay", lambda task, method: samples(task, method, **SKILLED)),
+    "against six": against_six,
+    "others": others,
+    "end": lambda: by_method("method", {"{}, end": way}, NETWORKS),
     "own": own,
-    "kl": lambda: by_method("KL [nats]", EVERY, kl, EVERY),
+    "kl": lambda: of_tasks("KL [nats]", kl),
+    "floor": floor,
+    "human": human,
     "theta": theta,
     "readings": readings,
     "examples": examples,

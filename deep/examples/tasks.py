@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from deep.gaussian import squashed_gaussian_policy
-from deep.gym_task import GymTask
+from deep.gym_task import OF_NETWORKS, GymTask
 from deep.learner import LearnerConfig
 from deep.oracle import SimulatorOracle
 from deep.policies import discrete_policy
@@ -20,7 +21,6 @@ from mereq_min.interfaces import Policy
 from mereq_min.inverse import SegmentLikelihoodConfig
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.loop import LoopConfig, Settings
-from mereq_min.methods import EstimatorConfig
 from mereq_min.validation import Array
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 RECORDED = Settings(
     # A dozen episodes, or a few long ones; a wish is about one thing, so that theta is expected to be small.
     LoopConfig(iterations=5, steps_per_iteration=2000),
-    EstimatorConfig(likelihood=SegmentLikelihoodConfig(prior_sd=0.15)),
+    replace(OF_NETWORKS.estimators, likelihood=SegmentLikelihoodConfig(prior_sd=0.15)),
 )
 """Settings of the runs that the book shows."""
 

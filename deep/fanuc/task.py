@@ -6,6 +6,7 @@ arbitrary, and critics learn values near 10 faster than values near 50.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,15 +21,14 @@ from deep.fanuc.eraser import EraserCells
 from deep.fanuc.pillow import PillowCells
 from deep.fanuc.scene import cell_scene
 from deep.gaussian import squashed_gaussian_policy
-from deep.gym_task import GymTask
+from deep.gym_task import OF_NETWORKS, GymTask
 from deep.learner import LearnerConfig
 from deep.oracle import SimulatorOracle, gram_of_values
 from deep.residual_sac import SACConfig
 from deep.rollouts import Rollout
-from mereq_min.inverse import FeatureMatchingConfig, RobustConfig
+from mereq_min.inverse import FeatureMatchingConfig
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.loop import LoopConfig, Settings
-from mereq_min.methods import EstimatorConfig
 from mereq_min.validation import Array
 
 HERE = Path(__file__).parent
@@ -60,8 +60,7 @@ RECORDED = Settings(
     # 1000 steps are 10 episodes; in as few as 5, the expert may happen never to stop the prior. With 15
     # gradient steps of half a second each, a run takes a few minutes.
     LoopConfig(steps_per_iteration=1000),
-    # An inferred temperature of the expert takes up the errors of the networks, and theta runs away.
-    EstimatorConfig(matching=FeatureMatchingConfig(max_steps=15), robust=RobustConfig(temperature_sd=0.0)),
+    replace(OF_NETWORKS.estimators, matching=FeatureMatchingConfig(max_steps=15)),
 )
 """Settings of the tasks' recorded runs."""
 

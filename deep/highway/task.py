@@ -12,13 +12,14 @@ taken, it is none. An action that is about to cause a crash is a violation too.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
-from deep.gym_task import GymTask
+from deep.gym_task import OF_NETWORKS, GymTask
 from deep.highway.envs import HighwayEnv, HighwayVectorEnv
 from deep.highway.reference import DrawnHighwayEnv, ReferenceEnv
 from deep.highway.roads import ACTIONS, FEATURES, RoadConfig, RoadState
@@ -31,7 +32,6 @@ from deep.rollouts import Rollout, collect
 from mereq_min.inverse import FeatureMatchingConfig
 from mereq_min.lab.runs.files import load_arrays
 from mereq_min.loop import LoopConfig, Settings
-from mereq_min.methods import EstimatorConfig
 from mereq_min.validation import Array
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ RECORDED = Settings(
     # step rolls out 64 episodes. Their noise exceeds the tolerance of feature matching: after 50 gradient
     # steps, theta only wanders.
     LoopConfig(steps_per_iteration=500),
-    EstimatorConfig(matching=FeatureMatchingConfig(max_steps=50)),
+    replace(OF_NETWORKS.estimators, matching=FeatureMatchingConfig(max_steps=50)),
 )
 """Settings of the task's recorded runs."""
 

@@ -535,3 +535,35 @@ def test_settings_that_make_no_sense_are_refused(config: Any, settings: dict[str
     (name,) = settings
     with pytest.raises(ValueError, match=f"{name} must be (a finite number|an integer) .*, got"):
         config(**settings)
+
+
+class Mistaken(ExactLearner):
+    """Its scores are off by an error that all steps of an intervention share, as those of a network are."""
+
+    is_exact = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.errors = np.zeros((0, 2))
+
+    def scores(self, steps: Steps) -> Array:
+        return super().scores(steps) + self.errors[steps.episode]
+
+
+def test_standard_errors_of_a_mistaken_learner_know_of_its_mistakes() -> None:
+    """By the spread over interventions 95 % intervals hold the truth; by the information alone they do not."""
+    learner = Mistaken(make_mdp(0), 0.5, horizon=20)
+    expert = learner.solve(TRUTH)
+    held = {"interventions": [], "information": []}
+    for seed in range(200):
+        steps = cut_out(learner.mdp, expert, 600, seed)
+        spread = np.sqrt(np.diag(learner.information(steps)) / len(steps))
+        learner.errors = np.random.default_rng(seed).normal(size=(steps.episode.max() + 1, 2)) * spread
+        found = maximise_likelihood(learner, steps, TRUTH, FLAT)
+        away = np.abs(found.theta - TRUTH)
+        held["interventions"].append(away < 1.96 * found.standard_errors)
+        by_information = np.sqrt(np.diag(np.linalg.inv(learner.information(steps))))
+        held["information"].append(away < 1.96 * by_information)
+        learner.solve(TRUTH)
+    assert 0.92 < np.mean(held["interventions"]) < 0.98
+    assert np.mean(held["information"]) < 0.8

@@ -45,7 +45,7 @@ def test_the_table_of_methods_reads_like_the_papers():
         ("HG-DAgger-FT", None, "prior", "expert", "cloning"),
         ("IWR-FT", None, "prior", "expert + policy", "cloning"),
         ("MEReQ-L", "residual", "prior", "expert", "segment likelihood"),
-        ("MEReQ-last", "residual", "prior", "expert + good-enough", "feature matching"),
+        ("MEReQ-all", "residual", "prior", "expert + good-enough", "feature matching"),
         ("MEReQ-R", "residual", "prior", "expert", "robust likelihood"),
         ("MEReQ-S", "residual", "prior", "expert", "segment matching"),
         ("HG-DAgger-1", None, "prior", "expert", "feature cloning"),
@@ -55,7 +55,8 @@ def test_the_table_of_methods_reads_like_the_papers():
         ("MILE", None, "prior", "expert + policy", "intervention model"),
         ("PPL", None, "prior", "expert", "predicted preferences"),
     }
-    assert {m.name for m in METHODS.values() if m.iterations == "last"} == {"MEReQ-last"}
+    matching = {m.name for m in METHODS.values() if m.estimator == "feature matching"}
+    assert {m.name for m in METHODS.values() if m.iterations == "last"} == matching - {"MEReQ-all"}
 
 
 @pytest.mark.parametrize("task", ["carpet", "windy"])
@@ -376,14 +377,14 @@ def test_without_accumulation_only_the_last_iteration_counts(name):
     assert np.abs(np.exp(fitted[False, False]) - np.exp(fitted[True, False])).max() > 1e-3
 
 
-def test_mereq_last_is_mereq_without_accumulation():
+def test_mereq_is_mereq_all_without_accumulation():
     """And with less of the prior's own steps it needs fewer of the expert's, see `EstimatorConfig`."""
     task, found = load_task("carpet"), {}
-    for name, accumulate in (("MEReQ", False), ("MEReQ-last", True)):
+    for name, accumulate in (("MEReQ-all", False), ("MEReQ", True)):
         aligner = make_aligner(task, METHODS[name], EstimatorConfig(accumulate))
         done = list(align(task, aligner, LoopConfig(iterations=3, steps_per_iteration=100), seed=3))
         found[name] = [each.info["theta"] for each in done]
-    np.testing.assert_array_equal(found["MEReQ"], found["MEReQ-last"])
+    np.testing.assert_array_equal(found["MEReQ-all"], found["MEReQ"])
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.tables_only])
@@ -400,7 +401,7 @@ def test_methods_of_tables_say_so_on_other_tasks(name):
 def test_without_accumulation_an_iteration_without_interventions_changes_nothing():
     task = load_task("carpet")
     (done,) = iterations("MEReQ", iterations=1)
-    aligner = make_aligner(task, METHODS["MEReQ"], EstimatorConfig(accumulate=False))
+    aligner = make_aligner(task, METHODS["MEReQ"], EstimatorConfig())
     aligner.update(done.steps, 1)
     calm = done.steps.select(~done.steps.is_intervention)
     calm = replace(calm, episode=calm.episode + 1000, policy_version=calm.policy_version + 1)
