@@ -61,7 +61,6 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/batch_size.py
 	$(BIN)/python figures/bias.py
 	$(BIN)/python figures/arm.py
-	$(BIN)/python figures/rules.py
 	$(BIN)/python figures/human.py
 	$(BIN)/python figures/noise.py
 	$(BIN)/python figures/results.py

@@ -63,8 +63,8 @@ SCALE_EPISODES, SCALE_STEPS = 8, 200
 """Size of the prior's rollout from which observations are scaled: environments, and steps of each."""
 
 OF_NETWORKS = Settings(estimators=EstimatorConfig(robust=RobustConfig(temperature_sd=0.0)))
-"""Settings that suit networks. An inferred temperature of the expert takes up the networks' errors, which look
-like noise of hers; theta then comes out too large."""
+"""Settings that suit networks. An inferred temperature of the expert takes up the errors of the networks,
+which look like noise of the expert; theta then comes out too large."""
 
 MAX_PRIORS = 10
 """Largest number of priors in a file of a policy, each of which customises the next."""

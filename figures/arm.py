@@ -2,7 +2,7 @@
 
 Usage:
 
-    mereq reproduce --tasks bottle eraser pillow --out runs/fresh    # two minutes a run
+    mereq reproduce --tasks bottle eraser --seeds 2 --first-seed 3000 --out runs/fresh
     cp runs/fresh/*.jsonl.gz figures/runs/
     python figures/arm.py --record runs/fresh    # roll the policies out and keep the episodes, then draw
     python figures/arm.py                        # draw what is recorded
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from style import save
+from style import read_main_runs, save
 
 from mereq_min.lab.commands.figures import Figures
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.episodes import save_behaviour
-from mereq_min.lab.show.plots import draw_comparison, draw_features, draw_rate_panels, draw_returns, read_runs
+from mereq_min.lab.show.plots import draw_comparison, draw_features, draw_rate_panels, draw_returns
 
-ARM = ("bottle", "eraser", "pillow")
+ARM = ("bottle", "eraser")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ if __name__ == "__main__":
         fresh = Figures(arguments.record, episodes=arguments.episodes)
         for name in ARM:
             save_behaviour(arguments.runs / f"{name}.episodes.safetensors", fresh.read_behaviour(name))
-    runs = {name: read_runs(arguments.runs, name) for name in ("highway", *ARM)}
+    runs = {name: read_main_runs(arguments.runs, name) for name in ("highway", *ARM)}
     save(draw_comparison(runs), arguments.out / "paper.png")
     save(draw_rate_panels(runs), arguments.out / "paper-rates.png")
     behaviours = [(load_task(name), Figures(arguments.runs).read_behaviour(name)) for name in ARM]

@@ -1,6 +1,6 @@
 """The paper's figure on gridworlds: intervention rate by iteration, expert samples to each threshold.
 
-    mereq compare carpet lanes shelf windy --seeds 30 --first-seed 1000 --out runs/fresh
+    mereq compare carpet lanes shelf windy --seeds 30 --first-seed 3000 --out runs/fresh
     cp runs/fresh/*.jsonl.gz figures/runs/
     python figures/comparison.py
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from style import save
+from style import read_main_runs, save
 
-from mereq_min.lab.show.plots import draw_comparison, draw_rate_panels, read_runs
+from mereq_min.lab.show.plots import draw_comparison, draw_rate_panels
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Arguments:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Arguments)
-    runs = {task: read_runs(arguments.runs, task) for task in arguments.tasks}
+    runs = {task: read_main_runs(arguments.runs, task) for task in arguments.tasks}
     if missing := [task for task in arguments.tasks if not runs[task]]:
         raise SystemExit(f"no finished runs of {', '.join(missing)} in {arguments.runs}; see `mereq compare`")
     save(draw_comparison(runs), arguments.out / "comparison.png")

@@ -63,9 +63,9 @@ def measure(name: str) -> dict[str, object]:
 def main() -> None:
     """Measure the tasks that are named, or all, and keep what is recorded of the others."""
     names = sys.argv[1:] or TASKS
+    commit = provenance()  # of the tree before this script writes to it
     recorded = json.loads(FILE.read_text())["tasks"] if FILE.exists() else {}
     for name in names:
-        commit = provenance()  # before a change that is made meanwhile
         recorded[name] = {**measure(name), **commit}
         write_file(FILE, (json.dumps({"tasks": recorded}, indent=1) + "\n").encode())
         print(name)

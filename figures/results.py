@@ -24,7 +24,7 @@ from mereq_min.metrics import THRESHOLDS, samples_interval, samples_to_stay, sha
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "RESULTS.md")
 GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
-ARM = ("bottle", "eraser", "pillow")
+ARM = ("bottle", "eraser")
 NETWORKS = ("highway", *ARM)
 EVERY = (*GRIDWORLDS, *NETWORKS)
 WISHES = {
@@ -35,7 +35,6 @@ WISHES = {
     "highway": "keep to the right-hand lane",
     "bottle": "push the bottle low",
     "eraser": "press firmly",
-    "pillow": "grasp it in the middle",
 }
 """What the expert of each task wants."""
 SUMMARY = ("carpet", *NETWORKS)
@@ -51,8 +50,8 @@ SKILLED = {"least_success": 0.9, "count": samples_to_stay, "confirmed": True}
 
 
 @cache
-def runs_of(task: str, folder: str = "figures/runs") -> dict[str, list[list[Row]]]:
-    return read_runs(ROOT / folder, task)
+def runs_of(task: str) -> dict[str, list[list[Row]]]:
+    return read_runs(ROOT / "figures/runs", task)
 
 
 def last_rows(task: str, method: str) -> list[Row]:
@@ -103,11 +102,7 @@ def of_tasks(first: str, cell: Cell, tasks: Sequence[str] = EVERY) -> str:
 
 
 def samples(task: str, method: str, threshold: float = THRESHOLDS[0], **options: Any) -> str:
-    return interval_of(runs_of(task)[method], threshold, **options)
-
-
-def interval_of(runs: Sequence[list[Row]], threshold: float = THRESHOLDS[0], **options: Any) -> str:
-    interval, censored = samples_interval(runs, threshold, **options)
+    interval, censored = samples_interval(runs_of(task)[method], threshold, **options)
     mark = f" c{censored}" if censored else ""
     return f"{interval.mean:.0f} [{interval.low:.0f}, {interval.high:.0f}]{mark}"
 
@@ -263,25 +258,12 @@ def against_six() -> str:
 
 def others() -> str:
     """What the methods need, and whether they stay, on the tasks on which all of them ran."""
-    columns = {"{}": lambda task, method: samples(task, method, **SKILLED), "stays": stays}
+    columns = {"{}": lambda task, method: samples(task, method, **SKILLED), "{}: stays": stays}
     return by_method("all methods", columns, ("carpet", "shelf", "highway"), RANKED)
 
 
 RANKED = [name for name in METHODS if not METHODS[name].tables_only]
 """Methods that run on every task."""
-
-
-def human() -> str:
-    """Samples and late rates with an expert who errs like a person."""
-
-    def needed(task: str, method: str) -> str:
-        return interval_of(runs_of(task, "figures/runs/human")[method])
-
-    def late(task: str, method: str) -> str:
-        runs = runs_of(task, "figures/runs/human")[method]
-        return f"{np.mean([row['intervention_rate'] for rows in runs for row in rows[-STAY:]]):.3f}"
-
-    return by_method("human", {"{}": needed, "rate": late}, GRIDWORLDS, list(METHODS))
 
 
 def theta() -> str:
@@ -380,7 +362,7 @@ def cells() -> str:
     }
     rows = (
         [f"`{task}`", *(f"{statistics.median(rates[task][key]):,.0f}" for key in kinds.values())]
-        for task in ARM
+        for task in rates
     )
     return table(["steps a second", *kinds], rows)
 
@@ -448,7 +430,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "own": own,
     "kl": lambda: of_tasks("KL [nats]", kl),
     "floor": floor,
-    "human": human,
     "theta": theta,
     "readings": readings,
     "examples": examples,

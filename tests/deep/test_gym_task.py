@@ -23,11 +23,13 @@ from deep.residual_dqn import DQNConfig
 from deep.residual_sac import SACConfig
 from deep.rollouts import collect
 from deep.stable_baselines import GaussianPolicy, load_zip
-from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner
+from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner, settings_of
 from mereq_min.lab.datasets.logs import LogSource, read_run_steps, write_log
+from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.files import RunError, save_arrays
 from mereq_min.lab.runs.records import read_config, write_config
 from mereq_min.lab.runs.run import RunConfig, run
+from mereq_min.methods import choose_method
 from mereq_min.policies import UniformPolicy
 from mereq_min.rollout import rollout
 
@@ -650,3 +652,16 @@ def test_a_log_of_a_neural_method_is_fitted_as_it_was_recorded(tmp_path, kind, e
     fitted = run(make_task(kind), fit, tmp_path / "fitted", recorded=log.iterations)
     for name in ("policy.safetensors", "checkpoint-002.safetensors"):
         assert (fitted / name).read_bytes() == (path / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("carpet", "MEReQ-R"), ("highway", "MEReQ-L"), ("bottle", "MEReQ-L")]
+)
+def test_tables_learn_by_the_robust_likelihood_and_networks_by_the_plain_one(name, method):
+    assert choose_method(load_task(name)) == method
+
+
+def test_networks_take_the_temperature_of_the_expert_as_known():
+    for name in ("highway", "bottle", "lunar-lander"):
+        assert settings_of(load_task(name)).estimators.robust.temperature_sd == 0
+    assert settings_of(load_task("carpet")).estimators.robust.temperature_sd > 0

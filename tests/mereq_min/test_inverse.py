@@ -551,7 +551,7 @@ class Mistaken(ExactLearner):
 
 
 def test_standard_errors_of_a_mistaken_learner_know_of_its_mistakes() -> None:
-    """By the spread over interventions 95 % intervals hold the truth; by the information alone they do not."""
+    """By the spread over interventions 95 % intervals hold the truth; by information alone they do not."""
     learner = Mistaken(make_mdp(0), 0.5, horizon=20)
     expert = learner.solve(TRUTH)
     held = {"interventions": [], "information": []}

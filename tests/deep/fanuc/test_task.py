@@ -130,17 +130,18 @@ def see_eraser(height, force, ink):
     return seen
 
 
-def see_pillow(apart, along):
-    """The hand so far from the pillow's axis and, along it, from its middle [m]."""
+def see_pillow(apart, along, lift=0.0):
+    """The hand so far from the pillow's axis and, along it, from its middle; the pillow so high up [m]."""
     seen = np.zeros(PillowCells.n_observations, np.float32)
     seen[:4] = np.array([0.6 * apart, 0.0, -0.8 * apart, along]) / UNIT
+    seen[9] = (PillowCells.REST + lift) / UNIT
     return seen
 
 
 RULE = {
     "bottle": [
-        (see_bottle(0.050, 0.073, 0.20), True),  # 0.36 of 0.2 m are 7.2 cm
-        (see_bottle(0.050, 0.071, 0.20), False),
+        (see_bottle(0.050, 0.067, 0.20), True),  # 0.33 of 0.2 m are 6.6 cm
+        (see_bottle(0.050, 0.065, 0.20), False),
         (see_bottle(0.059, 0.200, 0.20), True),  # 1 cm from the surface
         (see_bottle(0.060, 0.200, 0.20), False),
         (see_bottle(0.050, 0.073, 0.00), True),  # at the goal, too
@@ -161,14 +162,16 @@ RULE = {
         (see_eraser(0.131, 0.00, 0.0), False),
     ],
     "pillow": [
-        (see_pillow(0.000, 0.034), True),  # 0.22 of 15 cm are 3.3 cm
-        (see_pillow(0.000, -0.034), True),
-        (see_pillow(0.029, 0.032), False),
-        (see_pillow(0.029, -0.032), False),
-        (see_pillow(0.050, 0.054), True),  # 2 cm up the funnel
-        (see_pillow(0.050, -0.052), False),
-        (see_pillow(0.099, 0.103), True),
+        (see_pillow(0.000, 0.024), True),  # 0.15 of 15 cm are 2.25 cm
+        (see_pillow(0.000, -0.024), True),
+        (see_pillow(0.029, 0.021), False),
+        (see_pillow(0.029, -0.021), False),
+        (see_pillow(0.050, 0.044), True),  # 2 cm up the funnel
+        (see_pillow(0.050, -0.041), False),
+        (see_pillow(0.099, 0.093), True),
         (see_pillow(0.101, 0.150), False),  # above the funnel
+        (see_pillow(0.000, 0.050, 0.119), True),
+        (see_pillow(0.000, 0.050, 0.121), False),  # lifted
         (see_pillow(0.299, 0.000), False),
         (see_pillow(0.301, 0.000), True),  # left alone
     ],
@@ -186,7 +189,7 @@ def test_the_rule_begins_where_it_says(name, seen, objects):
 
 def test_the_expert_takes_over_after_its_patience_and_hands_back_after_its_release(task):
     patience, release = task.oracle.patience, task.oracle.release
-    assert (patience, release) == {"bottle": (4, 20), "eraser": (4, 10), "pillow": (1, 5)}[task.name]
+    assert (patience, release) == {"bottle": (8, 20), "eraser": (4, 10), "pillow": (8, 30)}[task.name]
     (bad, _), (calm, _) = RULE[task.name][0], next(case for case in RULE[task.name] if not case[1])
     hold, seen = release - 1, []
     seen += [bad] * (patience - 1) + [calm]  # not patience in a row

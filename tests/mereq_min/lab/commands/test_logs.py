@@ -94,7 +94,7 @@ def test_whole_demonstrations_are_fitted(folder, call):
     assert "pass --demonstrations" in said.stderr
     said = call("fit", "demonstrations.csv", "--task", TASK, "--demonstrations")
     assert said.returncode == 0, said.stderr
-    (row,) = read_rows(folder / "runs/tiny-make_tiny-log-demonstrations/MEReQ/seed0")
+    (row,) = read_rows(folder / "runs/tiny-make_tiny-log-demonstrations/MEReQ-R/seed0")
     assert row["expert_samples"] == row["steps"] == len(table)
 
 

@@ -277,7 +277,7 @@ def test_without_the_extras_the_tasks_that_need_them_are_named_and_left_out(monk
 def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, call):
     first = mereq("align", "carpet", "--seed", 3, "--out", "here", *SHORT, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    path = tmp_path / "here/carpet/MEReQ/seed3"
+    path = tmp_path / "here/carpet/MEReQ-R/seed3"
     rows = [json.loads(line) for line in (path / "iterations.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2]
     assert f"{rows[-1]['intervention_rate']:.3f}" in first.stdout

@@ -657,3 +657,17 @@ def test_the_hash_of_arrays_depends_on_names_types_shapes_and_values_but_not_on_
         {**arrays, "y": np.zeros(2)},
     ):
         assert hash_arrays(other) != known
+
+
+def test_a_policy_that_stays_is_measured_once(tmp_path, monkeypatch):
+    task, measured = load_task("carpet"), []
+    evaluate = type(task).evaluate
+
+    def counting(self, policy, **options):
+        measured.append(policy)
+        return evaluate(self, policy, **options)
+
+    monkeypatch.setattr(type(task), "evaluate", counting)
+    rows = read_rows(run(task, RunConfig("carpet", "MEReQ", 0, LoopConfig(iterations=4)), tmp_path))
+    assert len({tuple(row["theta"]) for row in rows}) == len(measured) == 2
+    assert rows[3]["kl_to_expert"] == rows[1]["kl_to_expert"] != rows[0]["kl_to_expert"]
