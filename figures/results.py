@@ -257,13 +257,9 @@ def against_six() -> str:
 
 
 def others() -> str:
-    """What the methods need, and whether they stay, on the tasks on which all of them ran."""
-    columns = {"{}": lambda task, method: samples(task, method, **SKILLED), "{}: stays": stays}
-    return by_method("all methods", columns, ("carpet", "shelf", "highway"), RANKED)
-
-
-RANKED = [name for name in METHODS if not METHODS[name].tables_only]
-"""Methods that run on every task."""
+    """What all methods need on gridworlds until the rate stays low, and how often it does."""
+    columns = {"{}": lambda task, method: samples(task, method, **SKILLED), "stays": stays}
+    return by_method("all methods", columns, GRIDWORLDS, list(METHODS))
 
 
 def theta() -> str:

@@ -27,8 +27,7 @@ SEEDS = {**dict.fromkeys(GRIDWORLDS, 30), "highway": 8, **dict.fromkeys(ARM, 2)}
 FIRST_SEED = 3_000
 RAN = {
     **dict.fromkeys(GRIDWORLDS, tuple(METHODS)),
-    "highway": tuple(name for name in METHODS if not METHODS[name].tables_only),
-    **dict.fromkeys(ARM, RECORDED_METHODS),
+    **dict.fromkeys(NETWORKS, RECORDED_METHODS),
 }
 """The methods that were recorded on each task."""
 
