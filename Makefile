@@ -11,7 +11,7 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 	  $(BIN)/mereq align carpet --method $$method --seed 0 --out runs/demo && \
 	  $(BIN)/python figures/alignment.py runs/demo/carpet/$$method/seed0 --out runs/demo/$$method.png || exit 1; \
 	done
-	$(BIN)/mereq align highway --seed 1 --out runs/demo
+	$(BIN)/mereq align highway --seed 4 --out runs/demo
 	@echo "Now teach one yourself, in the browser: $(BIN)/mereq teach carpet"
 
 # By file, so that what a module trains once is trained once.

@@ -1,6 +1,6 @@
 """The film at the top of README: prior and aligned policy of a recorded run on highway-env, both watched.
 
-    python figures/hero.py    # a minute; draws figures/hero.gif from figures/runs/highway/MEReQ-L/seed1
+    python figures/hero.py    # a minute; draws figures/hero.gif from figures/runs/highway/MEReQ-L/seed4
 
 The episode is the first, by seed, that neither policy ends by a crash and in which the expert stops the prior
 in a quarter to a half of the steps. Time runs three times as fast.
@@ -44,7 +44,7 @@ FINER = 3
 class Arguments:
     """Draw the film at the top of README."""
 
-    run: Path = Path("figures/runs/highway/MEReQ-L/seed1")
+    run: Path = Path("figures/runs/highway/MEReQ-L/seed4")
     """Folder of the run."""
     out: Path = Path("figures/hero.gif")
     """The film."""
