@@ -17,18 +17,18 @@ import numpy as np
 import tyro
 from matplotlib.axes import Axes
 from rich.progress import track
-from style import METHOD_COLOURS, save
+from style import COLOURS, save
 
 from gridworlds import TASKS
 from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner, watch
 from mereq_min.lab.runs.provenance import provenance
 from mereq_min.metrics import bootstrap_mean
 
-FIRST_SEED = 3_000
-"""No setting was chosen by these seeds."""
+FIRST_SEED = 1_000
+"""The tasks were calibrated on seeds under 100; these are fresh."""
 WATCHED = 2_000
 """Further steps that judge each policy [steps]."""
-SHOWN = ("MEReQ", "MaxEnt-FT", "HG-DAgger-FT", "MEReQ-L", "MEReQ-R")
+SHOWN = ("MEReQ-all", "HG-DAgger-FT", "MEReQ-L")
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ def draw_task(ax: Axes, records: list[dict]) -> None:
         groups = [[r for r in records if r["method"] == method and r["n"] == n] for n in sizes]
         counts = ([record["expert_samples"] for record in group] for group in groups)
         means, lows, highs = np.array([bootstrap_mean(c, np.random.default_rng(0)) for c in counts]).T
-        ax.plot(sizes, means, "-", color=METHOD_COLOURS[method], label=method)
-        ax.fill_between(sizes, lows, highs, color=METHOD_COLOURS[method], alpha=0.2, lw=0)
+        ax.plot(sizes, means, "-", color=COLOURS[method], label=method)
+        ax.fill_between(sizes, lows, highs, color=COLOURS[method], alpha=0.2, lw=0)
         for n, mean, group in zip(sizes, means, groups, strict=True):
-            face = "white" if any(record["censored"] for record in group) else METHOD_COLOURS[method]
-            ax.plot(n, mean, "o", ms=4, color=METHOD_COLOURS[method], mfc=face)
+            face = "white" if any(record["censored"] for record in group) else COLOURS[method]
+            ax.plot(n, mean, "o", ms=4, color=COLOURS[method], mfc=face)
     ax.set(xscale="log", yscale="log", xlabel="steps an iteration, n")
     ax.set_xticks(sizes, [str(n) for n in sizes])
     ax.minorticks_off()
