@@ -236,9 +236,10 @@ def test_each_iteration_is_timed_and_a_pause_does_not_count(task, tmp_path, monk
             now += 3600.0
             raise Killed
 
+    changing = config(seed=1)  # each of its iterations makes a new policy, which is measured
     with pytest.raises(Killed):
-        run(SlowTask(), config(), tmp_path, on_iteration=interrupt)
-    path = run(SlowTask(), config(), tmp_path)
+        run(SlowTask(), changing, tmp_path, on_iteration=interrupt)
+    path = run(SlowTask(), changing, tmp_path)
     assert records.read_seconds(path) == {1: 110.0, 2: 10.0, 3: 10.0}
 
 
