@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 
 Purpose = Literal["rollouts", "paths", "updates", "draws", "training"]
-"""What random numbers are drawn for."""
+"""Purposes for which a learner draws random numbers."""
 
 
 def stream(seed: int, purpose: Purpose, number: int) -> np.random.Generator:
