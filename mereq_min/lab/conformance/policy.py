@@ -250,7 +250,8 @@ def _batches_agree(subject: PolicySubject) -> Iterator[str]:
             yield f"sample must return shape {(1, *subject.space.shape)} for one state, got {np.shape(one)}"
             return
         alone = subject.log_prob(states[i : i + 1], actions[i : i + 1])
-        if not np.allclose(alone, together[i], rtol=1e-4, atol=1e-4):
+        # Soft Q-values of single precision over a low temperature are rounded to some 1e-4.
+        if not np.allclose(alone, together[i], rtol=1e-3, atol=1e-3):
             yield (
                 f"log_prob must not depend on the rest of the batch, it is {together[i]:.6g} among "
                 f"{len(states)} states and {np.ravel(alone)[0]:.6g} alone; look for batch normalisation"

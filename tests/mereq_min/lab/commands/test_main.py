@@ -583,7 +583,7 @@ def test_the_number_of_threads_does_not_show_in_the_results(tmp_path):
             check=True,
             capture_output=True,
         )
-        written.append((tmp_path / threads / "carpet/MEReQ/seed0/iterations.jsonl").read_text())
+        written.append((tmp_path / threads / "carpet/MEReQ-R/seed0/iterations.jsonl").read_text())
     assert written[0] == written[1]
 
 
