@@ -625,7 +625,10 @@ class _Mixture:
         observed = known - (rho * (1.0 - rho) * doubt.T) @ doubt
         enough = eigh(*(_only(each, self.is_free) for each in (observed, known)), eigvals_only=True)[0]
         information = observed if enough > LEAST_LEFT else known
-        variance = _variance(self.learner, steps, of_steps, information - priors) + priors
+        free, variance = np.ix_(self.is_free, self.is_free), priors.copy()
+        variance[free] += _variance(
+            self.learner, steps, of_steps[:, self.is_free], (information - priors)[free]
+        )
         comparable = float(value) if self.learner.is_exact else None
         information, variance, observed = (
             _only(each, self.is_free) for each in (information, variance, observed)

@@ -229,7 +229,7 @@ def test_without_slips_and_at_the_robots_temperature_it_is_segment_likelihood() 
     assert (robust.error_rate, robust.temperature_ratio) == (0.0, 1.0)
     assert robust.solves == plain.solves
     assert_allclose(robust.theta, plain.theta, rtol=1e-9)
-    assert_allclose(robust.standard_errors, plain.standard_errors, rtol=0.05)
+    assert_allclose(robust.standard_errors, plain.standard_errors, rtol=1e-6)
 
 
 def test_networks_come_to_the_robots_temperature_in_short_steps() -> None:
