@@ -87,10 +87,17 @@ Cell = Callable[[str, str], str]
 def by_method(
     first: str, columns: dict[str, Cell], tasks: Sequence[str], methods: Sequence[str] = RECORDED_METHODS
 ) -> str:
-    """A table with a row for each method and, for each task, the named columns; `{}` stands for the task."""
+    """A table with a row for each method and, for each task, the named columns; `{}` stands for the task.
+
+    A dash stands where a method did not run.
+    """
     cells = [(name.format(task), task, cell) for task in tasks for name, cell in columns.items()]
     header = [first, *(name for name, _, _ in cells)]
-    return table(header, ([method, *(cell(task, method) for _, task, cell in cells)] for method in methods))
+    rows = (
+        [method, *(cell(task, method) if method in runs_of(task) else "-" for _, task, cell in cells)]
+        for method in methods
+    )
+    return table(header, rows)
 
 
 def of_tasks(first: str, cell: Cell, tasks: Sequence[str] = EVERY) -> str:
@@ -178,13 +185,15 @@ def summary() -> str:
                 f"`{task}`",
                 WISHES[task],
                 method,
+                str(len(rates)),
                 f"{100 * before:.0f} %",
                 f"{100 * after:.1f} %",
                 steps,
                 time if seconds else "-",
             ]
         )
-    return table(["task", "what the expert wants", "method", "before", "after", "expert steps", "time"], rows)
+    columns = ["task", "what the expert wants", "method", "runs", "before", "after", "expert steps", "time"]
+    return table(columns, rows)
 
 
 def tasks() -> str:
@@ -257,9 +266,18 @@ def against_six() -> str:
 
 
 def others() -> str:
-    """What all methods need on gridworlds until the rate stays low, and how often it does."""
+    """What all methods need until the rate stays low, and how often it does."""
     columns = {"{}": lambda task, method: samples(task, method, **SKILLED), "stays": stays}
-    return by_method("all methods", columns, GRIDWORLDS, list(METHODS))
+    return by_method("all methods", columns, (*GRIDWORLDS, "highway"), list(METHODS))
+
+
+def erring() -> str:
+    """The same of the paper's methods and ours, with experts who err as people do."""
+    columns: dict[str, Cell] = {
+        "{}": lambda task, method: samples(f"{task}-human", method, **SKILLED),
+        "stays": lambda task, method: stays(f"{task}-human", method),
+    }
+    return by_method("with a model of a person", columns, GRIDWORLDS)
 
 
 def theta() -> str:
@@ -279,7 +297,7 @@ def theta() -> str:
         )
     columns = ["task", "theta*", "MEReQ-L: mean", "spread", "coverage", "distance"]
     return table(
-        [*columns, *(f"{m}: {what}" for m in ("R", "MEReQ") for what in ("coverage", "distance"))], rows
+        [*columns, *(f"{m}: {what}" for m in ("MEReQ-R", "MEReQ") for what in ("coverage", "distance"))], rows
     )
 
 
@@ -422,6 +440,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "to stay": lambda: of_tasks("to stay", lambda task, method: samples(task, method, **SKILLED)),
     "against six": against_six,
     "others": others,
+    "erring": erring,
     "end": lambda: by_method("method", {"{}, end": way}, NETWORKS),
     "own": own,
     "kl": lambda: of_tasks("KL [nats]", kl),

@@ -222,7 +222,7 @@ def test_the_arm():
         assert min(SIX, key=mean[task].get) == "MEReQ-NP"
         for method in ("MEReQ-L", "MEReQ-R"):
             assert mean[task][method] <= mean[task]["MEReQ-NP"]
-            assert stay_in(task, method) == len(runs(task, method)) == 2
+            assert stay_in(task, method) == len(runs(task, method)) == 4
         for method in ("MaxEnt", "MaxEnt-FT"):
             assert needs(task, method, least_success=0.9)[0].mean > mean[task][method]
 
