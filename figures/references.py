@@ -4,7 +4,8 @@
     python figures/references.py bottle     # one task anew
 
 The prior customised for theta* itself shows what the learner makes of a perfect inference. It and the expert
-are also watched, for as many iterations as count their interventions.
+are also watched, so that their interventions can be counted; on gridworlds the expert's policy is also watched
+by an expert who errs.
 
 The seconds are those of the processor, so that a neighbour on the core does not count.
 """
@@ -15,11 +16,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from mereq_min import METHODS, align, make_aligner, settings_of, watch
+import numpy as np
+
+from mereq_min import METHODS, Imperfections, Policy, Task, align, make_aligner, rollout, settings_of
+from mereq_min.experts import PRESETS
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.runs.provenance import provenance
-from mereq_min.methods import choose_method
+from mereq_min.methods import choose_method, has_networks
 from mereq_min.metrics import THRESHOLDS
 
 FILE = Path(__file__).with_name("references.json")
@@ -41,15 +45,9 @@ def measure(name: str) -> dict[str, object]:
     policies = {"prior": task.prior, "expert": task.oracle.expert_policy, "solve": solved}
     measured = {who: task.evaluate(policy) for who, policy in policies.items()}
     kept = {who: {key: float(values[key]) for key in MEASURES} for who, values in measured.items()}
-    watched = {
-        who: [
-            watch(
-                task, policies[who], task.oracle, settings.loop.steps_per_iteration, SEED + i
-            ).intervention_rate
-            for i in range(WATCHED)
-        ]
-        for who in ("expert", "solve")
-    }
+    watched = {who: watch_often(task, policies[who], PRESETS["none"]) for who in ("expert", "solve")}
+    if not has_networks(task):
+        watched["erring"] = watch_often(task, policies["expert"], PRESETS["human"])
     rates, seconds, begun = [], [], time.process_time()
     config = replace(settings.loop, threshold=THRESHOLDS[0])
     for iteration in align(task, make_aligner(task, METHODS[method], seed=SEED), config, seed=SEED):
@@ -58,6 +56,16 @@ def measure(name: str) -> dict[str, object]:
         begun = time.process_time()
     run = {"method": method, "seed": SEED, "rates": rates, "seconds": seconds}
     return {**kept, "watched": watched, **run}
+
+
+def watch_often(task: Task, policy: Policy, errors: Imperfections) -> list[float]:
+    """Intervention rates of iterations in which a simulated expert who may err watches a policy."""
+    rates, n_steps = [], settings_of(task).loop.steps_per_iteration
+    for i in range(WATCHED):
+        rngs = [np.random.default_rng(each) for each in np.random.SeedSequence(SEED + i).spawn(2)]
+        expert = task.oracle.make_expert(errors)
+        rates.append(rollout(task, policy, expert, n_steps, rngs[0], expert_rng=rngs[1]).intervention_rate)
+    return rates
 
 
 def main() -> None:

@@ -247,11 +247,14 @@ def own() -> str:
 
 def stays_with_expert() -> str:
     """Runs that stay below the threshold; then the same of the expert's own policy."""
-    expert = []
-    for task in EVERY:
-        rates = reference(task)["watched"]["expert"]
-        expert.append(count_stays(rates[first : first + STAY] for first in range(0, len(rates), STAY)))
+    expert = [expert_stays(task, "expert") for task in EVERY]
     return of_tasks("stays below 0.05", stays) + table_row(["the expert", *expert])
+
+
+def expert_stays(task: str, watcher: str) -> str:
+    """How often the expert's own policy stays below the threshold."""
+    rates = reference(task)["watched"][watcher]
+    return count_stays(rates[first : first + STAY] for first in range(0, len(rates), STAY))
 
 
 def against_six() -> str:
@@ -277,7 +280,8 @@ def erring() -> str:
         "{}": lambda task, method: samples(f"{task}-human", method, **SKILLED),
         "stays": lambda task, method: stays(f"{task}-human", method),
     }
-    return by_method("with a model of a person", columns, GRIDWORLDS)
+    expert = [cell for task in GRIDWORLDS for cell in ("-", expert_stays(task, "erring"))]
+    return by_method("with a model of a person", columns, GRIDWORLDS) + table_row(["the expert", *expert])
 
 
 def theta() -> str:
