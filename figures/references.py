@@ -4,8 +4,8 @@
     python figures/references.py bottle     # one task anew
 
 The prior customised for theta* itself shows what the learner makes of a perfect inference. It and the expert
-are also watched, so that their interventions can be counted; on gridworlds the expert's policy is also watched
-by an expert who errs.
+are also watched, so that their interventions can be counted. On gridworlds the expert's own policy is watched
+by an expert who errs, too.
 
 The seconds are those of the processor, so that a neighbour on the core does not count.
 """
