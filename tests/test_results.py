@@ -227,13 +227,18 @@ def test_the_arm():
             assert needs(task, method, least_success=0.9)[0].mean > mean[task][method]
 
 
-def test_what_the_other_methods_do_on_gridworlds():
+def test_what_the_other_methods_do():
     for method in ("HG-DAgger-1", "MILE", "PPL", "RLIF", "PVP", "Residual-BC"):
         assert stay_in("carpet", method) == 0
     assert needs("carpet", "HG-DAgger-1")[0].mean < 1.4 * needs("carpet", "MEReQ")[0].mean
     for method in ("MILE", "PPL"):
         assert needs("shelf", method)[0].mean == pytest.approx(needs("shelf", "MEReQ-L")[0].mean, rel=0.05)
     assert needs("carpet", "MEReQ-S")[0].mean == pytest.approx(needs("carpet", "MEReQ")[0].mean, rel=0.15)
+    for task in ("shelf", "highway"):
+        assert needs(task, "MEReQ-S")[0].mean == pytest.approx(needs(task, "MEReQ-L")[0].mean, rel=0.05)
+        assert stay_in(task, "MEReQ-S") == len(runs(task, "MEReQ-S"))
+    for method in ("RLIF", "PVP", "Residual-BC"):
+        assert stay_in("highway", method) == 0
 
 
 def test_with_experts_who_err_only_the_robust_likelihood_comes_near():
