@@ -101,7 +101,7 @@ CASES = {
                 ResidualSAC,
                 SACConfig(learning_rate=3e-3, target_rate=0.02, engine=engine),
                 Discrete(3),
-                12,
+                20,
             ),
             kl=0.005,
             rtol=0.1,
