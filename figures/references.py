@@ -16,9 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from mereq_min import METHODS, Imperfections, Policy, Task, align, make_aligner, rollout, settings_of
+from mereq_min import METHODS, Imperfections, Policy, Task, align, make_aligner, settings_of, watch
 from mereq_min.experts import PRESETS
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.files import write_file
@@ -60,12 +58,9 @@ def measure(name: str) -> dict[str, object]:
 
 def watch_often(task: Task, policy: Policy, errors: Imperfections) -> list[float]:
     """Intervention rates of iterations in which a simulated expert who may err watches a policy."""
-    rates, n_steps = [], settings_of(task).loop.steps_per_iteration
-    for i in range(WATCHED):
-        rngs = [np.random.default_rng(each) for each in np.random.SeedSequence(SEED + i).spawn(2)]
-        expert = task.oracle.make_expert(errors)
-        rates.append(rollout(task, policy, expert, n_steps, rngs[0], expert_rng=rngs[1]).intervention_rate)
-    return rates
+    n_steps = settings_of(task).loop.steps_per_iteration
+    seeds = range(SEED, SEED + WATCHED)
+    return [watch(task, policy, task.oracle, n_steps, seed, errors).intervention_rate for seed in seeds]
 
 
 def main() -> None:

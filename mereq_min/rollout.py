@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mereq_min.interfaces import Expert, Oracle, Policy, Task
+from mereq_min.interfaces import Expert, Imperfections, Oracle, Policy, Task
 from mereq_min.policies import ActionCheck
 from mereq_min.steps import Steps
 
@@ -171,8 +171,15 @@ def rollout(
     return drive.steps()
 
 
-def watch(task: Task, policy: Policy, oracle: Oracle, n_steps: int, seed: int | Sequence[int]) -> Steps:
-    """Roll out a policy while the oracle's ideal expert watches.
+def watch(
+    task: Task,
+    policy: Policy,
+    oracle: Oracle,
+    n_steps: int,
+    seed: int | Sequence[int],
+    imperfections: Imperfections = Imperfections(),
+) -> Steps:
+    """Roll out a policy while the oracle's expert watches.
 
     Args:
         task: makes the environment.
@@ -180,9 +187,10 @@ def watch(task: Task, policy: Policy, oracle: Oracle, n_steps: int, seed: int | 
         oracle: makes the expert.
         n_steps: steps to take.
         seed: seed of environment, policy and expert; several numbers make one seed.
+        imperfections: errors of the expert; by default there are none.
 
     Returns:
         The steps.
     """
     rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2)]
-    return rollout(task, policy, oracle.make_expert(), n_steps, rngs[0], expert_rng=rngs[1])
+    return rollout(task, policy, oracle.make_expert(imperfections), n_steps, rngs[0], expert_rng=rngs[1])
