@@ -130,6 +130,15 @@ def count_stays(rates: Iterable[Sequence[float]]) -> str:
     return f"{sum(low)} of {len(low)}"
 
 
+def to_stay(task: str, method: str) -> str:
+    """Samples until the rate stays low."""
+    return samples(task, method, **SKILLED)
+
+
+STAYING: dict[str, Cell] = {"{}": to_stay, "stays": stays}
+"""Columns of a task: samples until the rate stays low, and in how many runs it does."""
+
+
 def kl(task: str, method: str) -> str:
     return f"{mean(task, method, 'kl_to_expert'):.2f}"
 
@@ -269,19 +278,15 @@ def against_six() -> str:
 
 
 def others() -> str:
-    """What all methods need until the rate stays low, and how often it does."""
-    columns = {"{}": lambda task, method: samples(task, method, **SKILLED), "stays": stays}
-    return by_method("all methods", columns, (*GRIDWORLDS, "highway"), list(METHODS))
+    """Samples of all methods until the rate stays low, and how often it does."""
+    return by_method("all methods", STAYING, (*GRIDWORLDS, "highway"), list(METHODS))
 
 
 def erring() -> str:
     """The same of the paper's methods and ours, with experts who err as people do."""
-    columns: dict[str, Cell] = {
-        "{}": lambda task, method: samples(f"{task}-human", method, **SKILLED),
-        "stays": lambda task, method: stays(f"{task}-human", method),
-    }
     expert = [cell for task in GRIDWORLDS for cell in ("-", expert_stays(task, "erring"))]
-    return by_method("with a model of a person", columns, GRIDWORLDS) + table_row(["the expert", *expert])
+    table = by_method("with a model of a person", STAYING, [f"{task}-human" for task in GRIDWORLDS])
+    return table + table_row(["the expert", *expert])
 
 
 def theta() -> str:
@@ -441,7 +446,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "arm": arm,
     "arm, done": arm_done,
     "stays": stays_with_expert,
-    "to stay": lambda: of_tasks("to stay", lambda task, method: samples(task, method, **SKILLED)),
+    "to stay": lambda: of_tasks("to stay", to_stay),
     "against six": against_six,
     "others": others,
     "erring": erring,
