@@ -104,7 +104,7 @@ def test_twenty_updates_are_those_of_torch(make):
 @pytest.mark.parametrize("units", [64, 128, 256])
 @pytest.mark.parametrize("make", [make_sac, make_dqn])
 def test_they_are_those_of_torch_in_large_networks(make, units):
-    """But for single units that rounding puts on different sides of the kink of their ReLU."""
+    """Up to single units that rounding puts on different sides of the kink of their ReLU."""
     reference, compiled = (make(engine, hidden=(units, units)) for engine in ("torch", "jax"))
     fill(reference)
     reference.update(THETA, 50)
@@ -113,8 +113,8 @@ def test_they_are_those_of_torch_in_large_networks(make, units):
         agent.update(THETA, 20)
     actual, desired = compiled.state(), reference.state()
     assert_same_state(actual, desired, atol=1e-3)
-    errors = np.concatenate([np.abs(1.0 * actual[name] - value).ravel() for name, value in desired.items()])
-    assert np.mean(errors > 1e-5) < 1e-3
+    near = [np.isclose(actual[name], value, rtol=0, atol=1e-5).ravel() for name, value in desired.items()]
+    assert np.mean(~np.concatenate(near)) < 1e-3
 
 
 @pytest.mark.parametrize("make", [make_sac, make_dqn])

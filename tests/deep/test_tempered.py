@@ -217,11 +217,7 @@ def test_the_gradient_is_the_derivative_of_the_log_posterior() -> None:
 
 
 def test_without_slips_and_at_the_robots_temperature_it_is_segment_likelihood() -> None:
-    """Theta by theta, as both ask the same of the learner.
-
-    Errors differ a little: the policy's own variance counts like K + 1 interventions, and two parameters that
-    are known count in K.
-    """
+    """Theta by theta, as both ask the same of the learner."""
     steps = draw(make_rough(*THETA, 0.0).policy, 300, 0)
     config, start = SegmentLikelihoodConfig(max_iterations=6), np.zeros(3)
     plain = maximise_likelihood(WithoutTemperature(make_rough(*start, 0.0)), steps, start, config)  # type: ignore[arg-type]
