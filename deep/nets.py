@@ -109,7 +109,7 @@ _IN_NUMPY: dict[type[nn.Module], Callable[[Any], _Step]] = {
 """For each kind of layer of an `mlp`, what makes a function of arrays of it, in the memory of its weights."""
 
 _STEPS = WeakKeyDictionary[nn.Module, list[_Step] | None]()
-"""What `evaluate` computes for the networks it has met, None for those that torch evaluates."""
+"""Steps that `evaluate` takes for each network it has met, None for those that torch evaluates."""
 
 
 def evaluate(net: nn.Module, observations: NDArray[Any]) -> NDArray[np.float32]:

@@ -80,7 +80,7 @@ class DQNConfig:
     final_epsilon: float = 0.05
     """At temperature 0, probability of a random action after `exploration_steps` [1]."""
     engine: Engine | None = None
-    """What computes the updates, see `engines.choose_engine`."""
+    """Library that computes the updates, see `engines.choose_engine`."""
 
     def __post_init__(self) -> None:
         check_engine(self.engine)

@@ -76,7 +76,7 @@ class SACConfig:
     target_entropy: float | None = None
     """Mean entropy to which the temperature is tuned [nats]; None keeps the temperature fixed."""
     engine: Engine | None = None
-    """What computes the updates, see `engines.choose_engine`."""
+    """Library that computes the updates, see `engines.choose_engine`."""
 
     def __post_init__(self) -> None:
         check_engine(self.engine)

@@ -78,7 +78,7 @@ def _stack(rows: Iterator[tuple[Any, ...]]) -> Rollout:
 
 
 class CopyingEnvs(Protocol):
-    """What a vector environment of E environments may offer beside gymnasium's methods.
+    """Methods that a vector environment of E environments may offer beside gymnasium's.
 
     Its learner can then start a policy where an expert took over, which MEReQ-S needs.
     """

@@ -40,7 +40,7 @@ _SETTINGS = {
 }  # fmt: skip
 """Settings of a policy that are honoured here, or that do not change how it acts on vectors."""
 _SDE_EPSILON = 1e-6
-"""What Stable-Baselines3 adds to the variance of gSDE, and to the argument of expln."""
+"""Number that Stable-Baselines3 adds to the variance of gSDE, and to the argument of expln."""
 
 Layer = tuple[NDArray[Any], NDArray[Any]]
 """Weight (outputs, inputs) and bias (outputs,)."""

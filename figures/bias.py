@@ -1,4 +1,4 @@
-"""What each estimator converges to as expert samples grow, against theta*.
+"""Draw the limit of each estimator as expert samples grow, against theta*.
 
     python figures/bias.py                # draw the recorded estimates
     python figures/bias.py --record       # estimate again (about 20 minutes on one core), then draw

@@ -1,4 +1,4 @@
-"""What the highway looks like in the page of a live session, and its keys; see `lab.human.scenes`."""
+"""Scene and keys of the highway in the page of a live session; see `lab.human.scenes`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STORY = (
     "The blue car drives fast on a motorway, among others. It takes whatever lane it likes.",
     "Perhaps you want it to keep to the right-hand lane, at the bottom.",
 )
-"""What newcomers are told."""
+"""Sentences that introduce the task to newcomers."""
 
 
 def highway_scene(config: RoadConfig) -> Scene:
