@@ -96,13 +96,17 @@ def stray_bonus(candidates: Candidates, scaled_prior_weight: float, temperature:
     return (candidates.probability * bonus).sum(1)
 
 
-def smaller_twin(values: Tensor, weights: Tensor) -> Tensor:
-    """Return psi and h (N, M, K + 1) of that twin critic whose Q_R = (psi, h) . weights is smaller.
+def join_twins(values: Tensor, weights: Tensor, pessimistic: bool) -> Tensor:
+    """Return psi and h (N, M, K + 1) that twin critics stand for.
 
     Args:
         values: (2, N, M, K + 1) psi and h of both critics.
         weights: (K + 1,) theta, and 1 for h.
+        pessimistic: return those of the critic whose Q_R = (psi, h) . weights is smaller (Fujimoto et al.
+            2018), not the mean of both.
     """
+    if not pessimistic:
+        return values.mean(0)
     q = values @ weights
     return torch.where((q[0] <= q[1])[..., None], values[0], values[1])
 

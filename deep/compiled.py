@@ -96,10 +96,11 @@ def stray_bonus(candidates: Candidates, prior_weight: Array, temperature: Array 
     return (candidates.probability * bonus).sum(1)
 
 
-def smaller_twin(values: Array, weights: Array) -> Array:
-    """Return psi and h (N, M, K + 1) of that twin critic whose Q_R = (psi, h) . weights is smaller."""
+def join_twins(values: Array, weights: Array, pessimistic: Array) -> Array:
+    """Return psi and h (N, M, K + 1) that twin critics stand for, see `bellman.join_twins`."""
     q = values @ weights
-    return jnp.where((q[0] <= q[1])[..., None], values[0], values[1])
+    smaller = jnp.where((q[0] <= q[1])[..., None], values[0], values[1])
+    return jnp.where(pessimistic, smaller, values.mean(0))
 
 
 def critic_target(batch: Batch, next_values: Array, probability: Array, stray: Array, gamma: Array) -> Array:
@@ -168,6 +169,8 @@ class SAC(NamedTuple):
     """Discount factor."""
     prior_weight: Any
     """omega' [reward]."""
+    pessimistic: Any
+    """Whether the smaller of the twins' values counts."""
     log_temperature: Any
     """log alpha_hat, None if it is tuned."""
     target_entropy: Any
@@ -236,7 +239,8 @@ def sac_update(setting: SAC, progress: Progress, batch: Batch) -> tuple[Progress
     n_candidates = after.probability.shape[1]
     next_values = critic_values(setting, progress.target, next_state, after.action, n_candidates)
     stray = stray_bonus(after, setting.prior_weight, temperature)
-    target = critic_target(batch, smaller_twin(next_values, weights), after.probability, stray, setting.gamma)
+    joined = join_twins(next_values, weights, setting.pessimistic)
+    target = critic_target(batch, joined, after.probability, stray, setting.gamma)
 
     def of_critics(critics: Layers) -> Array:
         return critic_loss(values_taken(setting, critics, state, batch["action"], n_candidates), target)
@@ -244,10 +248,11 @@ def sac_update(setting: SAC, progress: Progress, batch: Batch) -> tuple[Progress
     def of_actor(actor: Layers) -> tuple[Array, Array]:
         """Book: eq-residual-actor."""
         now = propose(setting, actor, state, batch.get("log_prior"), batch["noise"][1])
-        q = critic_values(setting, critics, state, now.action, n_candidates) @ weights
+        values = critic_values(setting, critics, state, now.action, n_candidates)
+        q = join_twins(values, weights, setting.pessimistic) @ weights
         stray = stray_bonus(now, setting.prior_weight, temperature)
         entropy = -(now.probability * now.log_policy).sum(1).mean()
-        return -((now.probability * q.min(0)).sum(1) + stray).mean(), entropy
+        return -((now.probability * q).sum(1) + stray).mean(), entropy
 
     critic_error, critic_gradient = jax.value_and_grad(of_critics)(critics)
     (actor_error, entropy), actor_gradient = jax.value_and_grad(of_actor, has_aux=True)(actor)
@@ -292,6 +297,7 @@ def update_sac(agent: Any, n_updates: int, rng: np.random.Generator) -> dict[str
         weights=agent.weights().numpy(),
         gamma=np.float32(agent.gamma),
         prior_weight=np.float32(agent.scaled_prior_weight),
+        pessimistic=agent.pessimistic,
         log_temperature=None if tuned else agent.log_temperature.detach().numpy(),
         target_entropy=agent.config.target_entropy,
         rate=np.float32(agent.optimiser.param_groups[0]["lr"]),

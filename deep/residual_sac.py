@@ -7,9 +7,13 @@ critics estimate Q_R:
     V_R(s)    = E_{a ~ pi_hat}[ Q_R(s, a) + omega' log pi(a | s) - alpha_hat log pi_hat(a | s) ]
     Q_R(s, a) = theta . f(s, a) + gamma E_s'[ V_R(s') ],
 
-The smaller of the twins' values is used. As in `residual_dqn`, a critic also learns how its values depend on
-theta: Q_R = psi . theta + h, with the successor features psi of pi_hat and the discounted sum h of later
-stray bonuses. Without a prior (omega' = 0) this is soft actor-critic.
+With a prior the mean of the twins' values is used, without one the smaller of them. The smaller one guards
+against the optimism of a maximum over noise; but it falls where the twins disagree, and so makes the policy
+narrower than Q_R does. A prior already holds the policy where the critics know something.
+
+As in `residual_dqn`, a critic also learns how its values depend on theta: Q_R = psi . theta + h, with the
+successor features psi of pi_hat and the discounted sum h of later stray bonuses. Without a prior (omega' = 0)
+this is soft actor-critic.
 
 The expectation over actions is exact if actions are discrete (Christodoulou 2019), and estimated from one
 reparametrised draw if they form a Box. In both cases it runs over M candidate actions with probabilities, so
@@ -36,7 +40,7 @@ from deep.bellman import (
     check_training,
     critic_loss,
     critic_target,
-    smaller_twin,
+    join_twins,
     stray_bonus,
 )
 from deep.engines import Engine, check_engine, choose_engine, import_compiled
@@ -90,16 +94,16 @@ class SACConfig:
 
 
 def actor_loss(q: Tensor, stray: Tensor, probability: Tensor) -> Tensor:
-    """Return minus the batch mean of V_R(s), computed with the smaller of the twin critics' Q_R.
+    """Return minus the batch mean of V_R(s).
 
     Book: eq-residual-actor.
 
     Args:
-        q: (2, N, M) Q_R of the candidates by both critics [reward].
+        q: (N, M) Q_R of the candidates [reward].
         stray: (N,) their `stray_bonus` [reward].
         probability: (N, M) weights of the candidates.
     """
-    return -((probability * q.amin(0)).sum(1) + stray).mean()
+    return -((probability * q).sum(1) + stray).mean()
 
 
 def temperature_loss(log_temperature: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
@@ -154,7 +158,7 @@ class ResidualSAC:
         check_number("scaled_prior_weight", scaled_prior_weight, 0, float(FLOAT32.max))
         self.n_inputs, self.n_features, self.gamma, self.seed = n_inputs, n_features, gamma, seed
         self.scaled_prior_weight = scaled_prior_weight if prior is not None else 0.0
-        self.config = config or SACConfig()
+        self.config, self.pessimistic = config or SACConfig(), prior is None
         self.actor = make_actor(
             n_inputs,
             space,
@@ -255,9 +259,8 @@ class ResidualSAC:
 
         with torch.no_grad():
             after = self.actor.propose(next_state, batch.get("next_log_prior", nothing), rng)
-            next_values = smaller_twin(
-                self.actor.values(self.target_critics, next_state, after.action), weights
-            )
+            values = self.actor.values(self.target_critics, next_state, after.action)
+            next_values = join_twins(values, weights, self.pessimistic)
             stray = stray_bonus(after, self.scaled_prior_weight, temperature)
             target = critic_target(
                 batch["features"], batch["terminated"], next_values, after.probability, stray, self.gamma
@@ -265,7 +268,10 @@ class ResidualSAC:
         of_critics = critic_loss(self.actor.values_taken(self.critics, state, batch["action"]), target)
 
         now = self.actor.propose(state, batch.get("log_prior", nothing), rng)
-        q = self.actor.values(self.critics, state, now.action) @ weights
+        q = (
+            join_twins(self.actor.values(self.critics, state, now.action), weights, self.pessimistic)
+            @ weights
+        )
         of_actor = actor_loss(q, stray_bonus(now, self.scaled_prior_weight, temperature), now.probability)
         entropy = -(now.probability * now.log_policy).detach().sum(1).mean()
 

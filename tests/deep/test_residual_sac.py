@@ -9,7 +9,7 @@ from gymnasium import spaces
 from scipy.integrate import trapezoid
 from scipy.linalg import solve_discrete_lyapunov
 
-from deep.bellman import Candidates, critic_target, smaller_twin, stray_bonus
+from deep.bellman import Candidates, critic_target, join_twins, stray_bonus
 from deep.gaussian import SquashedGaussianPolicy, log_jacobian, normal_log_density, squashed_gaussian_policy
 from deep.heads import TwinMLP
 from deep.nets import mlp
@@ -170,21 +170,22 @@ def test_twins_are_two_perceptrons():
     torch.testing.assert_close(twins(x), separate)
 
 
-def test_targets_are_the_residual_bellman_equation_by_brute_force():
+@pytest.mark.parametrize("pessimistic", [True, False])
+def test_targets_are_the_residual_bellman_equation_by_brute_force(pessimistic):
+    join = min if pessimistic else lambda *both: sum(both) / 2
     rng = np.random.default_rng(0)
     after, values, weights = toy_candidates(rng)
     features, terminated = torch.as_tensor(rng.normal(size=(5, 2))), torch.tensor([True, False] * 2 + [False])
     omega, alpha = 0.3, torch.tensor(0.2)
     bonus = stray_bonus(after, omega, alpha)
-    target = critic_target(
-        features, terminated, smaller_twin(values, weights), after.probability, bonus, GAMMA
-    )
+    joined = join_twins(values, weights, pessimistic)
+    target = critic_target(features, terminated, joined, after.probability, bonus, GAMMA)
     for i in range(5):
         reward = features[i] @ weights[:2]
         v = sum(
             after.probability[i, a]
             * (
-                min(values[0, i, a] @ weights, values[1, i, a] @ weights)
+                join(values[0, i, a] @ weights, values[1, i, a] @ weights)
                 + omega * after.log_prior[i, a]
                 - alpha * after.log_policy[i, a]
             )
@@ -200,7 +201,8 @@ def test_without_a_prior_the_losses_are_those_of_sac():
     now, values, weights = toy_candidates(rng, m=1)
     alpha, q = torch.tensor(0.2), values @ weights
     expected = (alpha * now.log_policy[:, 0] - torch.minimum(q[0], q[1])[:, 0]).mean()
-    loss = actor_loss(q, stray_bonus(now, 0.0, alpha), torch.ones(5, 1))
+    joined = join_twins(values, weights, True) @ weights
+    loss = actor_loss(joined, stray_bonus(now, 0.0, alpha), torch.ones(5, 1))
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     # With the reward as the one head the critics' loss is SAC's: half the mean squared error of both.
     target = torch.as_tensor(rng.normal(size=(5, 1)))
@@ -248,7 +250,7 @@ def test_the_prior_is_the_optimum_of_a_zero_residual_reward():
     target = critic_target(torch.zeros(64, 2), batch["terminated"], onward, now.probability, bonus, GAMMA)
     for loss, net in (
         (critic_loss(values, target), agent.critics),
-        (actor_loss(torch.zeros(2, 64, 3), bonus, now.probability), agent.actor.net),
+        (actor_loss(torch.zeros(64, 3), bonus, now.probability), agent.actor.net),
     ):
         for gradient in torch.autograd.grad(loss, list(net.parameters())):
             torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-6, rtol=0)
