@@ -1,34 +1,40 @@
 """Expert samples against the steps rolled out between updates, from one episode up to 500 steps.
 
     python figures/batch_size.py                # draw what is recorded
-    python figures/batch_size.py --record       # run again (about 10 minutes on two cores), then draw
+    python figures/batch_size.py --record       # run what is missing (about an hour of one core), then draw
 
 The rate of an iteration of few steps is mostly noise. Each policy is therefore judged by 2,000 further
 watched steps, which are not counted.
 """
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from rich.progress import track
+from recording import append_missing, read_record
 from style import COLOURS, save
 
-from gridworlds import TASKS
-from mereq_min import METHODS, EstimatorConfig, LoopConfig, align, make_aligner, watch
-from mereq_min.lab.runs.provenance import provenance
+from mereq_min import METHODS, LoopConfig, align, make_aligner, watch
+from mereq_min.lab.plugins import load_task
 from mereq_min.metrics import bootstrap_mean
 
-FIRST_SEED = 1_000
-"""The tasks were calibrated on seeds under 100; these are fresh."""
+FIRST_SEED = 3_000
+"""The tasks were calibrated on seeds below 3,000."""
 WATCHED = 2_000
 """Further steps that judge each policy [steps]."""
-SHOWN = ("MEReQ-all", "HG-DAgger-FT", "MEReQ-L")
+TOTAL = 2_500
+"""Steps rolled out in all [steps]."""
+CONFIG = {"total": TOTAL, "watched": WATCHED}
+SHOWN = ("MEReQ", "HG-DAgger-FT", "MEReQ-L", "MEReQ-R")
+SIZES = {"carpet": (25, 50, 100, 250, 500), "lanes": (25, 50, 100, 250, 500), "highway": (40, 100, 250, 500)}
+"""Steps an iteration; the smallest number is that of an episode."""
+MOST_SEEDS = {"highway": 4}
+"""Seeds of a task that takes long."""
 
 
 @dataclass(frozen=True)
@@ -36,52 +42,41 @@ class Arguments:
     """Draw, or record and draw, expert samples against the steps an iteration."""
 
     record: bool = False
-    """Run again."""
-    tasks: tuple[str, ...] = ("carpet", "lanes")
-    """Tasks."""
-    steps: tuple[int, ...] = (25, 50, 100, 250, 500)
-    """Steps an iteration."""
-    total: int = 2_500
-    """Steps rolled out in all, at least one iteration of each size [steps]."""
+    """Run what the record lacks."""
+    tasks: tuple[str, ...] = tuple(SIZES)
+    """Tasks to run."""
     seeds: int = 30
-    """Seeds of each."""
-    workers: int = 2
-    """Processes."""
+    """Seeds of each; four on the highway."""
     data: Path = Path("figures/batch_size.jsonl")
     """The record."""
     out: Path = Path("figures/batch_size.png")
     """The picture."""
 
 
-def record(arguments: Arguments) -> None:
-    jobs = [
-        joblib.delayed(measure)(task, method, n, seed, LoopConfig(arguments.total // n, n))
-        for task in arguments.tasks
-        for n in arguments.steps
-        for method in SHOWN
-        for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds)
-    ]
-    results = joblib.Parallel(n_jobs=arguments.workers, return_as="generator")(jobs)
-    lines = [{"config": {"total": arguments.total, "watched": WATCHED}, **provenance()}]
-    lines += track(results, "running", total=len(jobs))
-    arguments.data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def list_jobs(arguments: Arguments) -> Iterator[tuple[str, int, int, str]]:
+    """Yield task, seed, steps an iteration and method of each run."""
+    for number in range(arguments.seeds):
+        for task in arguments.tasks:
+            if number < MOST_SEEDS.get(task, arguments.seeds):
+                for n, method in product(SIZES[task], SHOWN):
+                    yield task, FIRST_SEED + number, n, method
 
 
-def measure(task_name: str, method: str, n: int, seed: int, config: LoopConfig) -> dict:
+def measure(task_name: str, seed: int, n: int, method: str) -> dict:
     """Expert samples seen until the rate of the policy made of them falls below 0.05; else all of them."""
-    task = TASKS[task_name]()
-    aligner = make_aligner(task, METHODS[method], EstimatorConfig())
-    for iteration in align(task, aligner, config, seed=seed):
+    task = load_task(task_name)
+    assert task.oracle is not None
+    aligner = make_aligner(task, METHODS[method], seed=seed)
+    for iteration in align(task, aligner, LoopConfig(TOTAL // n, n), seed=seed):
         watched = watch(task, iteration.policy, task.oracle, WATCHED, seed)
         reached = watched.intervention_rate < 0.05
         if reached:
             break
-    outcome = {"expert_samples": iteration.expert_samples, "censored": not reached}
-    return {"task": task_name, "method": method, "n": n, "seed": seed, **outcome}
+    return {"expert_samples": iteration.expert_samples, "censored": not reached}
 
 
 def draw(file: Path) -> plt.Figure:
-    _, *records = (json.loads(line) for line in file.read_text().splitlines())
+    _, records = read_record(file)
     tasks = list(dict.fromkeys(record["task"] for record in records))
     size = (4.2 * len(tasks), 3.8)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False)
@@ -115,5 +110,6 @@ def draw_task(ax: Axes, records: list[dict]) -> None:
 if __name__ == "__main__":
     arguments = tyro.cli(Arguments, config=(tyro.conf.FlagCreatePairsOff,))
     if arguments.record:
-        record(arguments)
+        keys = ("task", "seed", "n", "method")
+        append_missing(arguments.data, CONFIG, keys, list_jobs(arguments), measure)
     save(draw(arguments.data), arguments.out)

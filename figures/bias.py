@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
+from recording import read_record
 from rich.progress import track
 from style import METHOD_COLOURS, save
 
@@ -92,7 +93,7 @@ def estimate(name: str, task: TabularTask, steps: Steps) -> dict:
 
 
 def draw(file: Path) -> plt.Figure:
-    header, *rows = (json.loads(line) for line in file.read_text().splitlines())
+    header, rows = read_record(file)
     task = TASKS[header["config"]["task"]]()
     truth = task.oracle.true_theta
     preference = int(np.argmax(np.abs(truth)))

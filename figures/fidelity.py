@@ -9,7 +9,6 @@ errors, where the authors' is of Q_R's. On the gridworlds, which are solved exac
 steps can differ. The highway needs JAX (`pip install -e '.[fast]'`).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ import tyro
 from gymnasium.spaces import Discrete
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from rich.progress import track
+from recording import append_missing, read_record
 from style import save
 
 from deep.engines import import_compiled
@@ -36,7 +35,6 @@ from deep.streams import stream
 from mereq_min import METHODS, Steps, Task, align, make_aligner, settings_of
 from mereq_min.inverse import FeatureMatchingConfig
 from mereq_min.lab.plugins import load_task
-from mereq_min.lab.runs.provenance import provenance
 from mereq_min.methods import EstimatorConfig, InverseRL
 from mereq_min.metrics import bootstrap_mean, samples_to_stay, share_of_the_way
 
@@ -133,23 +131,22 @@ class Arguments:
 def record(arguments: Arguments) -> None:
     """Append what the record lacks, seed by seed."""
     config = {"choices": {name: asdict(Choices(**changes)) for name, changes in VARIANTS.items()}}
-    if not arguments.data.exists():
-        tasks = {name: load_task(name) for name in Arguments().tasks}
-        loops = {name: asdict(settings_of(task).loop) for name, task in tasks.items()}
-        returns = {name: reference_returns(task) for name, task in tasks.items()}
-        header = {"config": config, "loops": loops, "returns": returns, **provenance()}
-        arguments.data.write_text(json.dumps(header) + "\n")
-    first, *rows = (json.loads(line) for line in arguments.data.read_text().splitlines())
-    if first["config"] != config:
-        raise SystemExit(f"{arguments.data} was recorded with other settings; move it away to record again")
-    done = {(row["task"], row["variant"], row["seed"]) for row in rows}
-    jobs = [job for job in list_jobs(arguments) if job not in done]
     tasks = {name: load_task(name) for name in arguments.tasks}
-    with arguments.data.open("a") as file:
-        for name, variant, seed in track(jobs, "running"):
-            outcome = measure(tasks[name], Choices(**VARIANTS[variant]), seed)
-            file.write(json.dumps({"task": name, "variant": variant, "seed": seed, **outcome}) + "\n")
-            file.flush()
+
+    def run(name: str, variant: str, seed: int) -> dict[str, Any]:
+        return measure(tasks[name], Choices(**VARIANTS[variant]), seed)
+
+    jobs = list_jobs(arguments)
+    append_missing(arguments.data, config, ("task", "variant", "seed"), jobs, run, describe_tasks)
+
+
+def describe_tasks() -> dict[str, Any]:
+    """Return the settings of the loop, and the returns of prior and expert, by task."""
+    tasks = {name: load_task(name) for name in Arguments().tasks}
+    return {
+        "loops": {name: asdict(settings_of(task).loop) for name, task in tasks.items()},
+        "returns": {name: reference_returns(task) for name, task in tasks.items()},
+    }
 
 
 def list_jobs(arguments: Arguments) -> Iterator[tuple[str, str, int]]:
@@ -322,9 +319,9 @@ Runs = dict[str, list[dict[str, float]]]
 
 def read(file: Path, task: str) -> Runs:
     """Return the measures of the runs on a task."""
-    first, *rows = (json.loads(line) for line in file.read_text().splitlines())
+    header, rows = read_record(file)
     mine = sorted((row for row in rows if row["task"] == task), key=lambda row: row["seed"])
-    returns = first["returns"][task]
+    returns = header["returns"][task]
     runs = {name: [summarise(row, returns) for row in mine if row["variant"] == name] for name in VARIANTS}
     return {name: each for name, each in runs.items() if each}
 

@@ -8,22 +8,21 @@ The rate of such a person never stays under 0.05, whatever the policy, because f
 steps too. Each policy is therefore judged by an ideal expert in further watched steps, which are not counted.
 """
 
-import json
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from rich.progress import track
+from recording import append_missing, read_record
 from style import COLOURS, save
 
 from gridworlds import TASKS
 from gridworlds.scenes import GRID_RATE
 from mereq_min import METHODS, LoopConfig, align, make_aligner, watch
 from mereq_min.experts import make_human
-from mereq_min.lab.runs.provenance import provenance
 from mereq_min.metrics import bootstrap_mean, samples_to_stay
 
 FIRST_SEED = 2_100
@@ -57,29 +56,15 @@ class Arguments:
 
 
 def record(arguments: Arguments) -> None:
-    """Add the runs that are missing, each as soon as it is done."""
+    """Add the runs that are missing."""
     errors = {str(share): asdict(make_human(GRID_RATE, share)) for share in arguments.shares}
     config = {"loop": LOOP, "watched": WATCHED, "rate": GRID_RATE, "errors": errors}
-    if not arguments.data.exists():
-        arguments.data.write_text(json.dumps({"config": config, **provenance()}) + "\n")
-    header, *lines = map(json.loads, arguments.data.read_text().splitlines())
-    if header["config"] != config:
-        raise SystemExit(f"{arguments.data} was recorded with other settings; move it away first")
-    done = {(line["task"], line["method"], line["share"], line["seed"]) for line in lines}
-    jobs = [
-        (task, method, share, FIRST_SEED + number)
-        for number in range(arguments.seeds)
-        for task in TASKS
-        for method in SHOWN
-        for share in arguments.shares
-    ]
-    with arguments.data.open("a") as file:
-        for job in track([job for job in jobs if job not in done], "running"):
-            file.write(json.dumps(measure(*job)) + "\n")
-            file.flush()
+    seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+    jobs = product(seeds, TASKS, SHOWN, arguments.shares)
+    append_missing(arguments.data, config, ("seed", "task", "method", "share"), jobs, measure)
 
 
-def measure(name: str, method: str, share: float, seed: int) -> dict:
+def measure(seed: int, name: str, method: str, share: float) -> dict:
     """The rates and expert steps of one run, by iteration."""
     task = TASKS[name]()
     config = LoopConfig(**LOOP, imperfections=make_human(GRID_RATE, share))
@@ -92,8 +77,7 @@ def measure(name: str, method: str, share: float, seed: int) -> dict:
         for each in align(task, make_aligner(task, METHODS[method]), config, seed=seed)
     ]
     own, ideal, samples = (list(column) for column in zip(*rows, strict=True))
-    found = {"person_rates": own, "ideal_rates": ideal, "expert_samples": samples}
-    return {"task": name, "method": method, "share": share, "seed": seed, **found}
+    return {"person_rates": own, "ideal_rates": ideal, "expert_samples": samples}
 
 
 def find_seconds(line: dict, rate: float) -> tuple[float, bool]:
@@ -103,7 +87,7 @@ def find_seconds(line: dict, rate: float) -> tuple[float, bool]:
 
 
 def draw(file: Path) -> plt.Figure:
-    header, *lines = map(json.loads, file.read_text().splitlines())
+    header, lines = read_record(file)
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     figure, axes = plt.subplots(1, len(tasks), figsize=(10, 3.6), layout="constrained", sharey=True)
     for ax, task in zip(axes, tasks, strict=True):

@@ -7,20 +7,19 @@ The expert who is watching while a run learns makes the errors. Each policy is j
 late takeovers and misses lower the rate of a policy without making it any better.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from rich.progress import track
+from recording import append_missing, read_record
 from style import save
 
 from gridworlds import TASKS, TabularTask
 from mereq_min import METHODS, Imperfections, LoopConfig, TabularPolicy, align, make_aligner
-from mereq_min.lab.runs.provenance import provenance
 from mereq_min.lab.show.plots import COLOURS
 from mereq_min.metrics import bootstrap_mean
 
@@ -54,28 +53,14 @@ class Arguments:
 
 def record(arguments: Arguments) -> None:
     """Append what the record lacks, task by task and seed by seed."""
-    header = {"loop": asdict(arguments.loop), "errors": {name: asdict(each) for name, each in ERRORS.items()}}
-    if not arguments.data.exists():
-        arguments.data.write_text(json.dumps({"config": header, **provenance()}) + "\n")
-    first, *rows = (json.loads(line) for line in arguments.data.read_text().splitlines())
-    if first["config"] != header:
-        raise SystemExit(f"{arguments.data} was recorded with other settings; move it away to record again")
-    done = {(row["task"], row["error"], row["method"], row["seed"]) for row in rows}
-    jobs = [
-        job
-        for task in arguments.tasks
-        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-        for error in ERRORS
-        for method in SHOWN
-        if (job := (task, error, method, seed)) not in done
-    ]
-    tasks = {name: TASKS[name]() for name in arguments.tasks}
-    with arguments.data.open("a") as file:
-        for task, error, method, seed in track(jobs, "running"):
-            outcome = measure(tasks[task], method, seed, arguments.loop, ERRORS[error])
-            row = {"task": task, "error": error, "method": method, "seed": seed, **outcome}
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+    config = {"loop": asdict(arguments.loop), "errors": {name: asdict(each) for name, each in ERRORS.items()}}
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    jobs = product(arguments.tasks, seeds, ERRORS, SHOWN)
+
+    def run(task: str, seed: int, error: str, method: str) -> dict:
+        return measure(TASKS[task](), method, seed, arguments.loop, ERRORS[error])
+
+    append_missing(arguments.data, config, ("task", "seed", "error", "method"), jobs, run)
 
 
 def measure(task: TabularTask, method: str, seed: int, loop: LoopConfig, errors: Imperfections) -> dict:
@@ -110,7 +95,7 @@ def attentive_rate(task: TabularTask, policy: TabularPolicy) -> float:
 
 
 def draw(file: Path) -> plt.Figure:
-    _, *rows = (json.loads(line) for line in file.read_text().splitlines())
+    _, rows = read_record(file)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     size = (4.4 * len(tasks), 3.8)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", sharey=True, squeeze=False)

@@ -1,6 +1,5 @@
 """The script that switches the choices of the authors' learner, and its record."""
 
-import importlib.util
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -17,14 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def script():
-    """figures/fidelity.py, which is no module of a package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "figures")
-        spec = importlib.util.spec_from_file_location("fidelity", ROOT / "figures/fidelity.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    """The script."""
+    return load_script("fidelity")
 
 
 @pytest.fixture(scope="module")
