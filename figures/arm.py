@@ -2,7 +2,7 @@
 
 Usage:
 
-    mereq reproduce --tasks bottle eraser --seeds 4 --first-seed 3000 --out runs/fresh
+    mereq reproduce --tasks bottle eraser pillow --seeds 4 --first-seed 3000 --out runs/fresh
     cp runs/fresh/*.jsonl.gz figures/runs/
     python figures/arm.py --record runs/fresh    # roll the policies out and keep the episodes, then draw
     python figures/arm.py                        # draw what is recorded
@@ -19,7 +19,7 @@ from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.episodes import save_behaviour
 from mereq_min.lab.show.plots import draw_comparison, draw_features, draw_rate_panels, draw_returns
 
-ARM = ("bottle", "eraser")
+ARM = ("bottle", "eraser", "pillow")
 
 
 @dataclass(frozen=True)

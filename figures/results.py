@@ -24,7 +24,7 @@ from mereq_min.metrics import THRESHOLDS, samples_interval, samples_to_stay, sha
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "RESULTS.md")
 GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
-ARM = ("bottle", "eraser")
+ARM = ("bottle", "eraser", "pillow")
 NETWORKS = ("highway", *ARM)
 EVERY = (*GRIDWORLDS, *NETWORKS)
 WISHES = {
@@ -35,6 +35,7 @@ WISHES = {
     "highway": "keep to the right-hand lane",
     "bottle": "push the bottle low",
     "eraser": "press firmly",
+    "pillow": "grasp the pillow by its middle",
 }
 """What the expert of each task wants."""
 SUMMARY = ("carpet", *NETWORKS)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = (ROOT / "RESULTS.md").read_text()
 README = (ROOT / "README.md").read_text()
 GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
-ARM = ("bottle", "eraser")
+ARM = ("bottle", "eraser", "pillow")
 EVERY = (*GRIDWORLDS, "highway", *ARM)
 SIX = RECORDED_METHODS[:6]
 """The paper's methods."""
