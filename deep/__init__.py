@@ -71,9 +71,9 @@ def make_fanuc_env(
 ) -> gym.Env[Any, Any]:
     """Return a robot cell with the prior's reward or, `with_added_reward`, the expert's."""
     from deep.fanuc.envs import FanucEnv
-    from deep.fanuc.task import CELLS, PRIOR_WEIGHTS, WISHES
+    from deep.fanuc.task import CELLS, PRIOR_WEIGHTS, RESIDUAL_WEIGHTS
 
-    weights = PRIOR_WEIGHTS[name] + (WISHES[name] if with_added_reward else 0.0)
+    weights = PRIOR_WEIGHTS[name] + (RESIDUAL_WEIGHTS[name] if with_added_reward else 0.0)
     return FanucEnv(CELLS[name], weights, render_mode)
 
 

@@ -3,8 +3,8 @@
 They are those of `mereq_min.baselines` and `mereq_min.peers`, and start from the prior. Each fit begins anew,
 so that a policy depends on the steps and the seed alone. Residual-BC, MILE and PPL take as many gradient
 updates as the task's cloning, with its learning rate, batches and pull towards the prior; RLIF and PVP train
-the task's agent for `AGENT_UPDATES` with the agent's own settings. Their other numbers are those of the
-tables or, in temperatures, guesses: none has been tuned on a task with networks.
+the task's agent for `AGENT_UPDATES` with the agent's own settings. Their other settings are those of the
+tabular versions, or guesses in multiples of alpha_hat. None was tuned on a task with networks.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, softplus
 
-from deep.cloning import CloningConfig, NeuralCloner, descend
+from deep.cloning import CloningConfig, NeuralCloner, check_weights, descend
 from deep.gaussian import SquashedGaussianPolicy
 from deep.learner import Agent
-from deep.nets import ACTIVATIONS, find_activation, mlp, mlp_from_arrays, mlp_to_arrays, to_tensor
+from deep.nets import (
+    ACTIVATIONS,
+    find_activation,
+    mlp,
+    mlp_from_arrays,
+    mlp_to_arrays,
+    to_tensor,
+    zero_last_layer,
+)
 from deep.policies import DiscretePolicy
 from mereq_min.baselines import takeovers
 from mereq_min.interfaces import Policy
@@ -34,7 +42,7 @@ from mereq_min.validation import Array
 AGENT_UPDATES = 2_000
 """Gradient updates of RLIF and PVP in a fit [updates]."""
 LABEL_WEIGHTS = {"takeover reward": 10.0, "proxy values": 5.0}
-"""Cost of a takeover in RLIF, and weight of a proxy value of 1 in PVP [temperatures]."""
+"""Cost of a takeover in RLIF, and weight of a proxy value of 1 in PVP, in multiples of alpha_hat."""
 
 Transitions = dict[str, NDArray[Any]]
 """The columns that `Agent.add` takes."""
@@ -49,8 +57,8 @@ class AgentCloner:
     Args:
         prior: the policy to start from.
         make_agent: returns a new agent of one feature, which customises the prior.
-        label: makes transitions of steps: `label_takeovers` for RLIF, `label_proxy_values` for PVP.
-        weight: of the feature, theta [reward].
+        label: turns steps into transitions: `label_takeovers` for RLIF, `label_proxy_values` for PVP.
+        weight: theta, the weight of the feature [reward].
         updates: gradient updates of a fit [updates].
     """
 
@@ -77,7 +85,7 @@ class AgentCloner:
             raise ValueError(
                 "RLIF and PVP need the states after the steps (`next_state`), which this log lacks"
             )
-        columns = self.label(steps.select(weights > 0))
+        columns = self.label(steps.select(check_weights(steps, weights) > 0))
         if not columns["features"].any():
             return self.prior
         agent = self.make_agent()
@@ -96,9 +104,9 @@ def label_takeovers(steps: Steps) -> Transitions:
 def label_proxy_values(steps: Steps) -> Transitions:
     """Return PVP's transitions, which make an agent regress on proxy values.
 
-    At an expert's step the expert's action ends the episode with the feature 1 and the policy's with -1: the
-    value of an action is then its label. The policy's own steps have feature 0 and pass values back. Labels
-    are repeated so that batches hold about as many of them as of the policy's steps.
+    Each expert step gives two terminal transitions: the expert's action with feature 1 and the policy's with
+    -1, so that the value of an action is its label. The policy's own steps have feature 0 and propagate
+    values. Labelled transitions are repeated until they are about as many as the policy's steps.
     """
     taken, own = steps.select(steps.is_intervention), _transitions(steps.select(~steps.is_intervention))
     good, bad = (
@@ -135,6 +143,7 @@ class ResidualNeuralCloner(NeuralCloner):
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the prior's network plus the correction fitted to the steps, see `NeuralCloner.clone`."""
         rng = np.random.default_rng(self.seed)
+        weights = check_weights(steps, weights)
         base = self.start(steps.state, rng)
         correction = start_correction(base, self.seed)
         if weights.any():
@@ -155,9 +164,7 @@ def start_correction(base: nn.Sequential, seed: int) -> nn.Sequential:
     weights = [value for name, value in arrays.items() if name.endswith("weight")]
     sizes = [weights[0].shape[1], *(len(weight) for weight in weights)]
     net = mlp(sizes, seed, arrays.get("0.scale"), ACTIVATIONS[find_activation(base)])
-    with torch.no_grad():
-        for parameter in list(net.parameters())[-2:]:
-            parameter.zero_()
+    zero_last_layer(net)
     return net
 
 
@@ -194,16 +201,16 @@ class InterventionCloner(NeuralCloner):
     """
 
     COST = 3.0
-    """Cost of an intervention to the person, as in tables [nats]."""
+    """Cost of an intervention to the person, as in the tabular version [nats]."""
     SCALE = 1.0
     """Scale of the probit model's noise [nats]. Over a Box the authors take costs of 60 to 250 and scales of
     75 to 200, because log-densities vary more."""
 
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
-        """Return the person's policy; steps of weight 0 are left out, and without expert it is the prior."""
+        """Return the person's policy, fitted to steps of weight > 0; the prior if none is the expert's."""
         rng = np.random.default_rng(self.seed)
         policy = self.start(steps.state, rng)
-        steps = steps.select(weights > 0)
+        steps = steps.select(check_weights(steps, weights) > 0)
         if steps.is_intervention.any():
             self._fit_both(policy, steps, rng)
         return self.head.policy(policy)
@@ -261,9 +268,10 @@ class PreferenceCloner(NeuralCloner):
         """Return the policy fitted to the expert's actions and preferences, with weights (N,) >= 0."""
         rng = np.random.default_rng(self.seed)
         net = self.start(steps.state, rng)
-        mine = steps.is_intervention & (weights > 0)
-        if mine.any():
-            self._prefer(net, steps.select(mine), weights[mine], rng)
+        weights = check_weights(steps, weights)
+        by_expert = steps.is_intervention & (weights > 0)
+        if by_expert.any():
+            self._prefer(net, steps.select(by_expert), weights[by_expert], rng)
         return self.head.policy(net)
 
     def _prefer(self, net: nn.Sequential, steps: Steps, weights: Array, rng: np.random.Generator) -> None:

@@ -35,7 +35,7 @@ class Candidates(NamedTuple):
 FLOAT32 = np.finfo(np.float32)
 """Range of the numbers in which networks compute."""
 
-LEAST_LOG_PRIOR = -1e4
+MIN_LOG_PROB = -1e4
 """Replaces log-probabilities of -inf, because 0 times -inf would be NaN instead of 0."""
 
 
@@ -71,10 +71,10 @@ def check_training(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def bounded_log_prior(prior: Policy | None, state: NDArray[Any], n_actions: int) -> Array:
-    """Return log pi(a | s) of all discrete actions (N, A), at least `LEAST_LOG_PRIOR`; 0 without a prior."""
+    """Return log pi(a | s) of all discrete actions (N, A), at least `MIN_LOG_PROB`; 0 without a prior."""
     if prior is None:
         return np.zeros((len(state), n_actions))
-    return np.maximum(all_log_probs(prior, state, n_actions), LEAST_LOG_PRIOR)
+    return np.maximum(all_log_probs(prior, state, n_actions), MIN_LOG_PROB)
 
 
 def stray_bonus(candidates: Candidates, scaled_prior_weight: float, temperature: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def stray_bonus(candidates: Candidates, scaled_prior_weight: float, temperature:
         scaled_prior_weight: omega' [reward].
         temperature: () alpha_hat [reward].
     """
-    log_policy = candidates.log_policy.clamp(min=LEAST_LOG_PRIOR)  # 0 times -inf would be NaN
+    log_policy = candidates.log_policy.clamp(min=MIN_LOG_PROB)  # 0 times -inf would be NaN
     bonus = -temperature * log_policy
     if scaled_prior_weight != 0:
         bonus = scaled_prior_weight * candidates.log_prior + bonus
@@ -102,8 +102,8 @@ def join_twins(values: Tensor, weights: Tensor, pessimistic: bool) -> Tensor:
     Args:
         values: (2, N, M, K + 1) psi and h of both critics.
         weights: (K + 1,) theta, and 1 for h.
-        pessimistic: return those of the critic whose Q_R = (psi, h) . weights is smaller (Fujimoto et al.
-            2018), not the mean of both.
+        pessimistic: return those of the critic whose Q_R = (psi, h) . weights is smaller (clipped double Q,
+            Fujimoto et al. 2018), not the mean of both.
     """
     if not pessimistic:
         return values.mean(0)

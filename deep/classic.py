@@ -17,7 +17,7 @@ from deep.gym_task import Features, GymTask, ReportFeatures
 from deep.rollouts import Rollout
 from mereq_min.validation import Array
 
-ADDED: dict[str, Array] = {
+RESIDUAL_WEIGHTS: dict[str, Array] = {
     "CartPole-v1": np.array([0.0, 0.0, -1.0]),
     "MountainCarContinuous-v0": np.array([0.0, -0.1]),
 }
@@ -47,14 +47,14 @@ def measure_added(steps: Rollout, *, name: str) -> dict[str, float]:
 
     Args:
         steps: the episodes.
-        name: the environment's id, by which `ADDED` gives the residual reward.
+        name: the environment's id, by which `RESIDUAL_WEIGHTS` gives the residual reward.
 
     Returns:
         `expert_return`: mean return of an episode, including the residual reward;
         `length`: mean length of an episode [steps].
     """
     lived = steps.in_first_episode
-    added = steps.features @ ADDED.get(name, np.zeros(steps.features.shape[-1]))
+    added = steps.features @ RESIDUAL_WEIGHTS.get(name, np.zeros(steps.features.shape[-1]))
     return {
         "expert_return": float(((steps.reward + added) * lived).sum(axis=0).mean()),
         "length": float(lived.sum(axis=0).mean()),

@@ -20,7 +20,7 @@ from mereq_min.interfaces import Policy
 from mereq_min.steps import Steps
 from mereq_min.validation import Array, check_array, check_number
 
-MOST_DRAWS = 200_000
+MAX_DRAWS = 200_000
 """Largest number of actions drawn from a policy in order to distil it [actions]."""
 
 
@@ -48,6 +48,14 @@ class CloningConfig:
 
 
 # --- The cloner -------------------------------------------------------------------------------------------
+
+
+def check_weights(steps: Steps, weights: Array) -> Array:
+    """Return weights (N,) as float64; raise ValueError unless there is one >= 0 for each step."""
+    weights = check_array("weights", weights, shape=(len(steps),))
+    if (weights < 0).any():
+        raise ValueError(f"weights must not be negative, got {weights.min()}")
+    return weights
 
 
 class NeuralCloner:
@@ -96,14 +104,12 @@ class NeuralCloner:
     def clone(self, steps: Steps, weights: Array) -> DiscretePolicy | SquashedGaussianPolicy:
         """Return the policy fitted to the executed actions of the steps with weights (N,) >= 0.
 
-        If all weights are 0, it is the prior.
+        If all weights are 0, it is the prior's network, or a network distilled from the prior.
 
         Raises:
             ValueError: if the weights or actions are malformed.
         """
-        weights = check_array("weights", weights, shape=(len(steps),))
-        if (weights < 0).any():
-            raise ValueError(f"weights must not be negative, got {weights.min()}")
+        weights = check_weights(steps, weights)
         wanted = self.head.encode(steps.action)
         rng = np.random.default_rng(self.seed)
         net = self.start(steps.state, rng)
@@ -121,7 +127,7 @@ class NeuralCloner:
         """Return a network fitted to act as the prior does in states (N, ...); for `scale` see `nets.mlp`."""
         net = mlp([state[0].size, *self.config.hidden, self.head.n_outputs], self.seed, scale)
         # The fit sees each draw about once, so that it cannot memorise them.
-        n_draws = min(self.config.updates * self.config.batch_size, MOST_DRAWS)
+        n_draws = min(self.config.updates * self.config.batch_size, MAX_DRAWS)
         asked = state[rng.integers(len(state), size=n_draws)]
         wanted = self.head.ask(self.prior, asked, rng)
         self._fit(net, asked, wanted, np.ones(len(asked)), rng, pull=0.0)
@@ -204,7 +210,7 @@ def squash(
 ) -> SquashedGaussianPolicy:
     """Clone a policy over a Box into a squashed Gaussian.
 
-    Actions outside the Box are moved to its bounds, as environments do that clip actions.
+    Unless the policy is a squashed Gaussian, its draws are first clipped to inside the Box (`Inside`).
 
     Args:
         policy: any policy over the Box; its actions may lie outside.

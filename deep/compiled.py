@@ -23,7 +23,7 @@ import torch
 from jax import Array
 from torch import Tensor, nn
 
-from deep.bellman import LEAST_LOG_PRIOR
+from deep.bellman import MIN_LOG_PROB
 from deep.gaussian import LOG_STD_BOUNDS
 from deep.heads import GaussianActor
 from deep.nets import find_activation
@@ -89,10 +89,10 @@ class Candidates(NamedTuple):
     """(N, M) log pi."""
 
 
-def stray_bonus(candidates: Candidates, prior_weight: Array, temperature: Array | float) -> Array:
+def stray_bonus(candidates: Candidates, scaled_prior_weight: Array, temperature: Array | float) -> Array:
     """Return E_pi_hat[omega' log pi - alpha_hat log pi_hat] in each state (N,). Book: eq-stray."""
-    log_policy = jnp.maximum(candidates.log_policy, LEAST_LOG_PRIOR)
-    bonus = prior_weight * candidates.log_prior - temperature * log_policy
+    log_policy = jnp.maximum(candidates.log_policy, MIN_LOG_PROB)
+    bonus = scaled_prior_weight * candidates.log_prior - temperature * log_policy
     return (candidates.probability * bonus).sum(1)
 
 
@@ -167,7 +167,7 @@ class SAC(NamedTuple):
     """(K + 1,) theta, and 1 for h."""
     gamma: Any
     """Discount factor."""
-    prior_weight: Any
+    scaled_prior_weight: Any
     """omega' [reward]."""
     pessimistic: Any
     """Whether the smaller of the twins' values counts."""
@@ -189,12 +189,12 @@ def propose(setting: SAC, layers: Layers, state: Array, log_prior: Array | None,
         return Candidates(state[:, :0], jnp.exp(log_policy), log_policy, log_prior)
     mean, log_std = split_head(output)
     latent = mean + jnp.exp(log_std) * noise
-    volume = log_jacobian(latent)
+    log_det = log_jacobian(latent)
     standard = -0.5 * (noise**2 + math.log(2 * math.pi)).sum(1)
-    log_policy = standard - log_std.sum(1) - volume
+    log_policy = standard - log_std.sum(1) - log_det
     log_prior = jnp.zeros(len(state))
     if setting.prior is not None:
-        log_prior = normal_log_density(*split_head(perceptron(*setting.prior, state)), latent) - volume
+        log_prior = normal_log_density(*split_head(perceptron(*setting.prior, state)), latent) - log_det
     return Candidates(jnp.tanh(latent), jnp.ones((len(state), 1)), log_policy[:, None], log_prior[:, None])
 
 
@@ -238,7 +238,7 @@ def sac_update(setting: SAC, progress: Progress, batch: Batch) -> tuple[Progress
     after = propose(setting, actor, next_state, batch.get("next_log_prior"), batch["noise"][0])
     n_candidates = after.probability.shape[1]
     next_values = critic_values(setting, progress.target, next_state, after.action, n_candidates)
-    stray = stray_bonus(after, setting.prior_weight, temperature)
+    stray = stray_bonus(after, setting.scaled_prior_weight, temperature)
     joined = join_twins(next_values, weights, setting.pessimistic)
     target = critic_target(batch, joined, after.probability, stray, setting.gamma)
 
@@ -250,7 +250,7 @@ def sac_update(setting: SAC, progress: Progress, batch: Batch) -> tuple[Progress
         now = propose(setting, actor, state, batch.get("log_prior"), batch["noise"][1])
         values = critic_values(setting, critics, state, now.action, n_candidates)
         q = join_twins(values, weights, setting.pessimistic) @ weights
-        stray = stray_bonus(now, setting.prior_weight, temperature)
+        stray = stray_bonus(now, setting.scaled_prior_weight, temperature)
         entropy = -(now.probability * now.log_policy).sum(1).mean()
         return -((now.probability * q).sum(1) + stray).mean(), entropy
 
@@ -296,7 +296,7 @@ def update_sac(agent: Any, n_updates: int, rng: np.random.Generator) -> dict[str
         prior_scale=None if isinstance(actor, GaussianActor) else np.float32(actor.prior_scale),
         weights=agent.weights().numpy(),
         gamma=np.float32(agent.gamma),
-        prior_weight=np.float32(agent.scaled_prior_weight),
+        scaled_prior_weight=np.float32(agent.scaled_prior_weight),
         pessimistic=agent.pessimistic,
         log_temperature=None if tuned else agent.log_temperature.detach().numpy(),
         target_entropy=agent.config.target_entropy,
@@ -320,7 +320,7 @@ class DQN(NamedTuple):
     """(K + 1,) theta, and 1 for h."""
     gamma: Any
     """Discount factor."""
-    prior_weight: Any
+    scaled_prior_weight: Any
     """omega' [reward]."""
     temperature: Any
     """alpha_hat; None for a greedy policy."""
@@ -337,7 +337,7 @@ def heads(setting: DQN, layers: Layers, state: Array) -> Array:
 
 def soft_candidates(setting: DQN, q: Array, log_prior: Array) -> Candidates:
     """Return all actions with probabilities pi_hat = softmax((Q_R + omega' log pi) / alpha_hat)."""
-    values = q + setting.prior_weight * log_prior
+    values = q + setting.scaled_prior_weight * log_prior
     if setting.temperature is None:
         probability = jax.nn.one_hot(values.argmax(1), values.shape[1])
         return Candidates(q[:, :0], probability, jnp.zeros_like(q), log_prior)
@@ -351,7 +351,7 @@ def dqn_update(setting: DQN, progress: Progress, batch: Batch) -> tuple[Progress
     next_values = heads(setting, progress.target, batch["next_state"])
     judge = heads(setting, net, batch["next_state"]) if greedy else next_values
     after = soft_candidates(setting, judge @ setting.weights, batch["next_log_prior"])
-    stray = stray_bonus(after, setting.prior_weight, 0.0 if greedy else setting.temperature)
+    stray = stray_bonus(after, setting.scaled_prior_weight, 0.0 if greedy else setting.temperature)
     target = critic_target(batch, next_values, after.probability, stray, setting.gamma)
 
     def loss(net: Layers) -> Array:
@@ -380,7 +380,7 @@ def update_dqn(agent: Any, n_updates: int, rng: np.random.Generator) -> dict[str
         net=form(agent.net),
         weights=agent.weights().numpy(),
         gamma=np.float32(agent.gamma),
-        prior_weight=np.float32(agent.scaled_prior_weight),
+        scaled_prior_weight=np.float32(agent.scaled_prior_weight),
         temperature=np.float32(agent.temperature) if agent.temperature > 0 else None,
         rate=np.float32(agent.optimiser.param_groups[0]["lr"]),
         target_rate=np.float32(agent.config.target_rate),

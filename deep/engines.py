@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 from torch import nn
 
-from deep.nets import find_activation
+from deep.nets import is_mlp
 
 Engine = Literal["torch", "jax"]
 """Name of an engine that computes a learner's updates."""
@@ -38,9 +38,13 @@ def choose_engine(wanted: Engine | None, nets: Iterable[nn.Module] = ()) -> Engi
         ValueError: if the wanted engine is unknown, or cannot compute the networks.
         ImportError: if the wanted engine is "jax" and JAX is not installed.
     """
-    wanted = wanted or cast(Engine | None, os.environ.get("MEREQ_ENGINE") or None)
+    named = os.environ.get("MEREQ_ENGINE")
+    if wanted is None and named:
+        if named not in ("torch", "jax"):
+            raise ValueError(f"MEREQ_ENGINE must be 'torch' or 'jax', got {named!r}")
+        wanted = cast(Engine, named)
     check_engine(wanted)
-    unusual = next((net for net in nets if find_activation(net) < 0), None)
+    unusual = next((net for net in nets if not is_mlp(net)), None)
     has_jax = find_spec("jax") is not None
     if wanted is None:
         return "jax" if has_jax and unusual is None else "torch"

@@ -1,4 +1,4 @@
-"""A neural learner that does not repeat the first solve of an equal learner."""
+"""A neural learner that reuses the first solve of an identical learner."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SharingLearner(NeuralLearner):
 
     Args:
         *arguments: those of `NeuralLearner`.
-        shared: where solves are kept; only the last one is, for a replay buffer takes some megabytes.
+        shared: cache of solves; it keeps only the last one, because a replay buffer takes some megabytes.
         key: all that the first solve depends on, beside theta.
         **options: those of `NeuralLearner`.
     """
@@ -44,5 +44,5 @@ class SharingLearner(NeuralLearner):
         else:
             super().solve(theta)
             self._shared.clear()
-            self._shared[key] = {name: np.array(array) for name, array in self.state().items()}
+            self._shared[key] = {name: np.array(array) for name, array in self.arrays().items()}
         return self.policy

@@ -106,7 +106,7 @@ class SquashedGaussianPolicy:
         mean, log_std = (x.double().numpy() for x in self._head(state))
         return (unsquash(self._unit(action)) - mean) * np.exp(-log_std)
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that `squashed_gaussian_policy` needs, to be saved."""
         temperature = {} if self.temperature is None else {"temperature": np.array(float(self.temperature))}
         return {"low": self.low, "high": self.high, **temperature, **mlp_to_arrays(self.net, "net.")}
@@ -120,7 +120,7 @@ class SquashedGaussianPolicy:
 
 
 def squashed_gaussian_policy(arrays: dict[str, NDArray[Any]]) -> SquashedGaussianPolicy:
-    """Rebuild a `SquashedGaussianPolicy` from its `state()`.
+    """Rebuild a `SquashedGaussianPolicy` from its `arrays()`.
 
     Raises:
         ValueError: if the arrays are not those of such a policy.

@@ -37,9 +37,9 @@ from deep.engines import Engine, choose_engine
 from deep.first_solve import FirstSolves, SharingLearner
 from deep.gaussian import SquashedGaussianPolicy, squashed_gaussian_policy
 from deep.learner import Agent, LearnerConfig, NeuralLearner, TemperedNeuralLearner
-from deep.nets import find_activation, mlp, with_prefix, zero_last_layer
+from deep.nets import is_mlp, mlp, with_prefix, zero_last_layer
 from deep.policies import DiscretePolicy, discrete_policy
-from deep.prediction import STEP_ENVS, STEPS_EACH, StepModel
+from deep.prediction import STEP_ENVS, STEPS_EACH, DynamicsModel
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from deep.residual_sac import ResidualSAC, SACConfig
 from deep.rollouts import Rollout, collect
@@ -106,11 +106,10 @@ class GymTask:
         gamma: discount factor.
         temperature: alpha_hat [reward].
         horizon: time limit of an episode [steps]; default: that of the gymnasium id.
-        prior_weight: omega, the weight of the prior's reward in the expert's.
-        vector_env: returns that many environments side by side, which report `features` and reset in the step
-            that ends an episode (AutoresetMode.SAME_STEP). Default: gymnasium's SyncVectorEnv of `env`.
-            MEReQ-S needs such that can copy their state (`rollouts.CopyingEnvs`), and works like MEReQ-R
-            with others.
+        prior_weight: omega, the weight of the prior's reward in the expert's reward.
+        vector_env: num_envs -> a vector environment that reports `features` and resets in the step that ends
+            an episode (AutoresetMode.SAME_STEP). Default: gymnasium's SyncVectorEnv of `env`. MEReQ-S needs
+            one that can copy its state (`rollouts.CopyingEnvs`); with others it works like MEReQ-R.
         reference_env: like `env`, the simulator on which results are reported. Default: `env`.
         input_scale: (n,) factors of the flattened observation's entries; "prior" takes the reciprocal root
             mean square of what the prior's rollouts show; None leaves observations alone.
@@ -119,8 +118,8 @@ class GymTask:
         sac: settings of residual soft actor-critic, the learner over a Box.
         cloning: settings of behaviour cloning.
         episodes: episodes of an evaluation.
-        reference_episodes: the same on the reference simulator.
-        measure: the task's own measures of whole episodes, such as `success`.
+        reference_episodes: episodes of an evaluation on `reference_env`.
+        measure: (rollout) -> the task's own metrics, such as `success`; it must mask by `in_first_episode`.
         oracle: the truth behind the simulated expert, None if nobody knows it. It is bound to this task: on
             another prior or temperature, another expert is trained when it is first needed.
         recorded_settings: those of the task's recorded runs; default: those that suit networks.
@@ -205,7 +204,7 @@ class GymTask:
         return env if self.features is None else ReportFeatures(env, self.features, len(self.feature_names))
 
     def make_vector_env(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
-        """Return that many environments side by side, with the environment's own reward."""
+        """Return `num_envs` environments that are stepped together; rewards are the environment's own."""
         if self.vector_env is not None:
             return self.vector_env(num_envs)
         return SyncVectorEnv([self.make_env] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -213,7 +212,7 @@ class GymTask:
     def make_learner(
         self, reward: RewardModel, discount: float, *, start: Start = "prior", seed: int = 0
     ) -> NeuralLearner:
-        """Return residual soft DQN or SAC on the prior, or the same of the full reward without the prior."""
+        """Return a learner of the residual reward on the prior, or of the full one, see `interfaces.Task`."""
         agent = self._make_agent(reward, start, seed, len(self.feature_names))
         return SharingLearner(
             agent,
@@ -222,23 +221,23 @@ class GymTask:
             discount=discount,
             config=self.learner,
             seed=seed,
-            shared=self._first_solves if reward == "residual" else {},  # one method alone has such a solve
+            shared=self._first_solves if reward == "residual" else {},  # only one method needs the full one
             key=(type(agent), start, seed),
         )
 
     def make_tempered_learner(self, *, seed: int = 0) -> TemperedNeuralLearner:
         """Return a neural learner of (theta, omega' / omega'_0 - 1), see `interfaces.TemperedLearner`."""
-        log_volume = 0.0
+        log_det = 0.0
         if isinstance(self.action_space, spaces.Box):
             # The agent's densities over a Box are those of unit actions, rescaled to [-1, 1]^D.
-            log_volume = float(np.log((self.action_space.high - self.action_space.low) / 2).sum())
+            log_det = float(np.log((self.action_space.high - self.action_space.low) / 2).sum())
         return TemperedNeuralLearner(
             self._make_agent("residual", "prior", seed, len(self.feature_names) + 1),
             self.make_vector_env,
             horizon=self.horizon,
             config=self.learner,
             seed=seed,
-            log_prior=lambda state, action: self.prior.log_prob(state, action) + log_volume,
+            log_prior=lambda state, action: self.prior.log_prob(state, action) + log_det,
             scaled_prior_weight=self.scaled_prior_weight,
         )
 
@@ -298,7 +297,7 @@ class GymTask:
         return check_array("features", rows, shape=(len(state), len(self.feature_names)))
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> Policy:
-        """Rebuild a policy from the arrays of its `state()`; a prior of its own lies under `prior.`.
+        """Rebuild a policy from the arrays of its `arrays()`; a prior of its own lies under `prior.`.
 
         Raises:
             ValueError: if they are not those of a policy for this task.
@@ -362,7 +361,10 @@ class GymTask:
         return int(same), len(lived)
 
     def roll_out(self, policy: Policy, episodes: int | None = None, *, reference: bool = False) -> Rollout:
-        """Whole episodes from the seeds 0, 1, ..., side by side."""
+        """Roll a policy out for `horizon` steps in environments seeded 0, 1, ...
+
+        An environment that ends early starts a new episode; `in_first_episode` masks the one whole episode.
+        """
         if reference and self.reference_env is not None:
             makers = [lambda: self.make_env(reference=True)] * (episodes or self.reference_episodes)
             envs: VectorEnv[Any, Any, Any] = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -391,11 +393,11 @@ class GymTask:
         return _collect_once(envs, self.prior, min(self.horizon, SCALE_STEPS)).transitions()["state"]
 
     def _predict(self, state: NDArray[Any], action: NDArray[Any], n_steps: int) -> NDArray[Any]:
-        """Return the states to come, see `StepModel`, which is fitted when it is first asked."""
+        """Predict states by a `DynamicsModel`, which is fitted on first use."""
         return self._step_model(state, action, n_steps)
 
     @cached_property
-    def _step_model(self) -> StepModel:
+    def _step_model(self) -> DynamicsModel:
         """A model of the next state, fitted to rollouts of the prior and of random actions."""
         n_steps = min(self.horizon, STEPS_EACH)
         parts = [
@@ -405,7 +407,7 @@ class GymTask:
         state, action, next_state = (
             np.concatenate([part[name] for part in parts]) for name in ("state", "action", "next_state")
         )
-        return StepModel(state, action, next_state, self.action_space, self.observation_scale)
+        return DynamicsModel(state, action, next_state, self.action_space, self.observation_scale)
 
     def _make_agent(self, reward: RewardModel, start: Start, seed: int, n_features: int) -> Agent:
         make = self._make_dqn if isinstance(self.action_space, spaces.Discrete) else self._make_sac
@@ -450,7 +452,7 @@ class GymTask:
         """The prior as a single network, from which learning the full reward can start."""
         prior = self.prior
         is_network = isinstance(prior, DiscretePolicy) and prior.prior is None and prior.temperature != 0
-        if is_network and find_activation(prior.net) >= 0:
+        if is_network and is_mlp(prior.net):
             return prior
         return clone_policy(prior, self.action_space, self._prior_states, self.observation_scale)
 
@@ -466,10 +468,10 @@ class GymTask:
             raise ValueError("prior must not be greedy, it has temperature 0; give it a temperature above 0")
         if isinstance(self.action_space, spaces.Discrete):
             return prior
-        if isinstance(prior, SquashedGaussianPolicy) and find_activation(prior.net) >= 0:
+        if isinstance(prior, SquashedGaussianPolicy) and is_mlp(prior.net):
             return prior
-        # The actor's gradient goes through the prior's log-density, so that must be one of ours.
-        self._set("prior", Inside(prior, self.action_space))  # draws outside the Box stay on its bounds
+        # The actor's gradient goes through the prior's log-density, so the prior must be one of our networks.
+        self._set("prior", Inside(prior, self.action_space))  # keeps its draws inside the Box
         return squash(prior, self.action_space, self._prior_states, self.observation_scale)
 
     def _load_prior(self) -> Any:
@@ -503,7 +505,7 @@ class GymTask:
         net = mlp([self.n_inputs, *self.sac.hidden, 2 * n_axes], seed=0)
         zero_last_layer(net)
         with torch.no_grad():
-            nn.init.zeros_(list(net.parameters())[-1])[n_axes:] = math.log(math.pi / math.sqrt(12))
+            list(net.parameters())[-1][n_axes:] = math.log(math.pi / math.sqrt(12))
         policy = SquashedGaussianPolicy(net, self.action_space.low, self.action_space.high)
         entropy, cross_entropy = 2 - math.log(2), 0.5 * math.log(math.pi**3 / 6) + 0.5
         policy.clone_kl = n_axes * (cross_entropy - entropy)
@@ -533,7 +535,7 @@ class GymTask:
         check_number("horizon", self.horizon, 0, integer=True)
         names = tuple(self.feature_names)
         if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"feature_names must be different strings, one a feature, got {names}")
+            raise ValueError(f"feature_names must be distinct strings, one for each feature, got {names}")
         self._set("feature_names", names)
         if isinstance(self.input_scale, str) and self.input_scale != "prior":
             raise ValueError(f"input_scale must be an array, 'prior' or None, got {self.input_scale!r}")

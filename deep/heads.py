@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from deep.bellman import Candidates, bounded_log_prior
 from deep.gaussian import SquashedGaussianPolicy, log_jacobian, normal_log_density, split_head, unsquash
 from deep.nets import (
-    find_activation,
+    is_mlp,
     mlp,
     mlp_from_arrays,
     mlp_to_arrays,
     to_tensor,
     zero_last_layer,
 )
-from deep.policies import DiscretePolicy, all_log_probs
+from deep.policies import DiscretePolicy, all_log_probs, check_indices
 from mereq_min.interfaces import Policy
 from mereq_min.validation import Array, check_array
 
@@ -79,7 +79,7 @@ class CategoricalActor:
         space: space of the actions, Discrete(A).
         hidden: widths of the hidden layers [units].
         prior: the prior, None for none.
-        prior_scale: omega' / alpha_hat.
+        prior_scale: omega' / alpha_hat at the initial temperature, even if that is tuned later.
         seed: seed of the initial weights.
         input_scale: (n_inputs,) factors of an observation's entries, None for none.
     """
@@ -111,10 +111,7 @@ class CategoricalActor:
         Raises:
             ValueError: if an action is not an integer from 0 to A - 1.
         """
-        action = np.asarray(action)
-        if action.dtype.kind not in "iu" or ((action < 0) | (action >= self.n_actions)).any():
-            raise ValueError(f"action must hold integers from 0 to {self.n_actions - 1}, got {action}")
-        return action.astype(np.int64)
+        return check_indices(action, self.n_actions)
 
     def propose(self, state: Tensor, log_prior: Tensor, rng: np.random.Generator) -> Candidates:
         """Return all A actions with their probabilities as candidates."""
@@ -194,13 +191,13 @@ class GaussianActor:
         mean, log_std = split_head(self.net(state))
         noise = torch.as_tensor(rng.standard_normal(mean.shape, dtype=np.float32))
         latent = mean + log_std.exp() * noise
-        volume = log_jacobian(latent)
+        log_det = log_jacobian(latent)
         # The noise itself is (latent - mean) / std.
         standard = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(1)
-        log_policy = standard - log_std.sum(1) - volume
+        log_policy = standard - log_std.sum(1) - log_det
         log_prior = torch.zeros(len(state))
         if self.prior is not None:
-            log_prior = normal_log_density(*split_head(self.prior.net(state)), latent) - volume
+            log_prior = normal_log_density(*split_head(self.prior.net(state)), latent) - log_det
         return Candidates(
             torch.tanh(latent), torch.ones(len(state), 1), log_policy[:, None], log_prior[:, None]
         )
@@ -218,7 +215,7 @@ class GaussianActor:
         return SquashedGaussianPolicy(copy.deepcopy(self.net), self.low, self.high)
 
     def draw(self, state: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[Any], Array]:
-        """Return M actions (N, M, D) drawn from the policy, and their weights (N, M) in an expectation."""
+        """Return M = `DRAWS` actions (N, M, D) drawn from the policy, and their weights 1 / M (N, M)."""
         repeated = np.repeat(state, DRAWS, axis=0)
         action = self.policy().sample(repeated, rng).reshape(len(state), DRAWS, -1)
         return action, np.full(action.shape[:2], 1.0 / DRAWS)
@@ -288,10 +285,7 @@ class CategoricalHead:
         Raises:
             ValueError: if an action is not an integer from 0 to A - 1.
         """
-        action = np.asarray(action)
-        if action.dtype.kind not in "iu" or ((action < 0) | (action >= self.n_actions)).any():
-            raise ValueError(f"action must hold integers from 0 to {self.n_actions - 1}, got {action}")
-        return np.eye(self.n_actions)[action]
+        return np.eye(self.n_actions)[check_indices(action, self.n_actions)]
 
     def log_prob(self, output: Tensor, wanted: Tensor) -> Tensor:
         """Return log pi(a | s) (N,) of encoded actions (N, A), given logits (N, A)."""
@@ -312,7 +306,7 @@ class CategoricalHead:
 
     def start(self, prior: Policy) -> nn.Sequential | None:
         """Return a network whose policy is the prior; None if the prior is not the softmax of an `mlp`."""
-        if not isinstance(prior, DiscretePolicy) or find_activation(prior.net) < 0:
+        if not isinstance(prior, DiscretePolicy) or not is_mlp(prior.net):
             return None
         if prior.prior is not None or prior.temperature == 0:
             return None
@@ -381,7 +375,7 @@ class GaussianHead:
 
     def start(self, prior: Policy) -> nn.Sequential | None:
         """Return a network whose policy is the prior; None if the prior is no `mlp` or has another Box."""
-        if not isinstance(prior, SquashedGaussianPolicy) or find_activation(prior.net) < 0:
+        if not isinstance(prior, SquashedGaussianPolicy) or not is_mlp(prior.net):
             return None
         # Bounds that were stored as text or in single precision may differ in the last digits.
         is_same = prior.low.shape == self.low.shape and np.allclose(

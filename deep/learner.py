@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from deep.rollouts import Rollout, collect, collect_from, join_states, replay, select_states
+from deep.rollouts import Rollout, collect, collect_from, join_states, repeat_actions, select_states
 from deep.streams import stream
 from mereq_min.interfaces import FeatureSums, Policy
 from mereq_min.steps import Steps, ratio_covariance, time_weights
@@ -59,12 +59,12 @@ class Agent(Protocol):
         """Return the Fisher information (N, K, K) on theta of one action in each of the states (N, ...)."""
         ...
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that later updates depend on, as named arrays."""
         ...
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Restore what `state` returned."""
+        """Restore what `arrays` returned."""
         ...
 
 
@@ -79,8 +79,8 @@ class LearnerConfig:
     first_rounds: int = 30
     """Rounds of the first solve; each later solve continues from the last one with one round [rounds]."""
     rounds_per_rollout: int = 4
-    """Rounds between rollouts of a first solve for theta 0. Its policy hardly changes, so that fewer rollouts
-    teach as much [rounds]."""
+    """Rounds between rollouts of a first solve for theta 0, whose policy hardly changes: fewer rollouts
+    suffice [rounds]."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "first_rounds", "rounds_per_rollout"):
@@ -92,14 +92,14 @@ class NeuralLearner:
     """Solves for the policy of a theta with an agent (`interfaces.Learner`).
 
     A solve consists of rounds. Each round takes gradient updates for theta, then rolls the policy out over
-    fresh episodes, which are added to the agent's replay buffer. In a first solve for theta 0 only some
-    rounds do, see `LearnerConfig.rounds_per_rollout`.
+    fresh episodes, which are added to the agent's replay buffer. In a first solve for theta 0, only some
+    rounds include a rollout, see `LearnerConfig.rounds_per_rollout`.
 
     Args:
         agent: learns the policy.
         make_envs: returns a vector environment of the given number of environments, see `collect`.
         horizon: time limit of an episode [steps].
-        discount: weight of time in feature expectations; with 1, all steps of a rollout count the same.
+        discount: discount factor of feature expectations, not the agent's gamma; 1 weighs all steps equally.
         config: budget of a solve.
         seed: seed of environments and actions; the agent has its own.
 
@@ -124,7 +124,7 @@ class NeuralLearner:
         self.agent, self.horizon, self.discount = agent, horizon, discount
         self.config, self.seed = config or LearnerConfig(), seed
         self._make_envs, self._envs = make_envs, make_envs(self.config.num_envs)
-        self._replays: dict[Hashable, Any] = {}
+        self._simulator_states: dict[Hashable, Any] = {}
         self._rollouts = 0
         self._policy = agent.policy()
         self._episodes: Rollout | None = None
@@ -162,7 +162,7 @@ class NeuralLearner:
         return ratio_covariance(np.einsum("te,tek->ek", weights, centred), weights.sum())
 
     def mean_features_jacobian(self) -> Array:
-        """Return the derivative of `mean_features` (rows, K) in theta (columns, K).
+        """Return the Jacobian (K, K) of `mean_features`, [k, l] = d mean_k / d theta_l.
 
         It is estimated on the same episodes by the score-function identity (Williams 1992), for the ratio
         sum w f / sum w:
@@ -229,7 +229,7 @@ class NeuralLearner:
         )
 
     def scores(self, steps: Steps) -> Array:
-        """Return the gradient (N, K) in theta of log pi_hat of each step's action, at the last theta."""
+        """Return grad_theta log pi_hat(a | s) (N, K) of the steps' actions, at the last theta."""
         self._solved()
         return self.agent.score(steps.state, steps.action)
 
@@ -244,12 +244,12 @@ class NeuralLearner:
         weights = np.ones(len(steps)) if weights is None else weights
         return np.einsum("n,nkl->kl", weights, self.agent.information(steps.state))
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the agent's state and the number of rollouts so far."""
-        return {**self.agent.state(), "rollouts": np.array(self._rollouts)}
+        return {**self.agent.arrays(), "rollouts": np.array(self._rollouts)}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Restore what `state` returned; the last rollout is repeated, with the same result."""
+        """Restore what `arrays` returned; the last rollout is repeated, with the same result."""
         self.agent.restore(state)
         self._policy, self._rollouts = self.agent.policy(), int(state["rollouts"])
         self._episodes = self._collect(self._rollouts - 1) if self._rollouts else None
@@ -284,19 +284,19 @@ class NeuralLearner:
         for start, stop in pairwise(edges.tolist()):
             inside = wanted[(wanted >= start) & (wanted < stop)] - start
             if len(inside):
-                parts.append(self._replay(steps, slice(start, stop), inside))
+                parts.append(self._restore_states(steps, slice(start, stop), inside))
         return select_states(join_states(parts), place)
 
-    def _replay(self, steps: Steps, part: slice, rows: NDArray[np.intp]) -> Any:
+    def _restore_states(self, steps: Steps, part: slice, rows: NDArray[np.intp]) -> Any:
         assert steps.seed is not None
         seed, action = int(steps.seed[part.start]), steps.action[part]
         key = seed, rows.tobytes(), action[: rows[-1]].tobytes()
-        if key not in self._replays:
-            state, observation = replay(self._restartable[0], seed, action, rows)
+        if key not in self._simulator_states:
+            state, observation = repeat_actions(self._restartable[0], seed, action, rows)
             if not np.allclose(observation, steps.state[part][: len(observation)], rtol=0, atol=1e-6):
                 raise ValueError(_CANNOT_REPLAY)
-            self._replays[key] = state
-        return self._replays[key]
+            self._simulator_states[key] = state
+        return self._simulator_states[key]
 
     def _roll_out(self) -> None:
         """Roll the policy out over fresh episodes, and add them to the agent's replay buffer."""
@@ -327,7 +327,7 @@ _CANNOT_REPLAY = (
     "policy where the expert took over; fit them by MEReQ-R"
 )
 
-LEAST_PRIOR_FEATURE = -20.0
+MIN_LOG_PRIOR_FEATURE = -20.0
 """Least log pi(a | s) that counts as a feature [nats]. Policies hardly ever take rarer actions, and a network
 that had to predict their log-probabilities would predict nothing else well."""
 
@@ -335,7 +335,7 @@ that had to predict their log-probabilities would predict nothing else well."""
 class TemperedNeuralLearner(NeuralLearner):
     """Solves for (theta, omega' / omega'_0 - 1) with an agent (`interfaces.TemperedLearner`).
 
-    The agent has K + 1 features. The last is omega'_0 log pi(a | s), with `LEAST_PRIOR_FEATURE` in place of
+    The agent has K + 1 features. The last is omega'_0 log pi(a | s), with `MIN_LOG_PRIOR_FEATURE` in place of
     rarer actions; at weight 0 the policy is that of the residual reward theta . f.
 
     Book: eq-expert-temperature.
@@ -362,6 +362,6 @@ class TemperedNeuralLearner(NeuralLearner):
     def _collect(self, number: int) -> Rollout:
         steps = super()._collect(number)
         flat = steps.transitions()
-        log_prior = np.maximum(self._log_prior(flat["state"], flat["action"]), LEAST_PRIOR_FEATURE)
+        log_prior = np.maximum(self._log_prior(flat["state"], flat["action"]), MIN_LOG_PRIOR_FEATURE)
         term = self._scaled_prior_weight * log_prior.reshape(*steps.t.shape, 1)
         return replace(steps, features=np.concatenate([steps.features, term], axis=2))

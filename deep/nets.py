@@ -47,14 +47,14 @@ class OneHot(nn.Module):
         return nn.functional.one_hot(index.long(), self.n_states).float()
 
 
-WIDEST = 100_000
+MAX_WIDTH = 100_000
 """Largest width of a hidden layer [units]."""
 
 
 def check_hidden(widths: Sequence[int]) -> None:
-    """Raise ValueError if the widths of hidden layers are not integers from 1 to `WIDEST`."""
+    """Raise ValueError if the widths of hidden layers are not integers from 1 to `MAX_WIDTH`."""
     for width in widths:
-        check_number("hidden", width, 1, WIDEST, integer=True)
+        check_number("hidden", width, 1, MAX_WIDTH, integer=True)
 
 
 def mlp(
@@ -106,7 +106,7 @@ _IN_NUMPY: dict[type[nn.Module], Callable[[Any], _Step]] = {
     nn.ReLU: lambda layer: lambda x: np.maximum(x, 0),
     nn.Tanh: lambda layer: np.tanh,
 }
-"""For each kind of layer of an `mlp`, what makes a function of arrays of it, in the memory of its weights."""
+"""By type of layer, a function that turns the layer into a numpy function, which shares its weights."""
 
 _STEPS = WeakKeyDictionary[nn.Module, list[_Step] | None]()
 """Steps that `evaluate` takes for each network it has met, None for those that torch evaluates."""
@@ -115,8 +115,8 @@ _STEPS = WeakKeyDictionary[nn.Module, list[_Step] | None]()
 def evaluate(net: nn.Module, observations: NDArray[Any]) -> NDArray[np.float32]:
     """Return the outputs (N, ...) of a network for observations (N, ...), without gradients.
 
-    An `mlp` is evaluated by numpy: in rollouts the batches are so small that torch takes most of its time to
-    look up what to do. Other networks are evaluated by torch.
+    An `mlp` with ReLU or tanh is evaluated by numpy, because torch's overhead dominates on the small batches
+    of rollouts. Other networks are evaluated by torch.
     """
     if net not in _STEPS:
         layers = list(net) if isinstance(net, nn.Sequential) else [net]
@@ -177,6 +177,11 @@ def find_activation(net: nn.Module) -> int:
     if not alternates or not all(isinstance(module, nn.Linear) for module in linear):
         return -1
     return next((index for index, each in enumerate(ACTIVATIONS) if between <= {repr(each())}), -1)
+
+
+def is_mlp(net: nn.Module) -> bool:
+    """Return whether a network is built like an `mlp`."""
+    return find_activation(net) >= 0
 
 
 def mlp_to_arrays(net: nn.Module, prefix: str = "") -> dict[str, NDArray[Any]]:

@@ -31,7 +31,7 @@ LOWEST_LOG_PROB = -20.0
 """Floor of log pi(a | s) in `kl_to_expert` [nats]; keeps it finite for policies that rule out an action."""
 
 PRIOR_RATE, EXPERT_RATE = (0.25, 0.5), 0.03
-"""Range of the rate at which a calibrated expert stops the prior, and the most at which it stops itself."""
+"""Intervention rates of a calibrated expert: their range on the prior, and the largest on itself."""
 
 CALIBRATION_STEPS, CALIBRATION_TRIALS = 3_000, 8
 """Watched steps by which a rate is measured while the margin is sought, and margins that are tried."""
@@ -41,9 +41,9 @@ CALIBRATION_STEPS, CALIBRATION_TRIALS = 3_000, 8
 class SimulatorOracle(RuleOracle):
     """The truth behind a simulated expert on a simulator: `interfaces.Oracle`.
 
-    The expert is the task's prior, customised for true_theta by the task's own residual learner. Two networks
-    that are trained apart disagree by more than the expert's wish; an expert made of another prior would
-    object to the habits of this one, which no residual reward explains.
+    The expert is the task's prior, customised for true_theta by the task's own residual learner. Networks
+    that are trained independently differ in more than true_theta asks for. An expert that customises another
+    prior would therefore object to actions for reasons that no residual reward can express.
 
     Attributes:
         true_theta: (K,) theta*, the residual reward.
@@ -54,7 +54,7 @@ class SimulatorOracle(RuleOracle):
         expert: the expert's policy; None trains it when it is first needed.
         rounds: rounds of the learner's solve with which an expert is trained, see `LearnerConfig` [rounds].
         seed: of that training.
-        cache: folder in which trained experts are kept, None for none.
+        cache: folder for trained experts, None for none; empty it after a change of `env` or `features`.
         full_weights: (K,) weights of the expert's full reward, None if unknown.
         make_gram: returns the (K, K) matrix that `gram_distance` needs, None if there is none.
         task: what the oracle is bound to; `GymTask` binds its own.
@@ -123,7 +123,10 @@ class SimulatorOracle(RuleOracle):
         return bool(self.advantage(state[None], np.asarray(action)[None])[0] < -self.rule)
 
     def reward_distance(self, theta: Array, reward: RewardModel) -> float:
-        """STARC distance of theta . f to the true reward; NaN if it is unknown, or no gram matrix is."""
+        """Return the STARC distance of theta . f to the true reward.
+
+        It is NaN if the true reward or the Gram matrix is unknown.
+        """
         truth = self.true_weights(reward)
         if truth is None or self.make_gram is None:
             return float("nan")
@@ -137,8 +140,8 @@ class SimulatorOracle(RuleOracle):
             steps: whole episodes of it.
 
         Returns:
-            `expert_return`: mean sum of omega times the environment's reward, plus true_theta . f, in an
-            episode [reward]; `kl_to_expert`: mean KL(expert || policy) over the expert's steps, with
+            `expert_return`: mean return of an episode under omega times the environment's reward plus
+            true_theta . f [reward]; `kl_to_expert`: mean KL(expert || policy) over the expert's steps, with
             log-probabilities floored at `LOWEST_LOG_PROB` [nats]; `feature_divergence`: (K,) Jensen-Shannon
             divergence of each feature's distribution over steps from the expert's [bits].
         """
@@ -188,19 +191,22 @@ class SimulatorOracle(RuleOracle):
             return task.load_policy(load_arrays(file))
         generous = replace(task, oracle=None, learner=replace(task.learner, first_rounds=self.rounds))
         policy = generous.make_learner("residual", 1.0, seed=self.seed).solve(self.true_theta)
-        if file is not None and hasattr(policy, "state"):
-            save_arrays(file, policy.state())
+        if file is not None and hasattr(policy, "arrays"):
+            save_arrays(file, policy.arrays())
         return policy
 
     def _cache_file(self) -> Path | None:
-        """The expert's file, named by a hash of all that it depends on; None if the prior has no arrays."""
+        """Return the expert's file, named by a hash of prior, theta* and settings; None if not cached.
+
+        The hash leaves out `env`, `features` and `input_scale`.
+        """
         task = self._task
-        if self.cache is None or not hasattr(task.prior, "state"):
+        if self.cache is None or not hasattr(task.prior, "arrays"):
             return None
         numbers = (task.name, task.gamma, task.horizon, task.temperature, task.scaled_prior_weight)
         settings = (task.learner, task.dqn, task.sac, self.rounds, self.seed, self.true_theta.tolist())
         digest = hashlib.sha256(repr((numbers, settings)).encode())
-        for name, array in sorted(task.prior.state().items()):
+        for name, array in sorted(task.prior.arrays().items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.asarray(array).tobytes())
         return self.cache / f"{task.name}-{digest.hexdigest()[:16]}.safetensors"
 
@@ -216,14 +222,14 @@ def make_oracle(
     seed: int = 0,
     cache: Path | None = None,
 ) -> SimulatorOracle:
-    """Return an oracle for a task: train an expert who wants true_theta . f beyond what the prior does.
+    """Return an oracle for a task: train an expert whose residual reward is true_theta . f.
 
     Give it to the task with `dataclasses.replace(task, oracle=...)`. A value rule is calibrated so that the
     prior is stopped at a rate in `PRIOR_RATE` and the expert at most at `EXPERT_RATE`.
 
     Args:
         task: the task.
-        true_theta: (K,) the wish.
+        true_theta: (K,) theta*, weights of the expert's residual reward.
         rule: a margin [reward] or a function (state, action) -> bool; None calibrates a margin.
         patience: consecutive violations before a takeover [steps].
         release: consecutive steps without a violation before the expert hands back [steps].
@@ -245,8 +251,8 @@ def make_oracle(
 def calibrate(oracle: SimulatorOracle) -> float:
     """Find a margin at which the prior is stopped at a rate in `PRIOR_RATE`, and the expert hardly ever.
 
-    The rate of the prior falls with the margin: it is bisected for the middle of `PRIOR_RATE`; if the expert
-    is stopped too often there, for the lower end.
+    The prior's rate falls as the margin grows. The margin is bisected for a rate of 0.35; if the expert is
+    stopped too often there, for one near the lower end of `PRIOR_RATE`.
 
     Raises:
         ValueError: if there is none, saying which rates were found.

@@ -17,6 +17,14 @@ from mereq_min.soft import log_softmax
 from mereq_min.validation import Array, check_number
 
 
+def check_indices(action: NDArray[Any], n_actions: int) -> NDArray[np.int64]:
+    """Return actions (N,) as int64; raise ValueError unless they are integers from 0 to A - 1."""
+    action = np.asarray(action)
+    if action.dtype.kind not in "iu" or ((action < 0) | (action >= n_actions)).any():
+        raise ValueError(f"action must hold integers from 0 to {n_actions - 1}, got {action}")
+    return action.astype(np.int64)
+
+
 class DiscretePolicy:
     """pi(a | s) proportional to exp(net(s)_a / temperature + prior_scale * log prior(a | s)).
 
@@ -73,7 +81,7 @@ class DiscretePolicy:
         cumulative = np.exp(self.log_probs(state)).cumsum(axis=1)
         return (rng.random(len(cumulative))[:, None] * cumulative[:, -1:] >= cumulative[:, :-1]).sum(axis=1)
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything except the prior, to be saved; an unknown temperature is saved as NaN."""
         scales = np.array([np.nan if self.temperature is None else self.temperature, self.prior_scale])
         return {"scales": scales, **mlp_to_arrays(self.net, "net.")}
@@ -109,10 +117,10 @@ class EpsilonPolicy:
 
 
 def discrete_policy(arrays: dict[str, NDArray[Any]], prior: Policy | None = None) -> DiscretePolicy:
-    """Rebuild a `DiscretePolicy` from its `state()`.
+    """Rebuild a `DiscretePolicy` from its `arrays()`.
 
     Args:
-        arrays: what `state()` returned; they may include the arrays of its prior, prefixed with `prior.`, as
+        arrays: what `arrays()` returned; they may include the arrays of its prior, prefixed with `prior.`, as
             pretraining saves them.
         prior: the prior that the policy customises, if the arrays do not include one.
 

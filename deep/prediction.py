@@ -1,4 +1,4 @@
-"""A model of the states to come, fitted to rollouts: where PPL needs a trajectory that nobody drove."""
+"""A dynamics model fitted to rollouts, with which PPL predicts where an action would have led."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STEP_ENVS, STEPS_EACH = 32, 40
 environments, and steps of each."""
 
 
-class StepModel:
-    """Predicts the next state from a state and an action by a network, which learns the difference.
+class DynamicsModel:
+    """Dynamics model: a network that predicts the change of the state from a state and an action.
 
     On Highway, from 200 states of the prior, with an action held for three steps: it explains 0.66, 0.70 and
-    0.61 of the squared movement of all scaled entries, and 0.98 of that of the ego's y. It does not know of
-    crashes: predicted states go on.
+    0.61 of the squared change of all scaled entries, and 0.98 of that of the ego's y. It does not predict
+    crashes.
 
     Args:
         state: (N, ...) states.
@@ -49,12 +49,12 @@ class StepModel:
         self.space = space
         flat = state.reshape(len(state), -1)
         step = (next_state - state).reshape(flat.shape)
-        self.unit = np.maximum(step.std(axis=0), 1e-6)  # of each entry's error
+        self.change_sd = np.maximum(step.std(axis=0), 1e-6)  # the network predicts changes in this unit
         codes = self._encode(action)
         scale = np.ones(flat.shape[1]) if input_scale is None else input_scale
         sizes = [flat.shape[1] + codes.shape[1], *STEP_FIT.hidden, flat.shape[1]]
         self.net = mlp(sizes, seed, np.append(scale, np.ones(codes.shape[1])))
-        x, y = to_tensor(np.concatenate([flat, codes], axis=1)), to_tensor(step / self.unit)
+        x, y = to_tensor(np.concatenate([flat, codes], axis=1)), to_tensor(step / self.change_sd)
 
         def loss(batch: torch.Tensor) -> torch.Tensor:
             return (self.net(x[batch]) - y[batch]).square().mean()
@@ -67,7 +67,7 @@ class StepModel:
         codes, ahead = self._encode(action), [state]
         for _ in range(n_steps):
             flat = ahead[-1].reshape(len(state), -1)
-            step = evaluate(self.net, np.concatenate([flat, codes], axis=1)) * self.unit
+            step = evaluate(self.net, np.concatenate([flat, codes], axis=1)) * self.change_sd
             ahead.append(ahead[-1] + step.reshape(state.shape))
         return np.stack(ahead)[1:]
 

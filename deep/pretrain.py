@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from deep.classic import ADDED
+from deep.classic import RESIDUAL_WEIGHTS
 from deep.engines import choose_engine
 from deep.gym_task import GymTask
 from deep.learner import Agent
@@ -37,7 +37,8 @@ class Pretrain:
     """Train a policy for a task's reward; the same command resumes an interrupted training."""
 
     task: tyro.conf.Positional[str]
-    """Name of the task, or a gymnasium id of CartPole, MountainCarContinuous or LunarLander."""
+    """Name of a task, or CartPole-v1, MountainCarContinuous-v0, LunarLander-v3, LunarLander-v3:continuous or
+    HalfCheetah-v5."""
     algo: Literal["dqn", "soft-dqn", "sac"] = "soft-dqn"
     """Learning algorithm; with --prior, its residual form."""
     reward: Literal["prior", "expert"] = "prior"
@@ -46,7 +47,7 @@ class Pretrain:
     """Policy to customise by the expert's residual reward (see `mereq evaluate` for what may be given);
     omega' is --temperature."""
     temperature: float = 0.05
-    """alpha of the policy; for sac with a target entropy, its initial value [reward]."""
+    """alpha of the policy, ignored by dqn; for sac with a target entropy, its initial value [reward]."""
     steps: int = 500_000
     """Transitions to learn from; rounded up to whole steps of all environments [transitions]."""
     num_envs: int = 32
@@ -104,13 +105,14 @@ def train(settings: Pretrain, task: GymTask, path: Path, report: Callable[[dict[
 
     Raises:
         RunError: if the files at `path` are of a training with other settings, or damaged.
+        UsageError: if the algorithm does not suit the task, or the expert's reward is unknown.
     """
     record = _claim(settings, path)
     agent = make_agent(settings, task)
     if settings.overwrite:  # only now, when the settings have proved valid
         _suffixed(path, ".json").unlink(missing_ok=True)
     done = len(record["measures"])
-    _discard_checkpoints(path, but=done)  # files that an interruption may have left
+    _discard_checkpoints(path, keep=done)  # files that an interruption may have left
     if done:
         _restore(agent, _checkpoint(path, done))
     envs, theta = make_problem(settings, task)
@@ -121,10 +123,10 @@ def train(settings: Pretrain, task: GymTask, path: Path, report: Callable[[dict[
         row = {"steps": number * chunk + n_steps, **metrics, **task.evaluate(agent.policy())}
         record["measures"].append({name: value for name, value in row.items() if np.isscalar(value)})
         save_arrays(_suffixed(path, ".safetensors"), policy_arrays(agent.policy()))
-        save_arrays(_checkpoint(path, number + 1), agent.state())
+        save_arrays(_checkpoint(path, number + 1), agent.arrays())
         # The checkpoint becomes valid when the record mentions it, so the record is written last.
         write_file(_suffixed(path, ".json"), json.dumps(record, indent=1).encode())
-        _discard_checkpoints(path, but=number + 1)
+        _discard_checkpoints(path, keep=number + 1)
         report(record["measures"][-1])
     envs.close()
     return agent.policy()
@@ -133,8 +135,8 @@ def train(settings: Pretrain, task: GymTask, path: Path, report: Callable[[dict[
 def policy_arrays(policy: Any) -> dict[str, NDArray[Any]]:
     """Return the arrays of a policy and, with the prefix `prior.`, those of the policy that it customises."""
     prior = getattr(policy, "prior", None)
-    of_prior = policy_arrays(prior) if hasattr(prior, "state") else {}
-    return {**policy.state(), **{f"prior.{name}": array for name, array in of_prior.items()}}
+    of_prior = policy_arrays(prior) if hasattr(prior, "arrays") else {}
+    return {**policy.arrays(), **{f"prior.{name}": array for name, array in of_prior.items()}}
 
 
 def make_problem(settings: Pretrain, task: GymTask) -> tuple[VectorEnv[Any, Any, Any], Array]:
@@ -144,18 +146,18 @@ def make_problem(settings: Pretrain, task: GymTask) -> tuple[VectorEnv[Any, Any,
     """
     envs = task.make_vector_env(settings.num_envs)
     if settings.prior is not None:
-        return envs, find_wish(task)
-    added = find_wish(task) if settings.reward == "expert" else None
+        return envs, find_true_theta(task)
+    added = find_true_theta(task) if settings.reward == "expert" else None
     return RewardAlone(envs, added), np.ones(1)
 
 
-def find_wish(task: GymTask) -> Array:
+def find_true_theta(task: GymTask) -> Array:
     """Return theta* (K,), the expert's residual reward.
 
     Raises:
         UsageError: if it is unknown.
     """
-    theta = ADDED.get(task.name) if task.oracle is None else task.oracle.true_theta
+    theta = RESIDUAL_WEIGHTS.get(task.name) if task.oracle is None else task.oracle.true_theta
     if theta is None:
         raise UsageError(f"{task.name} has no oracle: an expert's reward is not known")
     return theta
@@ -264,10 +266,10 @@ def _claim(settings: Pretrain, path: Path) -> dict[str, Any]:
     engine = choose_engine((settings.sac if settings.algo == "sac" else settings.dqn).engine)
     wanted = json.loads(json.dumps({**asdict(settings), "out": None, "overwrite": None, "engine": engine}))
     for config in (wanted["dqn"], wanted["sac"]):
-        del config["engine"]  # as asked for, which may leave it open
+        del config["engine"]  # None if it was left open; the engine in use is recorded above
     if file.exists() and not settings.overwrite:
         record = _read_record(file)
-        found = {"engine": "torch", **record["settings"]}  # which was the only one once
+        found = {"engine": "torch", **record["settings"]}  # records without an engine are from torch
         differing = [
             f"{name} {found.get(name)} there, {wanted[name]} now"
             for name in wanted
@@ -306,9 +308,9 @@ def _checkpoint(path: Path, number: int) -> Path:
     return _suffixed(path, f".checkpoint-{number:03d}.safetensors")
 
 
-def _discard_checkpoints(path: Path, but: int) -> None:
+def _discard_checkpoints(path: Path, keep: int) -> None:
     for file in path.parent.glob(f"{path.name}.checkpoint-*.safetensors"):
-        if file != _checkpoint(path, but):
+        if file != _checkpoint(path, keep):
             file.unlink()
 
 

@@ -90,13 +90,13 @@ class Replay:
         indices = torch.as_tensor(rows)
         return {name: column.index_select(0, indices) for name, column in self.columns.items()}
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the contents of the buffer, as named arrays."""
         filled = {name: column[: len(self)].numpy() for name, column in self.columns.items()}
         return {"added": np.array(self._added), **filled}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Restore what `state` returned.
+        """Restore what `arrays` returned.
 
         Raises:
             ValueError: if the columns are damaged, or do not have the length that `added` implies.

@@ -13,7 +13,7 @@ where psi are the successor features (Barreto et al. 2017) and h is the discount
 
 One network of A x (K + 1) outputs learns both, and psi . theta + h has the target r_R + gamma V_R(s') of
 residual Q-learning. When theta changes, Q_R changes by psi . dtheta at once. This is right to first order,
-because psi is the derivative of Q_R in theta; gradient steps only have to learn the rest. Without a prior
+because psi is grad_theta Q_R; gradient steps only have to learn the rest. Without a prior
 this is soft DQN; at temperature 0, where pi_hat is greedy and entropy has no weight, it is DQN.
 
 Book: eq-critic-split, eq-stray.
@@ -42,7 +42,7 @@ from deep.bellman import (
 from deep.engines import Engine, check_engine, choose_engine, import_compiled
 from deep.nets import (
     check_hidden,
-    find_activation,
+    is_mlp,
     load_arrays,
     load_optimiser,
     mlp,
@@ -54,7 +54,7 @@ from deep.nets import (
     with_prefix,
     zero_last_layer,
 )
-from deep.policies import DiscretePolicy, EpsilonPolicy
+from deep.policies import DiscretePolicy, EpsilonPolicy, check_indices
 from deep.replay import Replay
 from deep.streams import stream
 from mereq_min.interfaces import Policy
@@ -74,7 +74,7 @@ class DQNConfig:
     replay_capacity: int = 25_000
     """Transitions in the replay buffer [transitions]."""
     target_rate: float = 0.02
-    """Step size of the target network's Polyak averaging, at each update [1]."""
+    """Polyak coefficient (tau) of the target network, which moves at each update [1]."""
     exploration_steps: int = 50_000
     """At temperature 0, transitions over which epsilon falls from 1 to `final_epsilon` [transitions]."""
     final_epsilon: float = 0.05
@@ -179,10 +179,11 @@ class ResidualDQN:
         """
         if not isinstance(policy, DiscretePolicy) or policy.prior is not None or policy.temperature == 0:
             raise ValueError(
-                "fine-tuning needs a DiscretePolicy of one network, without a prior, "
-                f"got {type(policy).__name__}"
+                "fine-tuning needs a DiscretePolicy without a prior and not at temperature 0, got "
+                f"{type(policy).__name__} (prior {getattr(policy, 'prior', None)!r}, "
+                f"temperature {getattr(policy, 'temperature', None)})"
             )
-        if find_activation(policy.net) < 0:
+        if not is_mlp(policy.net):
             raise ValueError(f"fine-tuning needs a network built like `deep.nets.mlp`, got {policy.net}")
         arrays = mlp_to_arrays(policy.net)
         sizes = arrays["1.weight"].shape[1], len(list(arrays.values())[-1])
@@ -211,7 +212,7 @@ class ResidualDQN:
             state: (N, ...) observations.
             action: (N,) actions.
             features: (N, K) f(s, a).
-            next_state: (N, ...) observations after the step; if it was followed by a reset, those before it.
+            next_state: (N, ...) observations after the step, before any reset.
             terminated: (N,) whether the MDP terminated at the step; a truncation does not count.
 
         Raises:
@@ -219,7 +220,7 @@ class ResidualDQN:
         """
         self.replay.add(
             state=np.asarray(state, dtype=np.float32),
-            action=np.asarray(action, dtype=np.int64),
+            action=check_indices(action, self.n_actions),
             features=check_array("features", features, shape=(len(state), self.n_features)),
             next_state=np.asarray(next_state, dtype=np.float32),
             terminated=np.asarray(terminated, dtype=bool),
@@ -256,8 +257,8 @@ class ResidualDQN:
             with torch.no_grad():
                 next_values = self._heads(self.target_net, batch["next_state"])
                 # Double DQN (van Hasselt et al. 2016): a maximum prefers actions that the target network
-                # overestimates, so that the online network chooses. A soft policy spreads over the actions
-                # and gained nothing from this.
+                # overestimates, so the online network selects the action. With a soft policy, which
+                # averages over actions, this brought no gain.
                 judge = next_values if self.temperature > 0 else self._heads(self.net, batch["next_state"])
                 after = soft_candidates(
                     judge @ weights, batch["next_log_prior"], self.scaled_prior_weight, self.temperature
@@ -281,7 +282,7 @@ class ResidualDQN:
         }
 
     def policy(self) -> DiscretePolicy:
-        """Return the policy for the last theta, as a frozen copy that later updates do not change."""
+        """Return a frozen copy of the policy for the last theta; its Q_R is that of the target network."""
         arrays = mlp_to_arrays(self.target_net)
         weights = self.weights().numpy()
         for name in list(arrays)[-2:]:  # weight and bias of the last layer
@@ -302,7 +303,7 @@ class ResidualDQN:
         )
 
     def successor_features(self, state: NDArray[Any]) -> Array:
-        """Return the successor features psi(s, a) (N, A, K) of the policy in states (N, ...)."""
+        """Return the target network's successor features psi(s, a) (N, A, K) in states (N, ...)."""
         with torch.no_grad():
             values = self._heads(self.target_net, to_tensor(state))
         return values[..., :-1].numpy().astype(np.float64)
@@ -325,9 +326,9 @@ class ResidualDQN:
         centred, probability = self._centred(state)
         return np.einsum("na,nak,nal->nkl", probability, centred, centred) / self.temperature**2
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that later updates depend on, as named arrays."""
-        replay = {"replay." + name: value for name, value in self.replay.state().items()}
+        replay = {"replay." + name: value for name, value in self.replay.arrays().items()}
         return {
             **to_arrays(self.net, "net."),
             **to_arrays(self.target_net, "target_net."),
@@ -338,7 +339,7 @@ class ResidualDQN:
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Restore what `state` returned.
+        """Restore what `arrays` returned.
 
         Raises:
             ValueError: if an array is missing, has another shape or is not finite.

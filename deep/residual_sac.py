@@ -12,7 +12,7 @@ against the optimism of a maximum over noise; but it falls where the twins disag
 narrower than Q_R does. A prior already holds the policy where the critics know something.
 
 As in `residual_dqn`, a critic also learns how its values depend on theta: Q_R = psi . theta + h, with the
-successor features psi of pi_hat and the discounted sum h of later stray bonuses. Without a prior (omega' = 0)
+successor features psi of pi_hat and the discounted sum h of later stray bonuses. With no prior (None)
 this is soft actor-critic.
 
 The expectation over actions is exact if actions are discrete (Christodoulou 2019), and estimated from one
@@ -76,9 +76,10 @@ class SACConfig:
     replay_capacity: int = 100_000
     """Transitions in the replay buffer [transitions]."""
     target_rate: float = 0.005
-    """Step size of the target critics' Polyak averaging, at each update [1]."""
+    """Polyak coefficient (tau) of the target critics, which move at each update [1]."""
     target_entropy: float | None = None
-    """Mean entropy to which the temperature is tuned [nats]; None keeps the temperature fixed."""
+    """Mean entropy to which the temperature is tuned, over a Box that of unit actions [nats]; None keeps the
+    temperature fixed."""
     engine: Engine | None = None
     """Library that computes the updates, see `engines.choose_engine`."""
 
@@ -127,7 +128,8 @@ class ResidualSAC:
         gamma: discount factor.
         temperature: alpha_hat [reward]; if the config has a target entropy, its initial value.
         prior: the policy that is customised, over a Box a `SquashedGaussianPolicy`; None for none.
-        scaled_prior_weight: omega' = omega * alpha [reward].
+        scaled_prior_weight: omega' = omega * alpha [reward]. At 0, a prior over a Box only initialises the
+            actor; the twins are still averaged.
         input_scale: (n_inputs,) factors of an observation's entries, None for none. An actor that starts as
             a copy of the prior keeps the prior's factors.
         config: settings.
@@ -206,7 +208,7 @@ class ResidualSAC:
             state: (N, ...) observations.
             action: (N,) discrete actions, or (N, D) actions of the Box.
             features: (N, K) f(s, a).
-            next_state: (N, ...) observations after the step; if it was followed by a reset, those before it.
+            next_state: (N, ...) observations after the step, before any reset.
             terminated: (N,) whether the MDP terminated at the step; a truncation does not count.
 
         Raises:
@@ -319,7 +321,7 @@ class ResidualSAC:
     def score(self, state: NDArray[Any], action: NDArray[Any]) -> Array:
         """Return grad_theta log pi_hat(a | s) (N, K) of actions (N, ...) in states (N, ...).
 
-        It is (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat.
+        It is (psi(s, a) - E_pi_hat[psi(s, .)]) / alpha_hat; over a Box, the mean is over `heads.DRAWS` draws.
 
         Book: eq-neural-score.
         """
@@ -329,27 +331,27 @@ class ResidualSAC:
     def information(self, state: NDArray[Any]) -> Array:
         """Return the Fisher information (N, K, K) on theta of one action in each of the states (N, ...).
 
-        It is Cov_pi_hat[psi(s, .)] / alpha_hat^2.
+        It is Cov_pi_hat[psi(s, .)] / alpha_hat^2; over a Box, it is estimated from `heads.DRAWS` draws.
         """
         mean, psi, probability = self._psi_of_draws(state)
         centred = psi - mean[:, None, :]
         return np.einsum("nm,nmk,nml->nkl", probability, centred, centred) / self.temperature**2
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that later updates depend on, as named arrays."""
         return {
             **to_arrays(self.actor.net, "actor."),
             **to_arrays(self.critics, "critics."),
             **to_arrays(self.target_critics, "target_critics."),
             **optimiser_to_arrays(self.optimiser, "optimiser."),
-            **{"replay." + name: value for name, value in self.replay.state().items()},
+            **{"replay." + name: value for name, value in self.replay.arrays().items()},
             "log_temperature": self.log_temperature.detach().numpy().copy(),
             "agent_theta": self.theta,
             "updates_done": np.array(self.updates_done),
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Restore what `state` returned.
+        """Restore what `arrays` returned.
 
         Raises:
             ValueError: if an array is missing, has another shape or is not finite.
@@ -370,7 +372,7 @@ class ResidualSAC:
 
     def weights(self) -> Tensor:
         """Return (theta, 1) (K + 1,), whose product with (psi, h) is Q_R."""
-        return torch.as_tensor(np.append(self.theta, 1.0), dtype=torch.float32)
+        return to_tensor(np.append(self.theta, 1.0))
 
     def _psi_of_draws(self, state: NDArray[Any]) -> tuple[Array, Array, Array]:
         """Return E_pi_hat[psi(s, .)] (N, K), and the psi (N, M, K) and weights (N, M) that it averages."""

@@ -24,7 +24,7 @@ class Rollout:
         state: (T, E, ...) observations.
         action: (T, E, ...) actions.
         features: (T, E, K) f(s, a).
-        next_state: (T, E, ...) observations after the step; if it was followed by a reset, those before it.
+        next_state: (T, E, ...) observations after the step, before any reset.
         terminated: (T, E) whether the MDP terminated at the step; a truncation does not count.
         t: (T, E) time within the episode, from 0 [steps].
         reward: (T, E) the environments' own rewards.
@@ -68,7 +68,7 @@ def collect(
         seed: seed of the environments.
 
     Raises:
-        ValueError: if the environments are reset at another time.
+        ValueError: if `envs` does not use SAME_STEP autoreset, or the policy's actions do not fit its space.
     """
     return _stack(interact(envs, policy, n_steps, rng, seed))
 
@@ -78,9 +78,9 @@ def _stack(rows: Iterator[tuple[Any, ...]]) -> Rollout:
 
 
 class CopyingEnvs(Protocol):
-    """Methods that a vector environment of E environments may offer beside gymnasium's.
+    """Optional methods of a vector environment that save and restore its simulator state.
 
-    Its learner can then start a policy where an expert took over, which MEReQ-S needs.
+    With them, a learner can start a policy where the expert took over, which MEReQ-S needs.
     """
 
     def get_state(self) -> Any:
@@ -115,8 +115,10 @@ def join_states(states: Sequence[Any]) -> Any:
     return np.concatenate(states)
 
 
-def replay(envs: Any, seed: int, action: NDArray[Any], rows: NDArray[np.intp]) -> tuple[Any, NDArray[Any]]:
-    """Take a rollout's actions again.
+def repeat_actions(
+    envs: Any, seed: int, action: NDArray[Any], rows: NDArray[np.intp]
+) -> tuple[Any, NDArray[Any]]:
+    """Take the actions of a recorded rollout again, and return the simulator states before some steps.
 
     Args:
         envs: one environment, `CopyingEnvs`.
@@ -146,7 +148,7 @@ def interact(
         One step of all E environments: a row (E, ...) of each column of `Rollout`.
 
     Raises:
-        ValueError: if the environments are reset at another time, or the policy returns no actions.
+        ValueError: if `envs` does not use SAME_STEP autoreset, or the policy's actions do not fit its space.
     """
     if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
         raise ValueError(

@@ -168,7 +168,7 @@ def _open(path: str | Path) -> _Model:
 
 def _parse_json(data: bytes) -> Any:
     """Parse JSON whose depth is limited; brackets outside its strings tell the depth before it is parsed."""
-    # Possessive, and without its end if the text breaks off in a string: one pass over whatever is given.
+    # Possessive quantifiers and an optional closing quote keep this linear in the length of any text.
     text = data.decode()
     outside = re.sub(r'"(?:[^"\\]++|\\.)*+"?', "", text, flags=re.DOTALL)
     brackets = np.frombuffer(re.sub(r"[^][{}]+", "", outside).encode(), dtype=np.uint8)

@@ -20,6 +20,6 @@ def stream(seed: int, purpose: Purpose, number: int) -> np.random.Generator:
     Args:
         seed: seed of the learner.
         purpose: what the numbers are for.
-        number: how often numbers were drawn for it before.
+        number: counter that tells calls for this purpose apart, such as the number of updates so far.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(crc32(purpose.encode()), number)))

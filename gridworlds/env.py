@@ -128,7 +128,7 @@ class TabularEnv(gym.Env[Any, Any]):
         return self.state, self._rewards[row], tables.terminal[self.state], False, info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Draw the state as an RGB image (height, width, 3).
+        """Draw the state as an RGB image (height, width, 3); None without a render mode.
 
         Raises:
             ResetNeeded: before the first `reset`.

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.csgraph import dijkstra
 
 from mereq_min.mdp import TabularMDP
-from mereq_min.validation import Array, check_array
+from mereq_min.validation import Array, check_array, check_number
 
 Direction = Literal["up", "right", "down", "left"]
 """A direction on a map; up is north."""
@@ -115,7 +115,7 @@ def map_transition(
     Args:
         layout: a map as `parse_map` returns it.
         slip: probability in [0, 1] of moving sideways.
-        wind: probabilities of a gust, (columns,), (rows, 1) or (rows, columns).
+        wind: probability of a gust: a number, (columns,), (rows, 1) or (rows, columns).
         wind_direction: direction in which gusts blow.
         terminal: letters of the cells that end the episode; they are absorbing.
         restart: letters of the cells from which every action leads to a random start S.
@@ -248,8 +248,7 @@ def _next_states(states: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _move_matrix(neighbours: NDArray[np.int32], slip: float, n_actions: Literal[4, 5]) -> sp.csr_array:
-    if not 0.0 <= slip <= 1.0:
-        raise ValueError(f"slip must lie in [0, 1], got {slip}")
+    check_number("slip", slip, 0, 1)
     # Each move with the moves to its two sides; staying has none.
     outcomes = np.array([[0, 3, 1], [1, 0, 2], [2, 1, 3], [3, 2, 0], [4, 4, 4]])[:n_actions]
     S = len(neighbours)

@@ -75,7 +75,7 @@ def map_scene(
 
 
 def chart_map(policy: Policy, theta: Array | None, *, layout: Layout, features: Array) -> Chart:
-    """Draw a policy and a reward on a map.
+    """Return what shows a policy and a reward on a map: a heat map and arrows.
 
     Args:
         policy: the policy.
@@ -84,7 +84,8 @@ def chart_map(policy: Policy, theta: Array | None, *, layout: Layout, features: 
         features: (S, A, K) of each step.
 
     Returns:
-        theta . f of the policy's most probable action in each cell [reward], and that action.
+        The heat map (rows, columns), theta . f of the most probable action in each cell [reward], None in
+        walls, or None if theta is None; and (row, column, action) for each state.
     """
     S, A = features.shape[:2]
     states, actions = np.repeat(np.arange(S), A), np.tile(np.arange(A), S)

@@ -185,10 +185,10 @@ class TabularTask:
         return self.mdp.features[state, action]
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> TabularPolicy:
-        """Rebuild a policy from the arrays of its `state()`.
+        """Rebuild a policy from the arrays of its `arrays()`.
 
         Args:
-            state: `log_policy` (S, A), as `TabularPolicy.state` returns it.
+            state: `log_policy` (S, A), as `TabularPolicy.arrays` returns it.
 
         Raises:
             ValueError: if `log_policy` is missing or is not a table of log-probabilities for this MDP.
@@ -202,8 +202,8 @@ class TabularTask:
             )
         if table.shape != shape:
             raise ValueError(
-                f"{self.name}: this policy takes one of {table.shape[0]} states and has {table.shape[1]} "
-                f"actions, the task shows one of {shape[0]} states and has {shape[1]} actions"
+                f"{self.name}: the policy observes one of {table.shape[0]} states and has {table.shape[1]} "
+                f"actions, the task has {shape[0]} states and {shape[1]} actions"
             )
         return TabularPolicy(check_log_probabilities("log_policy", table, shape=shape))
 
@@ -312,7 +312,7 @@ class TabularOracle(RuleOracle):
         return gym.spaces.Discrete(self._task.mdp.n_actions)
 
     def erring_policy(self, imperfections: Imperfections) -> TabularPolicy:
-        """How an expert acts with errors that `Imperfections.change_policy`; without, the expert's own."""
+        """Return the expert's policy with the errors of `Imperfections.changes_policy`, if there are any."""
         task, errors = self._task, imperfections
         mdp = replace(task.mdp, gamma=task.gamma * (1.0 - errors.myopia))
         temperature = errors.temperature_ratio * task.temperature

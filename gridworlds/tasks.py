@@ -261,8 +261,8 @@ def make_shelf() -> TabularTask:
 
     State: `SHELF_SHAPE`. Actions: forward and up, forward, forward and down, back, stay. The height changes
     by the action and by noise of one up or down, with probability 0.05 each. Forward moves the hand one
-    closer to the bottle with probability 0.8. If they touch, it pushes the bottle one place on instead, with
-    probability 0.8, 0.82, 0.84 or 0.86 by height: low pushes are harder. gamma 0.95; episodes of 25 steps
+    closer to the bottle, back one away, with probability 0.8. If they touch, forward pushes the bottle on by
+    one place, with probability 0.8 to 0.86 by height: low pushes are harder. gamma 0.95; episodes of 25 steps
     begin with the bottle in one of the first 6 places and the hand 2 or 3 behind it, at any height.
 
     Features of a step: `hand2bottle`, the distance divided by 3; `bottle2goal`, the places left, divided by

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# At once, since the submodule of the same name would hide the function; it needs numpy alone.
+# Imported eagerly: the submodule of the same name would hide the function. It needs numpy alone.
 from mereq_min.rollout import rollout, watch
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Baselines on tables that learn from interventions without a theta; each is an `interfaces.Cloner`.
 
-They start from the prior as the methods of this project do: their policies are proportional to
-pi^(omega' / alpha_hat) times what they learn. Budgets are those of one exact solve.
+They start from the prior, as the methods of this project do: their logits are omega' log pi plus what they
+learn, divided by alpha_hat.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LOWEST_LOG_PRIOR = -50.0
 
 
 @dataclass(frozen=True, eq=False)
-class Customiser:
-    """The shared part: a prior in a table, and what customises it.
+class TabularBaseline:
+    """Base class of the baselines: a tabular prior, and how scores change it.
 
     Attributes:
         mdp: the MDP.
@@ -65,8 +65,8 @@ class Customiser:
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualCloner(Customiser):
-    """Behaviour cloning as a correction on top of the frozen prior: one number a state and action.
+class ResidualCloner(TabularBaseline):
+    """Behaviour cloning by a correction to the frozen prior: one parameter per state and action.
 
     It maximises the weighted log-likelihood of the actions less |correction|^2 / (2 sd^2), as cloning with
     networks corrects a frozen policy (residual policy learning, Silver et al. 2018).
@@ -132,14 +132,14 @@ def takeovers(steps: Steps) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, eq=False)
-class TakeoverReward(Customiser):
+class TakeoverReward(TabularBaseline):
     """RLIF (Luo et al., ICLR 2024) in a table: the policy is punished for the steps before takeovers.
 
     The reward of a state and action is -cost times the share of its visits that provoked a takeover. The
     policy is soft-optimal for it, on the prior.
 
     Attributes:
-        cost: of a takeover [reward].
+        cost: cost of a takeover [reward].
     """
 
     cost: float = 1.0
@@ -155,14 +155,14 @@ class TakeoverReward(Customiser):
 
 
 @dataclass(frozen=True, eq=False)
-class ProxyValues(Customiser):
+class ProxyValues(TabularBaseline):
     """PVP (Peng et al., NeurIPS 2023) in a table: values +1 for what the expert did, -1 for what it replaced.
 
     These labels spread to the other visited steps by temporal differences without a reward, and the policy
     is greedy in them, softly, on the prior.
 
     Attributes:
-        scale: of the values [reward].
+        scale: factor on the values [reward].
         sweeps: sweeps of temporal differences over all states.
     """
 

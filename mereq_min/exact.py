@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mereq_min.interfaces import FeatureSums
 from mereq_min.mdp import TabularMDP
-from mereq_min.policies import TabularPolicy, check_log_prob
+from mereq_min.policies import TabularPolicy, check_returned_log_prob
 from mereq_min.policy_chain import DENSE_STATES, PolicyChain, rounding_error
 from mereq_min.residual import prior_bonus
 from mereq_min.soft import (
@@ -26,11 +26,11 @@ from mereq_min.steps import Steps, time_weights
 from mereq_min.validation import Array, check_array, check_log_probabilities, check_number
 
 MOST_CHORD_STEPS = 7
-"""Steps of the chord method to one solution beyond which another inverse is worth its price."""
+"""If a solve takes more chord steps than this, the inverse is computed anew at its solution."""
 
 LARGEST_CHORD_GAMMA = 1.0 - 1e-6
-"""Discount factor up to which errors of 1e-8 temperatures, of the Bellman equation and of rounding, move the
-policy by less than `soft.ROUNDING_LIMIT`."""
+"""Largest gamma for the chord method: a Bellman error and a rounding error of 1e-8 [temperature] then move
+the policy by less than `soft.ROUNDING_LIMIT`."""
 
 
 def tabulate(mdp: TabularMDP, policy: Any) -> Array:
@@ -41,7 +41,7 @@ def tabulate(mdp: TabularMDP, policy: Any) -> Array:
             probabilities of a state's actions do not sum to 1.
     """
     state, action = np.divmod(np.arange(mdp.n_states * mdp.n_actions), mdp.n_actions)
-    log_prob = check_log_prob(policy.log_prob(state, action), len(state))
+    log_prob = check_returned_log_prob(policy.log_prob(state, action), len(state))
     return check_log_probabilities("the policy", log_prob.reshape(mdp.n_states, mdp.n_actions))
 
 
@@ -279,7 +279,7 @@ class ExactLearner:
             square = half + half.swapaxes(1, 2) + (chain @ square.reshape(S, -1)).reshape(S, K, K)
             yield mean, jacobian, square
 
-    def state(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         """Return the last theta and its values, from which the next solve starts, and those of the anchor."""
         anchor = {f"anchor.{name}": array for name, array in self._anchor.items()}
         return {"v": self._v, "theta": self._theta, **anchor}

@@ -69,11 +69,11 @@ class SimulatedExpert:
 
     Args:
         policy: how the expert acts once in control.
-        violation: whether the policy's action in a state is a violation. A state rule looks only at the
-            state, a value rule at the expert's advantage of the action.
+        violation: whether the policy's action in a state is a violation. A state rule lists the forbidden
+            (state, action); a value rule bounds the advantage of the action under the expert's policy.
         patience: consecutive violations before a takeover, >= 1 [steps].
         release: consecutive steps without violation before handing back, >= 1 [steps].
-        imperfections: errors of the expert; those that `Imperfections.change_policy` must be in `policy`.
+        imperfections: errors of the expert; `policy` must already have those of `changes_policy`.
         slips: distribution of random actions; needed if there are any.
 
     Attributes:
@@ -197,7 +197,7 @@ class DemonstratingExpert:
 
 
 class RuleOracle(ABC):
-    """The shared part of oracles whose expert watches by a rule; what differs is abstract."""
+    """Base class of oracles whose simulated expert takes over by a rule."""
 
     true_theta: Array
     """theta* (K,), the residual reward."""
@@ -226,14 +226,14 @@ class RuleOracle(ABC):
         """Actions of the expert, a `Discrete` or a Box of gymnasium."""
 
     def erring_policy(self, imperfections: Imperfections) -> Policy:
-        """How an expert acts whose errors change its policy, see `Imperfections.change_policy`.
+        """How an expert acts whose errors change its policy, see `Imperfections.changes_policy`.
 
         Raises:
             ValueError: if the oracle has no such policies.
         """
         raise ValueError(
-            "the expert of this task acts by a trained network, so that temperature_ratio, wish_share and "
-            "myopia cannot be had; leave them at 1, 1 and 0"
+            "the expert of this task is a trained network, which does not support temperature_ratio, "
+            "wish_share and myopia; leave them at 1, 1 and 0"
         )
 
     @abstractmethod
@@ -246,7 +246,7 @@ class RuleOracle(ABC):
         Raises:
             ValueError: if the oracle has no policy with these errors.
         """
-        errs = imperfections.change_policy
+        errs = imperfections.changes_policy
         return SimulatedExpert(
             self.erring_policy(imperfections) if errs else self.expert_policy,
             self.violates,

@@ -58,7 +58,7 @@ class Expert(Protocol):
     """Watches the policy and takes over; the loop treats simulated experts and people alike."""
 
     patience: int
-    """Number of steps before a takeover that provoked it; they do not count as good enough [steps]."""
+    """Number of policy steps just before each takeover that do not count as good enough [steps]."""
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin a new episode with the policy in control.
@@ -103,13 +103,13 @@ class Imperfections:
     """Temperature of the expert's actions divided by the task's; above 1 they are noisier, and more so where
     little is at stake."""
     wish_share: float = 1.0
-    """Share of theta* that the expert acts for once in control; below 1 it is half-minded."""
+    """While in control, the expert acts for wish_share theta*; below 1 it is half-hearted."""
     myopia: float = 0.0
-    """By how much the expert's discount factor is too small: it is gamma (1 - myopia) when the expert acts
-    for theta*, while the habits of the prior keep their foresight."""
+    """Relative reduction of the expert's discount factor: it plans for theta* with gamma (1 - myopia). The
+    log pi of the prior in its policy is unchanged."""
     fatigue: float = 0.0
-    """Growth of `miss_rate`, `random_action_rate` and `repeat_rate` in an episode: they are multiplied by
-    1 + fatigue t, up to 1 [per step]."""
+    """Growth of `miss_rate`, `random_action_rate` and `repeat_rate` in an episode: at time t they are
+    multiplied by 1 + fatigue t, and capped at 1 [per step]."""
 
     def __post_init__(self) -> None:
         for name in ("miss_rate", "false_alarm_rate", "random_action_rate", "repeat_rate", "myopia"):
@@ -120,8 +120,8 @@ class Imperfections:
             check_number(name, getattr(self, name), 0)
 
     @property
-    def change_policy(self) -> bool:
-        """Whether the expert acts by another policy, beside random and repeated actions."""
+    def changes_policy(self) -> bool:
+        """Whether the errors change the expert's policy itself: its temperature, theta* or foresight."""
         return (self.temperature_ratio, self.wish_share, self.myopia) != (1.0, 1.0, 0.0)
 
 
@@ -208,12 +208,12 @@ class Learner(Protocol):
         """Return the Fisher information (K, K) on theta in the actions of the steps, at the last theta."""
         ...
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that a later `solve` depends on, as named arrays."""
         ...
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `arrays` returned."""
         ...
 
 
@@ -251,15 +251,15 @@ class SegmentLearner(Learner, Protocol):
         varied: NDArray[np.int64],
         n_paths: int,
     ) -> FeatureSums:
-        """Return what the last solved policy collects from the states of some steps on.
+        """Return the features that the last solved policy collects, starting from recorded states.
 
         Args:
             steps: whole rollouts.
-            rows: (m,) which steps.
-            counts: (m,) numbers of steps to take, at least 0; an episode must not end by its time limit
-                before.
-            varied: (m,) how many of these steps, the first ones, follow theta in the derivative; in the
-                others it is as if the policy were fixed.
+            rows: (m,) rows of `steps` at whose states to start.
+            counts: (m,) number of steps to take from each, at least 0; the time limit of the episode must not
+                fall within them.
+            varied: (m,) number of leading steps in which the derivative lets the policy vary with theta; in
+                the steps after them it is held fixed.
             n_paths: paths to simulate from each state, at least 2; without effect where sums are exact.
 
         Raises:
@@ -271,8 +271,8 @@ class SegmentLearner(Learner, Protocol):
 class TemperedLearner(Learner, Protocol):
     """A learner whose last parameter weighs the prior: it solves for (theta, omega' / omega'_0 - 1) (K + 1,).
 
-    omega'_0 is the task's scaled weight of the prior. Scores and information are in the K + 1 parameters. A
-    task that can offers one by `make_tempered_learner(seed=...)`.
+    omega'_0 is `Task.scaled_prior_weight`. Scores (N, K + 1) and information cover all K + 1 parameters. A
+    task that supports this has a method `make_tempered_learner(seed=...)`, which returns such a learner.
     """
 
     def information(self, steps: Steps, weights: Array | None = None) -> Array:
@@ -296,9 +296,11 @@ class Task(Protocol):
     A task may also have a method `features_of(state, action, next_state, reward)` that computes the features
     (N, K) of recorded steps, for logs that lack them; `next_state` or `reward` may be None. A task that never
     needs next states says so by an attribute `features_need_next_state` that is False. `make_baseline(kind,
-    seed=...)` returns a `Cloner` for a baseline, see `methods.Baseline`; without it they are refused.
+    seed=...)` returns a `Cloner` for a baseline, see `methods.Baseline`; without it `make_aligner` refuses
+    the baselines. `recorded_settings` is a `loop.Settings` that replaces the defaults.
 
-    MEReQ-S needs learners that are a `SegmentLearner`, and works like MEReQ-R with others.
+    MEReQ-R needs `make_tempered_learner(seed=...)`, see `TemperedLearner`. MEReQ-S needs a `SegmentLearner`;
+    with any other learner it falls back to MEReQ-R.
     """
 
     @property
@@ -395,12 +397,12 @@ class Task(Protocol):
         ...
 
     def load_policy(self, state: dict[str, NDArray[Any]]) -> Policy:
-        """Rebuild a policy of this task from the arrays that its `state()` returned."""
+        """Rebuild a policy of this task from the arrays that its `arrays()` returned."""
         ...
 
 
 class Aligner(Protocol):
-    """A method at work: a first policy, and after each iteration an update to all steps so far."""
+    """A running method: a first policy, and after each iteration an update from all steps so far."""
 
     policy: Policy
     """The policy to roll out next."""
@@ -408,21 +410,21 @@ class Aligner(Protocol):
     """The current estimate: `theta` (None where none is inferred) and its `standard_errors`."""
 
     def update(self, steps: Steps, patience: int) -> tuple[Policy, Info]:
-        """Update the policy to all steps so far.
+        """Update the policy from all steps so far.
 
         Args:
             steps: the steps of all iterations.
-            patience: number of steps before a takeover that provoked it, see `Expert.patience`.
+            patience: policy steps before each takeover that are not good enough, see `Expert.patience`.
 
         Returns:
             The new `policy`, and a report of the fit, `theta` included.
         """
         ...
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that later updates depend on, as named arrays."""
         ...
 
     def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
-        """Continue from what `state` returned after the update on `steps`."""
+        """Continue from what `arrays` returned after the update on `steps`."""
         ...

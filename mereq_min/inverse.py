@@ -65,8 +65,8 @@ class FeatureMatchingConfig:
     tolerance: float = 0.01
     """Stop when the norm of the difference of mean features falls below it [feature]."""
     tolerance_errors: float = 0.5
-    """Stop also when it falls below this many standard errors of the policy's own mean features, which are 0
-    in tables: what is left may then be the luck of the rollouts [standard errors]."""
+    """Stop also when it falls below this many standard errors of the policy's mean features: what is left may
+    be sampling noise of the rollouts. No effect on tables, whose errors are 0 [standard errors]."""
     max_steps: int = 150
     """Largest number of policies solved for in one update."""
     discount: float = 1.0
@@ -89,9 +89,8 @@ class SegmentLikelihoodConfig:
     least_step: float = 1e-4
     """Stop when a step moves theta by less than this [standard errors]."""
     least_noisy_step: float = 0.1
-    """The same for a learner whose policies are approximate. The noise of its scores never lets the ascent
-    come to rest, but steps that turn around are shortened until they move theta by little [standard
-    errors]."""
+    """The same for a learner whose policies are approximate. Noise in its scores keeps the ascent moving, but
+    each reversal of direction shortens the steps, until they are below this [standard errors]."""
     max_iterations: int = 20
     """Largest number of policies solved for in one update."""
 
@@ -104,15 +103,15 @@ class SegmentLikelihoodConfig:
 
 @dataclass(frozen=True)
 class RobustConfig:
-    """What the robust likelihood supposes of the expert's actions, beside the settings of the likelihood."""
+    """Priors of the robust likelihood, in addition to `SegmentLikelihoodConfig`."""
 
     error_rate: float = 0.05
-    """Most probable share of random actions before any step is seen; 0: the expert takes none."""
+    """Mode of the Beta prior on eps, the share of random actions, in [0, 0.5]; 0 fixes eps at 0."""
     error_steps: float = 20.0
-    """How many expert steps that supposition is worth [steps]."""
+    """Strength of that prior, as a pseudo-count [expert steps]."""
     temperature_sd: float = 0.5
-    """Standard deviation of the Gaussian prior on the robot's temperature divided by the expert's, around 1;
-    0: both have the same."""
+    """Standard deviation of the Gaussian prior, with mean 1, on the robot's temperature divided by the
+    expert's; 0 fixes this ratio at 1."""
 
     def __post_init__(self) -> None:
         check_number("error_rate", self.error_rate, 0, 0.5)
@@ -363,17 +362,17 @@ def match_segments(
 
         m_i(theta) = F_i + R_i(theta) - G_i(theta)
 
-    has mean 0 whenever the expert hands back, since that depends on what happened before alone (optional
-    stopping). Without R_i it has not: an expert that hands back once all is well has seen more trouble in its
+    has mean 0 whatever the rule for handing back, since that depends only on the past (optional stopping).
+    Without R_i it would be biased: an expert that hands back once all is well has seen more trouble in its
     steps than the same policy sees in as many.
 
     With M the sum of all m_i, S its covariance and J = E[dM / d theta], theta solves
     J^T S^-1 M + theta / sd^2 = 0: the generalised method of moments (Hansen 1982) with the prior of the
-    segment likelihood. As in Fisher scoring, J takes the expert for the policy: R_i and what G_i holds of the
-    same steps then have the same mean, whatever theta, and J is what the first steps of G_i contribute to its
-    derivative. S is the sum over interventions of the products of their moments, so that their steps may
-    depend on each other and the simulated paths may be noisy. With these weights the sandwich formula gives
-    the inverse of J^T S^-1 J + 1 / sd^2 for the covariance of theta.
+    segment likelihood. As in Fisher scoring, J is computed as if the expert were the policy. R_i and the last
+    part of G_i then have the same mean for every theta and cancel, so -J is the derivative of the first part
+    of G_i. S is estimated from the spread of the moments over interventions, mixed with their covariance
+    under the policy: steps of one intervention may be dependent, and simulated paths noisy. With these
+    weights the sandwich formula gives the covariance (J^T S^-1 J + I / sd^2)^-1 of theta.
 
     A learner whose sums are simulated ends at the mean of the points that the last half of its steps led to.
 

@@ -132,7 +132,7 @@ def align(
 def fit_log(
     aligner: Aligner, recorded: Sequence[Steps], patience: int, *, n_done: int = 0
 ) -> Iterator[Iteration]:
-    """Update the policy to recorded iterations one after the other, as `align` does to its own rollouts.
+    """Update the policy from recorded iterations one by one, as `align` does from its own rollouts.
 
     A log of the same method, prior and seed therefore leads to the same theta, bit for bit.
 

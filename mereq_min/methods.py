@@ -61,7 +61,7 @@ class Method:
     """One row of the table of methods: those that Chen et al. (2025) compare, and ours.
 
     Attributes:
-        name: name in the paper.
+        name: name of the method; as in the paper for those that it compares.
         reward: the reward that is inferred; None for imitation.
         start: the policy that is rolled out first.
         expert_set: the steps that are fitted, see `steps.sample_weights`.
@@ -156,7 +156,7 @@ RECORDED_METHODS = tuple(METHODS)[:8]
 
 
 def choose_method(task: Task) -> str:
-    """Return the method that needs fewest expert samples on a task and stays aligned.
+    """Return the name of the default method for a task: of MEReQ-R and MEReQ-L, the more reliable one.
 
     On tables it is MEReQ-R, which forgives an expert's slips. With networks it is MEReQ-L: there the errors
     of the networks look like slips, and what MEReQ-R infers of them is less certain.
@@ -166,7 +166,7 @@ def choose_method(task: Task) -> str:
 
 
 def has_networks(task: Task) -> bool:
-    """Whether the learners of a task are networks, which an engine computes."""
+    """Whether the learners of a task are neural networks: it then has an attribute `engine`."""
     return getattr(task, "engine", None) is not None
 
 
@@ -175,11 +175,11 @@ class EstimatorConfig:
     """Settings of the estimators; each method reads those of its own estimator."""
 
     accumulate: bool = True
-    """Fit the steps of all iterations, but for the methods that match features; with --no-accumulate, fit
-    those of the last iteration only, whatever the method. Good-enough steps of older policies pull theta back
-    to those policies, so that MEReQ matches the last iteration's features; MEReQ-all is MEReQ with the steps
-    of all iterations. The expert's older steps go too: kept without the good-enough steps around them they
-    count too much, and theta runs away. A likelihood only loses data by --no-accumulate."""
+    """Fit the steps of all iterations, unless the method itself fits only the last one (`Method.iterations`).
+    If false, every method fits only the last iteration. MEReQ does so by default, because good-enough steps
+    of older policies pull theta back towards those policies. It drops the expert's older steps too: without
+    the good-enough steps around them they weigh too much, and theta diverges. MEReQ-all keeps all steps. A
+    likelihood has no such bias, and only loses data if this is false."""
     matching: FeatureMatchingConfig = field(default_factory=FeatureMatchingConfig)
     """Settings of feature matching."""
     likelihood: SegmentLikelihoodConfig = field(default_factory=SegmentLikelihoodConfig)
@@ -215,8 +215,8 @@ class InverseRL:
     def update(self, steps: Steps, patience: int) -> tuple[Policy, Info]:
         """Fit theta to the steps and solve for its policy; see `interfaces.Aligner`.
 
-        The segment likelihood keeps its theta if there is no new expert step: its maximum is the same, and
-        fitting again would only add the noise of a neural learner.
+        Without a new expert step, only feature matching fits again. The other estimators keep their theta:
+        their solution is the same, and fitting again would only add the noise of a neural learner.
         """
         expert_samples = int(steps.is_intervention.sum())
         known = 0 if self.method.estimator == "feature matching" else self._expert_samples
@@ -236,10 +236,10 @@ class InverseRL:
         weights = sample_weights(steps, self.method.expert_set, patience)
         return match_features(self.learner, steps, weights, self.theta, self.config.matching)
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Return theta, its standard errors, and the state of the learner."""
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return theta, its standard errors, and the arrays of the learner."""
         errors = self.info["standard_errors"]
-        return {"theta": self.theta, "standard_errors": errors, **self.learner.state()}
+        return {"theta": self.theta, "standard_errors": errors, **self.learner.arrays()}
 
     def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Restore theta, the learner and its policy."""
@@ -290,9 +290,9 @@ class RobustInverseRL(InverseRL):
         self.noise = {name: getattr(estimate, name) for name in self.noise}
         return estimate
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Return theta, its standard errors, the expert's noise, and the state of the learner."""
-        learner = {f"learner.{name}": array for name, array in self.learner.state().items()}
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return theta, its standard errors, the expert's noise, and the arrays of the learner."""
+        learner = {f"learner.{name}": array for name, array in self.learner.arrays().items()}
         noise = {name: np.array(value) for name, value in self.noise.items()}
         return {"theta": self.theta, "standard_errors": self.info["standard_errors"], **noise, **learner}
 
@@ -348,7 +348,7 @@ class Cloning:
         self.policy = self.cloner.clone(used, sample_weights(used, self.method.expert_set, patience))
         return self.policy, self.info
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return no arrays: the policy follows from the steps."""
         return {}
 
@@ -405,11 +405,11 @@ def _make_baseline(task: Any, method: Method, seed: int) -> Cloner:
 def _make_segment_aligner(
     task: Any, method: Method, learner: Any, config: EstimatorConfig, seed: int
 ) -> Aligner:
-    """Build segment matching or, for a learner that cannot start at given states, the robust likelihood."""
+    """Build segment matching; for a learner that cannot start at given states, warn and build MEReQ-R."""
     if getattr(learner, "can_restart", False):
         return SegmentInverseRL(task, method, learner, config)
     warnings.warn(
-        f"{method.name} works like MEReQ-R on {task.name}, whose environments cannot copy their state",
+        f"{method.name} falls back to MEReQ-R on {task.name}: its learner cannot restart at recorded states",
         stacklevel=3,
     )
     return RobustInverseRL(task, method, _make_tempered_learner(task, method, seed), config)

@@ -1,7 +1,7 @@
 """Measures of alignment: expert samples to a threshold, feature divergence, and distance between rewards.
 
 A first crossing of a threshold can be luck, since the rate of an iteration is noisy. `samples_to_stay` counts
-until all later rates are below it, too; `confirmed_rates` holds a crossing against a second measurement.
+until all later rates are below it, too; `confirmed_rates` checks a crossing by a second measurement.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def samples_to_stay(
 def confirmed_rates(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return lambda of each iteration of a run; where it was measured again, the larger of the two.
 
-    `runs.run.describe` measures the policies again that may have crossed a threshold by luck, so that
-    `samples_to_threshold` of these rates counts confirmed crossings alone.
+    `lab.runs.run.needs_remeasuring` chooses the policies to measure again: those that may have crossed a
+    threshold by luck. `samples_to_threshold` of these rates therefore counts confirmed crossings only.
 
     Args:
         rows: the rows of the run.
@@ -132,18 +132,18 @@ def bootstrap_mean(values: ArrayLike, rng: np.random.Generator, confidence: floa
 
 
 def paired_difference(values: ArrayLike, others: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean of values less others, paired by seed, with the interval of Student (1908).
+    """Mean of values - others, paired by seed, with Student's t-interval (1908).
 
     Methods that start from the prior share their first iteration, so that their difference varies less from
-    seed to seed than either of them. With 8 pairs, Student's interval covers 93 to 96 % where 95 % are asked
-    for, unless the differences are very skewed; the percentile bootstrap covers 87 to 90 %.
+    seed to seed than either of them. With 8 pairs, the nominal 95 % interval has a coverage of 93 to 96 %,
+    unless the differences are very skewed; the percentile bootstrap has 87 to 90 %.
 
     The interval of a single pair is NaN.
 
     Args:
         values: (n,) a measure of one method, by seed.
         others: (n,) that of the other method on the same seeds.
-        confidence: probability that the interval covers.
+        confidence: nominal coverage probability.
 
     Raises:
         ValueError: if there are no values, one is not finite, or there are not as many others.
@@ -162,7 +162,7 @@ def paired_difference(values: ArrayLike, others: ArrayLike, confidence: float = 
 
 
 def share_of_the_way(value: float, start: float, end: float) -> float:
-    """Return how far a value came from a start to an end: 0 at the start, 1 at the end.
+    """Return the normalised score of a value: 0 at the start, 1 at the end.
 
     For returns under the expert's reward, the start is the prior's and the end the expert's own.
 
@@ -201,7 +201,7 @@ def samples_interval(
         count_samples(rows, threshold, least_success=least_success, count=count, confirmed=confirmed)
         for rows in runs
     ]
-    interval = bootstrap_mean([count.samples for count in counts], np.random.default_rng(0))
+    interval = bootstrap_mean([each.samples for each in counts], np.random.default_rng(0))
     return interval, sum(count.censored for count in counts)
 
 

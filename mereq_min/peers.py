@@ -23,22 +23,21 @@ LEAST_PROBABILITY = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class InterventionModel(FeatureCloner):
-    """MILE (Korkmaz and Biyik, ICRA 2025) in a table: when a person intervenes tells what the person wants.
+    """MILE (Korkmaz and Biyik, ICRA 2025) in a table: the timing of interventions tells what a person wants.
 
     The person, whose policy pi is fitted, expects the robot to act by a mental model m, and takes over with
     the probability of a probit model,
 
         p(s) = sum_a pi(a | s) Phi((log pi(a | s) - E_m[log pi(. | s)] - cost) / scale).
 
-    pi and m are fitted together: to the person's actions, and to who was in control at every step. The
-    optimiser is L-BFGS until it comes to rest. The mental model starts at the prior and has one number a
-    state and action.
+    pi and m are fitted together: to the person's actions, and to who was in control at every step, by L-BFGS
+    until it converges. The mental model starts at the prior and has one parameter per state and action.
 
     Attributes:
-        cost: of an intervention to the person [nats]. The authors take 3 for their discrete task; on carpet
-            and lanes (seeds 2100-2103, iterations 6-10) it left mean rates of 0.064 and 0.025, and 1 left
-            0.074 and 0.053.
-        scale: of the probit model's noise [nats].
+        cost: the person's cost of an intervention [nats]. The authors take 3 for their discrete task; on
+            carpet and lanes (seeds 2100-2103, iterations 6-10) it left mean rates of 0.064 and 0.025, and 1
+            left 0.074 and 0.053.
+        scale: scale of the probit model's noise [nats].
     """
 
     cost: float = 3.0
@@ -119,13 +118,13 @@ def _through_softmax(by_log: Array, policy: Array) -> Array:
 class PredictedPreferences(FeatureCloner):
     """PPL (Cai et al., NeurIPS 2025) in a table: the expert's action is preferred in the states to come, too.
 
-    At each expert step, the policy's action a- that the expert's a+ replaced is held for a while in the MDP's
+    At each expert step, the policy's action a- that the expert's a+ replaced is repeated in the MDP's
     transition model. In the state and in each predicted one, a+ is preferred to a-: the loss is that of
     cloning the expert's actions, plus the mean over these states of
 
         -log sigmoid(beta (log pi(a+ | s) - log pi(a- | s))).
 
-    The optimiser is L-BFGS until it comes to rest.
+    The loss is minimised by L-BFGS.
 
     Attributes:
         horizon: number of states with a preference; 1 is the state of the takeover alone [states]. The

@@ -26,7 +26,7 @@ class TabularPolicy:
 
     Args:
         log_policy: (S, A) log pi(a | s).
-        temperature: alpha of the reward for which the policy is soft-optimal, None if unknown [reward].
+        temperature: alpha at which the policy is soft-optimal for some reward, None if unknown [reward].
 
     Raises:
         ValueError: if the rows of the table are not normalised log-probabilities.
@@ -53,7 +53,7 @@ class TabularPolicy:
             return self._cumulative[state[0]].searchsorted(rng.random(1), side="right")
         return (rng.random(len(state))[:, None] >= self._cumulative[state]).sum(axis=1)
 
-    def state(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         """Return the table by name, for saving."""
         return {"log_policy": self.log_policy}
 
@@ -92,7 +92,7 @@ class UniformPolicy:
 
 
 class ActionCheck:
-    """Checks that what a policy or an expert returns are actions of a space; a Box may be left.
+    """Checks that a policy or an expert returns actions of a space; the bounds of a Box are not checked.
 
     Args:
         space: gymnasium's `Discrete` or `Box`.
@@ -107,17 +107,17 @@ class ActionCheck:
         """Return the actions (n, ...) that a policy drew for n states, after checking them.
 
         Raises:
-            ValueError: if they are no array of this shape, or not of the space: no such index, NaN, or
-                infinite.
+            ValueError: if they are not an array of this shape, or hold an index outside the space, NaN or
+                infinity.
         """
         whose = "a policy's sample"
         return self._check(_check_returned(actions, (n, *self.shape), whose), whose)
 
-    def one(self, action: Any) -> NDArray[Any]:
+    def check_one(self, action: Any) -> NDArray[Any]:
         """Return the action (...) of an expert in one state as an array, after checking it.
 
         Raises:
-            ValueError: as above.
+            ValueError: as for `__call__
         """
         array, whose = np.asarray(action), "an expert's intervene"
         if array.shape != self.shape:
@@ -143,7 +143,7 @@ class ActionCheck:
         return array
 
 
-def check_log_prob(values: Any, n: int) -> Array:
+def check_returned_log_prob(values: Any, n: int) -> Array:
     """Return log-probabilities (n,) as float64 after checking their shape, and that none is NaN.
 
     Raises:
@@ -179,7 +179,7 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
     """Refuse a policy that cannot act in a task, after asking it for actions and for log-probabilities.
 
     Args:
-        policy: any policy; where it holds a torch network, the message tells what that takes.
+        policy: any policy; if it holds a torch network, the message says what that network observes.
         observation_space: what the task shows, `Discrete` or `Box`.
         action_space: what the task accepts, `Discrete` or `Box`.
         task_name: named in the message.
@@ -194,7 +194,7 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
     shows, takes = _describe_observations(observation_space), _describe_inputs(policy)
     differs = takes not in (None, shows)
     if differs and _count_states(policy) is not None:  # a table with too many rows would not fail
-        raise ValueError(f"{task_name}: this policy takes {takes}, the task shows {shows}")
+        raise ValueError(f"{task_name}: the policy observes {takes}, the task's observation is {shows}")
     state = _example_states(observation_space)
     action: Any = None
     columns: list[Any] = []
@@ -206,7 +206,9 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
         failure = error
     has, wanted = _describe_policy_actions(policy, state, action_space), _describe_actions(action_space)
     if failure is not None and differs:
-        raise ValueError(f"{task_name}: this policy takes {takes}, the task shows {shows}") from failure
+        raise ValueError(
+            f"{task_name}: the policy observes {takes}, the task's observation is {shows}"
+        ) from failure
     if has not in (None, wanted):
         raise ValueError(f"{task_name}: this policy has {has}, the task has {wanted}") from failure
     if failure is not None:
@@ -216,7 +218,7 @@ def check_fit(policy: Policy, observation_space: Any, action_space: Any, task_na
         ) from failure
     try:
         ActionCheck(action_space)(action, len(state))
-        _check_sum([check_log_prob(column, len(state)) for column in columns], action_space)
+        _check_sum([check_returned_log_prob(column, len(state)) for column in columns], action_space)
     except ValueError as error:
         raise ValueError(f"{task_name}: {error}") from None
     _check_bounds(policy, action_space, task_name)

@@ -7,7 +7,6 @@ contains log pi, but neither r, Q nor V of the prior.
 """
 
 from dataclasses import replace
-from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike
 from mereq_min.interfaces import Policy
 from mereq_min.mdp import TabularMDP
 from mereq_min.soft import SoftSolution, bellman_q, check_log_policy, log_softmax, soft_value, solve_soft
-from mereq_min.validation import Array, check_array
+from mereq_min.validation import Array, check_array, check_number
 
 
 def scaled_prior_weight(prior: Policy, prior_weight: float, temperature: float) -> float:
@@ -111,9 +110,7 @@ def solve_residual(
     """
     residual_reward = check_array("residual_reward", residual_reward, shape=(mdp.n_states, mdp.n_actions))
     log_prior = check_log_policy(mdp, log_prior, "log_prior")
-    number = isinstance(scaled_prior_weight, Real) and not isinstance(scaled_prior_weight, bool)
-    if not number or not scaled_prior_weight >= 0 or not np.isfinite(scaled_prior_weight):
-        raise ValueError(f"scaled_prior_weight must be finite and at least 0, got {scaled_prior_weight}")
+    check_number("scaled_prior_weight", scaled_prior_weight, 0)
     with np.errstate(over="ignore"):
         bonus = prior_bonus(log_prior, scaled_prior_weight)
     if (np.isinf(bonus) & np.isfinite(log_prior)).any():

@@ -10,6 +10,7 @@ import numpy as np
 from mereq_min.interfaces import Expert, Imperfections, Oracle, Policy, Task
 from mereq_min.policies import ActionCheck
 from mereq_min.steps import Steps
+from mereq_min.validation import check_number
 
 if TYPE_CHECKING:
     import gymnasium
@@ -80,12 +81,12 @@ class Drive:
         """Take the expert's action (...), or for None the proposal; return whether that ended the episode.
 
         Raises:
-            ValueError: if what the expert returned is no action.
+            ValueError: if the expert returned something that is not an action.
         """
         policy_action, version = self._proposal
         intervened = expert_action is not None
         if intervened:
-            self._check.one(expert_action)
+            self._check.check_one(expert_action)
         action = expert_action if intervened else policy_action
         following, _, terminated, truncated, info = self.env.step(action)
         features = np.array(info["features"], dtype=np.float64)
@@ -150,8 +151,7 @@ def rollout(
     Raises:
         ValueError: if `n_steps` is below 1, or what policy or expert return is no action.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+    check_number("n_steps", n_steps, 1, integer=True)
     env = task.make_env() if env is None else env
     if expert_rng is None:
         expert_rng = rng.spawn(1)[0]

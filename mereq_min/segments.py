@@ -57,9 +57,9 @@ def cut(steps: Steps, longest: int, horizon: int) -> Pieces:
     goes_on = (stop < end[start]) & (steps.episode[after] == steps.episode[start])
     goes_on &= steps.t[after] - steps.t[start] == length
     rest = np.where(goes_on, planned - length, 0)
-    # What follows a gap in the record is unknown: such a piece is over where the record is.
-    is_over = goes_on | steps.terminated[stop - 1]
-    planned = np.where(is_over, planned, length)
+    # What follows a gap in the record is unknown: the plan of such a piece ends where the record ends.
+    is_plan_known = goes_on | steps.terminated[stop - 1]
+    planned = np.where(is_plan_known, planned, length)
     features = [steps.features[a:b].sum(axis=0) for a, b in zip(start, stop, strict=True)]
     return Pieces(start, stop, planned, rest, segment, np.array(features))
 

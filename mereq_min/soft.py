@@ -375,7 +375,7 @@ def occupancy(mdp: TabularMDP, log_policy: ArrayLike) -> Array:
 
 
 def discounted_sum(mdp: TabularMDP, log_policy: ArrayLike, x: ArrayLike) -> Array:
-    """Return the expected discounted sum of x(s_t, a_t) after each (s, a), when the policy acts from then on.
+    """Return the expected discounted sum of x(s_t, a_t) from each (s, a) on, following the policy after it.
 
     Y(s, a) = x(s, a) + gamma E[sum_a' pi(a' | s') Y(s', a')]. For x = r this is Q of the policy without
     entropy, for x = f its successor features.
@@ -435,8 +435,4 @@ def check_log_policy(mdp: TabularMDP, log_policy: ArrayLike, name: str = "log_po
         ValueError: on entries that are not real numbers, a wrong shape, NaN, or rows whose probabilities do
             not sum to 1.
     """
-    shape = (mdp.n_states, mdp.n_actions)
-    log_policy = to_float64(name, log_policy)
-    if log_policy.shape != shape:
-        raise ValueError(f"{name} must have shape (S, A) = {shape}, got {log_policy.shape}")
-    return check_log_probabilities(name, log_policy)
+    return check_log_probabilities(name, log_policy, shape=(mdp.n_states, mdp.n_actions))

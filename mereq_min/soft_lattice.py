@@ -30,8 +30,8 @@ RARE_SHARE = 0.5
 """Rewards are rare if a first sweep raises fewer of the values."""
 FEW_PRODUCTS, MANY_PRODUCTS = 30, 1000
 """Steps of BiCGSTAB after which a linear solve counts as slow, and after which it is given up."""
-SOLVED, SLOW = 1, 2
-"""How `_Solver.update` ends."""
+EXHAUSTED, STOPPED, SLOW = 0, 1, 2
+"""How `_Solver.update` ends: out of iterations; error small enough or not finite; linear solve too slow."""
 DIAGONAL = 30
 """Cells that take as long as what each diagonal costs besides its cells."""
 
@@ -140,7 +140,7 @@ class _Solver:
             budget = 0 if in_parts and is_slow else max_iterations - done
             updates, error, state = self.update(whole, tol, budget, most)
             done += updates
-            if state == SOLVED:
+            if state == STOPPED:
                 break
             if in_parts and is_slow and error > 0.1 * previous:
                 most = MANY_PRODUCTS
@@ -166,8 +166,8 @@ class _Solver:
     def update(self, part: tuple, tol: float, max_iterations: int, most: int) -> tuple[int, float, int]:
         """Update the policy in a part of the lattice, with the values beyond it as they are.
 
-        Returns the number of updates, the Bellman error, and whether it is SOLVED, or given up because a
-        linear solve is SLOW: it would need more than `most` steps.
+        Returns the number of updates, the Bellman error, and how it ended: STOPPED, EXHAUSTED, or SLOW
+        because a linear solve would need more than `most` steps.
         """
         lanes, _, first, stop = (int(x) for x in part)
         places = slice(1 + lanes * first, 1 + lanes * stop)
@@ -181,7 +181,7 @@ class _Solver:
             previous = error
             error = _back_up(self.world, self.moves, part, self.alpha, self.entries, self.vectors[1])
             if error <= tol or error <= rounding_error(values) or not np.isfinite(error):
-                return iteration, error, SOLVED
+                return iteration, error, STOPPED
             if iteration == max_iterations:
                 break
             b *= b.dtype.type(1.0 / error)
@@ -191,7 +191,7 @@ class _Solver:
                     return iteration, error, SLOW
                 x[:] = b  # a sweep of value iteration, which always makes progress
             _add(values, error, x)
-        return max_iterations, error, 0
+        return max_iterations, error, EXHAUSTED
 
 
 @njit(cache=True, fastmath={"contract"})

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mereq_min.validation import Array, Mask
+from mereq_min.validation import Array, Mask, check_number
 
 ExpertSet = Literal["expert", "expert + good-enough", "expert + policy"]
 """The steps that a method fits, see `sample_weights`."""
@@ -25,7 +25,7 @@ class Steps:
         state: (N, ...) states in which the steps were taken.
         action: (N, ...) executed actions.
         policy_action: (N, ...) actions that the policy proposed, whoever was in control.
-        features: (N, K) feature vectors of (state, action).
+        features: (N, K) feature vectors of the steps.
         is_intervention: (N,) whether the expert controlled this step.
         episode: (N,) index of the episode.
         t: (N,) time within the episode, from 0 [steps].
@@ -113,8 +113,7 @@ class Steps:
         Raises:
             ValueError: if `patience` is negative.
         """
-        if patience < 0:
-            raise ValueError(f"patience must not be negative, got {patience}")
+        check_number("patience", patience, 0, integer=True)
         provoking = np.zeros(len(self), dtype=bool)
         for ahead in range(1, patience + 1):
             provoking |= self._shifted(self.intervention_start, -ahead)

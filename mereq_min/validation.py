@@ -117,7 +117,8 @@ def check_log_probabilities(name: str, value: ArrayLike, *, shape: tuple[int, ..
     """Return a float64 copy of a table (S, A) of log-probabilities after checking that rows are normalised.
 
     Raises:
-        ValueError: on a wrong shape, NaN, or rows whose probabilities do not sum to 1.
+        ValueError: on entries that are not real numbers, a wrong shape, NaN, or rows whose probabilities do
+            not sum to 1 within 1e-6.
     """
     log_policy = to_float64(name, value)
     if log_policy.ndim != 2 or (shape is not None and log_policy.shape != shape):

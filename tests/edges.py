@@ -424,12 +424,12 @@ def write_files(folder: Path) -> None:
             (folder / f"{name}{suffix}").write_bytes(content)
     for suffix in (".safetensors", ".zip"):
         (folder / f"folder{suffix}").mkdir()
-    save_file(TASKS["shelf"]().prior.state(), folder / "shelf.safetensors")
+    save_file(TASKS["shelf"]().prior.arrays(), folder / "shelf.safetensors")
     S, A = TASKS["carpet"]().prior.log_policy.shape
     for name, shape in {"taller": (S + 1, A), "wider": (S, A + 1), "narrower": (S, A - 1)}.items():
         save_file({"log_policy": np.log(np.full(shape, 1 / shape[1]))}, folder / f"{name}.safetensors")
-    save_file(DiscretePolicy(mlp([4, 8, 3], 0), 1.0).state(), folder / "three.safetensors")
-    save_file(DiscretePolicy(mlp([5, 8, 2], 0), 1.0).state(), folder / "five inputs.safetensors")
+    save_file(DiscretePolicy(mlp([4, 8, 3], 0), 1.0).arrays(), folder / "three.safetensors")
+    save_file(DiscretePolicy(mlp([5, 8, 2], 0), 1.0).arrays(), folder / "five inputs.safetensors")
 
 
 # --- Usage ------------------------------------------------------------------------------------------------

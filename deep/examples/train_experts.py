@@ -24,7 +24,7 @@ def main(names: list[str]) -> None:
         task = TASKS[name]()
         assert isinstance(task.oracle, SimulatorOracle)
         expert: Any = replace(task.oracle, expert=None).expert_policy
-        save_arrays(HERE / f"{name}-expert.safetensors", expert.state())
+        save_arrays(HERE / f"{name}-expert.safetensors", expert.arrays())
         print(name, task.evaluate(expert))
 
 

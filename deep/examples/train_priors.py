@@ -120,7 +120,7 @@ def save(model: BaseAlgorithm, path: Path) -> None:
 
 
 def main() -> None:
-    """Train and save the priors of the given name."""
+    """Train and save the prior of the given name."""
     name, *folder = sys.argv[1:]
     torch.set_num_threads(1)
     save(PRIORS[name](), Path(*folder or [Path(__file__).parent]) / f"{name}-prior.zip")

@@ -49,7 +49,7 @@ STORIES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Introductions for newcomers, by the scene of the cells."""
-MOST_MARKS = 200
+MAX_MARKS = 200
 """Marks that a cell may draw."""
 TYPES = {
     mujoco.mjtGeom.mjGEOM_PLANE: "plane",
@@ -97,7 +97,7 @@ def show_cell(env: gym.Env[Any, Any]) -> dict[str, Any]:
     cells: Cells = env.unwrapped._episodes.cells  # type: ignore[attr-defined]
     data, shown = cells.data[0], list(_geoms(type(cells)))
     poses = np.hstack([data.geom_xpos[shown], data.geom_xmat[shown]])
-    scene = mujoco.MjvScene(cells.model, MOST_MARKS)
+    scene = mujoco.MjvScene(cells.model, MAX_MARKS)
     cells.draw_marks(scene)
     cells.draw_shadows(scene)
     marks = [{**_describe(geom), "pose": _pose(geom)} for geom in scene.geoms[: scene.ngeom]]
@@ -109,7 +109,7 @@ def _geoms(kind: type[Cells]) -> dict[int, Any]:
     """The shapes of a kind of cell that can be seen, by their number in the model."""
     cells = kind(1)
     mujoco.mj_forward(cells.model, cells.data[0])
-    scene = mujoco.MjvScene(cells.model, cells.model.ngeom + MOST_MARKS)
+    scene = mujoco.MjvScene(cells.model, cells.model.ngeom + MAX_MARKS)
     everything = mujoco.mjtCatBit.mjCAT_ALL
     mujoco.mjv_updateScene(
         cells.model, cells.data[0], mujoco.MjvOption(), None, mujoco.MjvCamera(), everything, scene

@@ -46,7 +46,7 @@ PRIOR_WEIGHTS = {
 }
 """(K,) weights w of each prior's reward w . f, which is the environment's own."""
 
-WISHES = {
+RESIDUAL_WEIGHTS = {
     "bottle": np.array([0.0, 0.0, 0.0, -5.0]) / SCALE,
     "eraser": np.array([0.0, 0.0, 0.0, -5.0]) / SCALE,
     "pillow": np.array([0.0, 0.0, 0.0, -3.0]) / SCALE,
@@ -57,7 +57,7 @@ CELLS: dict[str, type[Cells]] = {"bottle": BottleCells, "eraser": EraserCells, "
 """Kind of cell of each task; it defines features, success and the expert's rule."""
 
 LEARNER = LearnerConfig(num_envs=16, updates=400, first_rounds=40)
-"""Rolling out takes longer than 400 updates, and critics with fewer of them lag behind theta."""
+"""Budget of a solve: 400 updates cost less than a rollout; with fewer, the critics lag behind theta."""
 
 RECORDED = Settings(
     # 1000 steps are 10 episodes; in as few as 5, the expert may happen never to stop the prior. With 15
@@ -92,7 +92,7 @@ def make_cell_task(name: str, *, limit: float, release: int, patience: int = 4) 
         release: consecutive steps without a violation before the expert hands back [steps].
         patience: consecutive violations before a takeover [steps].
     """
-    cells, weights, theta = CELLS[name], PRIOR_WEIGHTS[name], WISHES[name]
+    cells, weights, theta = CELLS[name], PRIOR_WEIGHTS[name], RESIDUAL_WEIGHTS[name]
     prior, expert = (
         squashed_gaussian_policy(load_arrays(HERE / f"{name}-{who}.safetensors"))
         for who in ("prior", "expert")

@@ -220,7 +220,7 @@ def turn(car: Any) -> None:
 
 @inner
 def find_front(cars: Any, order: NDArray[np.int64], i: int, lane: int) -> int:
-    """Return the nearest car on a lane level with or ahead of car i, or -1 if there is none.
+    """Return the nearest car on a lane that is ahead of car i or level with it, or -1 if there is none.
 
     Of several at the same x, it is the last in the list.
     """
@@ -617,8 +617,8 @@ def observe(cars: Any, lanes: int, observation: NDArray[np.float32]) -> None:
         vx, vy = car.speed * cos(car.heading), car.speed * sin(car.heading)
         write_row(observation[k + 1], car.x - ego.x, car.y - ego.y, vx - ego_vx, vy - ego_vy, lanes)
     for k in range(count + 1, OBSERVED):
-        for feature in range(OBSERVED):
-            observation[k, feature] = 0.0
+        for column in range(observation.shape[1]):
+            observation[k, column] = 0.0
 
 
 LOW_HALF, HALF_BITS = np.uint64(0xFFFFFFFF), np.uint64(32)

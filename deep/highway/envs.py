@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from deep.highway import engine
 from deep.highway.roads import (
     FEATURES,
-    PRIOR_WEIGHTS,
+    PAPER_WEIGHTS,
     RoadConfig,
     Roads,
     RoadState,
@@ -62,7 +62,7 @@ class HighwayVectorEnv(VectorEnv[Any, Any, Any]):
         self,
         num_envs: int,
         config: RoadConfig = RoadConfig(),
-        weights: ArrayLike = PRIOR_WEIGHTS,
+        weights: ArrayLike = PAPER_WEIGHTS,
         threads: int = 1,
     ) -> None:
         check_number("num_envs", num_envs, 1, integer=True)
@@ -163,7 +163,7 @@ class HighwayEnv(gym.Env[Any, Any]):
     def __init__(
         self,
         config: RoadConfig = RoadConfig(),
-        weights: ArrayLike = PRIOR_WEIGHTS,
+        weights: ArrayLike = PAPER_WEIGHTS,
     ) -> None:
         self.config = config
         self.observation_space, self.action_space = make_spaces()

@@ -14,7 +14,7 @@ from deep.highway import engine
 from deep.highway.envs import HighwayEnv
 from deep.highway.roads import (
     FEATURES,
-    PRIOR_WEIGHTS,
+    PAPER_WEIGHTS,
     RoadConfig,
     RoadState,
     StepResult,
@@ -48,7 +48,7 @@ class ReferenceEnv(gym.Env[Any, Any]):
     def __init__(
         self,
         config: RoadConfig = RoadConfig(),
-        weights: ArrayLike = PRIOR_WEIGHTS,
+        weights: ArrayLike = PAPER_WEIGHTS,
         render_mode: str | None = None,
     ) -> None:
         # It is slow to import, and training does not need it.
@@ -168,7 +168,7 @@ class DrawnHighwayEnv(HighwayEnv):
     def __init__(
         self,
         config: RoadConfig = RoadConfig(),
-        weights: ArrayLike = PRIOR_WEIGHTS,
+        weights: ArrayLike = PAPER_WEIGHTS,
     ) -> None:
         super().__init__(config, weights)
         self._painter = ReferenceEnv(config, weights, self.render_mode)

@@ -18,7 +18,7 @@ FEATURES = ("collision", "right_lane", "high_speed")
 """Names (K,) of the features."""
 ACTIONS = ("lane left", "idle", "lane right", "faster", "slower")
 """Names of the actions 0..4."""
-PRIOR_WEIGHTS = (-0.5, 0.0, 0.4)
+PAPER_WEIGHTS = (-0.5, 0.0, 0.4)
 """(K,) weights of the prior's reward as the paper states them; the task of this package uses others."""
 
 StepResult = tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]
@@ -168,7 +168,7 @@ def empty_observations(count: int) -> NDArray[np.float32]:
 
 
 def check_action(action: Any) -> int:
-    """Return an action as an integer in 0..4; raise a ValueError if it is none."""
+    """Return an action as an int; raise ValueError unless it is an integer in 0..4."""
     try:
         chosen = index(action)
     except TypeError:
@@ -179,7 +179,7 @@ def check_action(action: Any) -> int:
 
 
 def check_actions(actions: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Return actions (N,) as integers in 0..4; raise a ValueError if they are none."""
+    """Return actions (N,) as int64; raise ValueError unless they are N integers in 0..4."""
     array = np.asarray(actions)
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise ValueError(f"actions must be {count} integers, got shape {array.shape} of {array.dtype}")

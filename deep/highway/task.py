@@ -5,8 +5,8 @@ than a margin,
 
     violation(s, a):  Q_E(s, a) - V_E(s) = alpha_hat log pi_E(a | s) < -margin
 
-It is a violation to leave the right-most lane, or not to change towards it, while that lane is free; if it is
-taken, it is none. An action that is about to cause a crash is a violation too.
+While the right-most lane is free, it is a violation to leave it or not to change towards it; while it is
+occupied, it is not. An action that is about to cause a crash is a violation too.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def make_highway(config: RoadConfig = RoadConfig()) -> GymTask:
 
 
 def make_road(render_mode: str | None = None, *, config: RoadConfig) -> gym.Env:
-    """Return a compiled road, of which highway-env draws the pictures; in a window, highway-env itself."""
+    """Return a compiled road, whose images highway-env renders; for "human", highway-env itself."""
     if render_mode is None:
         return HighwayEnv(config, PRIOR_WEIGHTS)
     if render_mode == "rgb_array":

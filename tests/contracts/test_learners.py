@@ -118,7 +118,7 @@ def solved_state(name: str, residual: bool) -> dict[str, Any]:
     """What a learner knows after its first solve, so that every test can go on from there."""
     learner = CASES[name].make(residual)
     learner.solve(THETA)
-    return learner.state()
+    return learner.arrays()
 
 
 def exact_log_policy(residual, theta=THETA):
@@ -252,7 +252,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(case, residual, learner):
     _, steps = steps_in_all_states(case)
     learner.solve(1.1 * THETA)
     twin = case.make(residual)
-    twin.restore(learner.state())
+    twin.restore(learner.arrays())
     for theta in (None, 1.2 * THETA):
         for each in (learner, twin):
             theta is None or each.solve(theta)

@@ -26,7 +26,7 @@ from deep.gaussian import SquashedGaussianPolicy
 from deep.heads import CategoricalHead, GaussianHead
 from deep.nets import mlp, to_tensor
 from deep.policies import DiscretePolicy
-from deep.prediction import StepModel
+from deep.prediction import DynamicsModel
 from deep.residual_dqn import DQNConfig, ResidualDQN
 from mereq_min import METHODS, make_aligner
 from mereq_min.peers import intervention_probability
@@ -255,7 +255,7 @@ def test_a_step_model_learns_a_linear_system_and_holds_the_action(space, monkeyp
         else rng.integers(A, size=2_000)
     )
     after = (0.9 * state + push(action)).astype(np.float32)
-    model = StepModel(state, action, after, space)
+    model = DynamicsModel(state, action, after, space)
     found = model(state[:50], action[:50], 2)
     assert found.shape == (2, 50, 2)
     twice = 0.9 * after[:50] + push(action[:50])

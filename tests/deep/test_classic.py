@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from deep.classic import ADDED, TASKS
+from deep.classic import RESIDUAL_WEIGHTS, TASKS
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.rollouts import collect
@@ -61,7 +61,7 @@ def test_the_priors_reward_on_cartpole_is_that_of_the_paper():
 )
 def test_the_residual_reward_is_the_papers_add_on(name, add_on):
     task = TASKS[name]()
-    theta = ADDED[name]
+    theta = RESIDUAL_WEIGHTS[name]
     differences = []
     for _, action, state, _, _, _, info in walk(task.make_env(), N_STEPS, seed=2):
         differences.append(info["features"] @ theta - add_on(action, state))
@@ -145,10 +145,10 @@ class AlwaysLeft:
 
 def test_a_policy_for_another_task_is_refused_in_words():
     task = TASKS["CartPole-v1"]()
-    with pytest.raises(ValueError, match="CartPole-v1: this policy takes 8 numbers, the task shows 4"):
-        task.load_policy(DiscretePolicy(mlp([8, 4], seed=0)).state())
+    with pytest.raises(ValueError, match=r"CartPole-v1: the policy observes 8 numbers, .* is 4 numbers"):
+        task.load_policy(DiscretePolicy(mlp([8, 4], seed=0)).arrays())
     with pytest.raises(ValueError, match="CartPole-v1: this policy has 6 actions, the task has 2 actions"):
-        task.load_policy(DiscretePolicy(mlp([4, 6], seed=0)).state())
+        task.load_policy(DiscretePolicy(mlp([4, 6], seed=0)).arrays())
     with pytest.raises(ValueError, match="no policy: expected scales"):
         task.load_policy({})
 
@@ -166,8 +166,8 @@ def test_a_policy_on_a_prior_on_a_prior_is_rebuilt_from_one_set_of_arrays():
     first = DiscretePolicy(nets[0], 0.5)
     second = DiscretePolicy(nets[1], 0.3, first, 0.7)
     third = DiscretePolicy(nets[2], 0.2, second, 2.0)
-    arrays = {**third.state(), **{f"prior.{k}": v for k, v in second.state().items()}}
+    arrays = {**third.arrays(), **{f"prior.{k}": v for k, v in second.arrays().items()}}
     with pytest.raises(ValueError, match="customises a prior"):
         task.load_policy(arrays)
-    arrays |= {f"prior.prior.{k}": v for k, v in first.state().items()}
+    arrays |= {f"prior.prior.{k}": v for k, v in first.arrays().items()}
     np.testing.assert_array_equal(task.load_policy(arrays).log_probs(states), third.log_probs(states))

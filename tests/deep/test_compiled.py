@@ -94,9 +94,9 @@ def test_twenty_updates_are_those_of_torch(make):
     assert (reference.engine, compiled.engine) == ("torch", "jax")
     fill(reference)
     reference.update(THETA, 50)
-    compiled.restore(reference.state())
+    compiled.restore(reference.arrays())
     expected, metrics = reference.update(THETA, 20), compiled.update(THETA, 20)
-    assert_same_state(compiled.state(), reference.state(), atol=1e-5)
+    assert_same_state(compiled.arrays(), reference.arrays(), atol=1e-5)
     assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
@@ -108,10 +108,10 @@ def test_they_are_those_of_torch_in_large_networks(make, units):
     reference, compiled = (make(engine, hidden=(units, units)) for engine in ("torch", "jax"))
     fill(reference)
     reference.update(THETA, 50)
-    compiled.restore(reference.state())
+    compiled.restore(reference.arrays())
     for agent in (reference, compiled):
         agent.update(THETA, 20)
-    actual, desired = compiled.state(), reference.state()
+    actual, desired = compiled.arrays(), reference.arrays()
     assert_same_state(actual, desired, atol=1e-3)
     near = [np.isclose(actual[name], value, rtol=0, atol=1e-5).ravel() for name, value in desired.items()]
     assert np.mean(~np.concatenate(near)) < 1e-3
@@ -124,12 +124,12 @@ def test_the_first_updates_create_what_torch_creates(make):
     for agent in (reference, compiled):
         fill(agent)
         agent.update(THETA, 20)
-    assert_same_state(compiled.state(), reference.state(), atol=0.1)
-    reference.restore(compiled.state())
-    assert_same_state(reference.state(), compiled.state())
+    assert_same_state(compiled.arrays(), reference.arrays(), atol=0.1)
+    reference.restore(compiled.arrays())
+    assert_same_state(reference.arrays(), compiled.arrays())
     for agent in (reference, compiled):
         agent.update(THETA, 20)
-    assert_same_state(compiled.state(), reference.state(), atol=1e-3)
+    assert_same_state(compiled.arrays(), reference.arrays(), atol=1e-3)
 
 
 @pytest.mark.parametrize("make", [make_sac, make_dqn])
@@ -139,13 +139,13 @@ def test_a_resumed_agent_goes_on_bit_for_bit_and_nothing_is_compiled_again(make)
     fill(agent)
     agent.update(THETA, 20)
     compiled = updates._cache_size()
-    again.restore(agent.state())
+    again.restore(agent.arrays())
     for seed in (1, 2):
         for each in (agent, again):
             fill(each, seed)  # fuller than before, and then full
             each.optimiser.param_groups[0]["lr"] = 1e-3 / seed
             each.update(seed * THETA, 20)
-    assert_same_state(again.state(), agent.state())
+    assert_same_state(again.arrays(), agent.arrays())
     assert updates._cache_size() == compiled
 
 

@@ -22,7 +22,7 @@ def test_an_example_comes_with_a_trained_prior_and_expert(name):
     assert features.min() >= 0 and features.max() <= 1
     assert np.isfinite(expert.log_prob(steps.state[lived], steps.action[lived])).all()
     # Both are saved as arrays, and come back as they were.
-    again = task.load_policy(expert.state())
+    again = task.load_policy(expert.arrays())
     np.testing.assert_allclose(
         again.log_prob(steps.state[lived], steps.action[lived]),
         expert.log_prob(steps.state[lived], steps.action[lived]),

@@ -355,7 +355,7 @@ def test_a_sac_with_state_dependent_noise_is_cloned_too(briefly):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_policy_that_was_saved_here_is_a_prior(tmp_path, kind):
     policy = make_prior(kind)
-    save_arrays(tmp_path / "prior.safetensors", policy.state())
+    save_arrays(tmp_path / "prior.safetensors", policy.arrays())
     task = make_task(kind, prior=tmp_path / "prior.safetensors")
     state, action = STATES[:, : task.n_inputs], np.tile([0, 1], 15) if kind == "discrete" else STATES[:, :1]
     np.testing.assert_array_equal(task.prior.log_prob(state, action), policy.log_prob(state, action))
@@ -538,7 +538,7 @@ class Constant:
 def test_policies_are_rebuilt_from_their_arrays(kind):
     task = make_task(kind, prior=make_prior(kind))
     for policy in (task.make_learner("residual", 1.0).solve(np.ones(len(task.feature_names))), task.prior):
-        loaded = task.load_policy(policy.state())
+        loaded = task.load_policy(policy.arrays())
         steps = [task.roll_out(each, 2) for each in (policy, loaded)]
         np.testing.assert_array_equal(steps[0].action, steps[1].action)
         row = (steps[0].transitions()[name] for name in ("state", "action"))
@@ -568,7 +568,7 @@ def solve_twice(task, **options):
     theta = np.zeros(len(task.feature_names))
     learner.solve(theta)
     learner.solve(theta + 0.3)
-    return learner.state() | {"mean_features": learner.mean_features()}
+    return learner.arrays() | {"mean_features": learner.mean_features()}
 
 
 @pytest.fixture(name="solved")

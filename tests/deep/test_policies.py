@@ -90,14 +90,14 @@ def test_logits_of_unknown_temperature_are_not_divided():
 
 
 def test_a_file_written_before_temperatures_could_be_unknown_keeps_its_number():
-    arrays = make_policy(temperature=None).state() | {"scales": np.array([1.0, 0.0])}
+    arrays = make_policy(temperature=None).arrays() | {"scales": np.array([1.0, 0.0])}
     assert discrete_policy(arrays).temperature == 1.0
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.0, None])
 def test_a_saved_policy_takes_identical_actions(temperature):
     policy = make_policy(temperature=temperature)
-    again = discrete_policy(policy.state())
+    again = discrete_policy(policy.arrays())
     assert again.temperature == temperature
     np.testing.assert_array_equal(again.log_probs(STATES), policy.log_probs(STATES))
     first, second = (each.sample(STATES, np.random.default_rng(4)) for each in (policy, again))
@@ -108,10 +108,10 @@ def test_a_saved_residual_policy_needs_its_prior():
     prior = make_policy(1)
     policy = make_policy(0, prior=prior, prior_scale=0.7)
     np.testing.assert_array_equal(
-        discrete_policy(policy.state(), prior).log_probs(STATES), policy.log_probs(STATES)
+        discrete_policy(policy.arrays(), prior).log_probs(STATES), policy.log_probs(STATES)
     )
     with pytest.raises(ValueError, match="together with it"):
-        discrete_policy(policy.state())
+        discrete_policy(policy.arrays())
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_saved_residual_policy_needs_its_prior():
 )
 def test_a_damaged_policy_is_refused(damage):
     with pytest.raises(ValueError, match=r"scales|net"):
-        discrete_policy(make_policy().state() | damage)
+        discrete_policy(make_policy().arrays() | damage)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_prior_that_counts_for_nothing_may_rule_out_actions():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_saved_policy_keeps_its_activation(activation):
     policy = DiscretePolicy(mlp([4, 8, 3], seed=0, activation=activation))
-    again = discrete_policy(policy.state())
+    again = discrete_policy(policy.arrays())
     np.testing.assert_array_equal(again.log_probs(STATES), policy.log_probs(STATES))
 
 
@@ -164,7 +164,7 @@ def test_a_network_that_its_arrays_do_not_tell_is_not_rebuilt_as_another(layers)
     policy = DiscretePolicy(torch.nn.Sequential(torch.nn.Flatten(), *layers))
     assert np.isfinite(policy.log_probs(STATES)).all()
     with pytest.raises(ValueError, match="was not built like"):
-        discrete_policy(policy.state())
+        discrete_policy(policy.arrays())
 
 
 LOW, HIGH = np.array([-3.0, 0.0]), np.array([3.0, 0.5])
@@ -197,9 +197,9 @@ def test_standardised_samples_are_standard_normal():
 @pytest.mark.parametrize("temperature", [None, 0.2])
 def test_a_saved_squashed_policy_keeps_its_density_and_temperature(temperature):
     policy = make_squashed(temperature)
-    again = squashed_gaussian_policy(policy.state())
+    again = squashed_gaussian_policy(policy.arrays())
     assert again.temperature == temperature
-    assert ("temperature" in policy.state()) == (temperature is not None)
+    assert ("temperature" in policy.arrays()) == (temperature is not None)
     action = policy.sample(STATES, np.random.default_rng(0))
     np.testing.assert_array_equal(again.log_prob(STATES, action), policy.log_prob(STATES, action))
 
@@ -209,7 +209,7 @@ def test_a_squashed_policy_refuses_a_temperature_that_is_not_above_0(temperature
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         make_squashed(temperature)
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
-        squashed_gaussian_policy(make_squashed().state() | {"temperature": np.array(temperature)})
+        squashed_gaussian_policy(make_squashed().arrays() | {"temperature": np.array(temperature)})
 
 
 class Module(torch.nn.Module):
@@ -271,17 +271,27 @@ WIDE = Box(-np.inf, np.inf, (5, 5))
 @pytest.mark.parametrize(
     ("policy", "observations", "actions", "message"),
     [
-        (make_policy(), WIDE, Discrete(3), "takes 4 numbers, the task shows 25 numbers"),
-        (DiscretePolicy(Module()), WIDE, Discrete(3), "takes 4 numbers, the task shows 25 numbers"),
-        (DiscretePolicy(Module()), Box(0, 1, (1,)), Discrete(3), "takes 4 numbers, the task shows 1 number$"),
+        (make_policy(), WIDE, Discrete(3), "observes 4 numbers, .* observation is 25 numbers"),
+        (
+            DiscretePolicy(Module()),
+            WIDE,
+            Discrete(3),
+            "observes 4 numbers, .* observation is 25 numbers",
+        ),
+        (
+            DiscretePolicy(Module()),
+            Box(0, 1, (1,)),
+            Discrete(3),
+            "observes 4 numbers, .* observation is 1 number$",
+        ),
         (
             DiscretePolicy(mlp([4, 8, 3], seed=0, scale=np.ones(4))),
             WIDE,
             Discrete(3),
-            "takes 4 numbers, the task shows 25",
+            "observes 4 numbers, .* is 25 numbers",
         ),
-        (make_squashed(), WIDE, TORQUES, "takes 4 numbers, the task shows 25"),
-        (UNBOUNDED, WIDE, TORQUES, "takes 4 numbers, the task shows 25"),
+        (make_squashed(), WIDE, TORQUES, "observes 4 numbers, .* is 25 numbers"),
+        (UNBOUNDED, WIDE, TORQUES, "observes 4 numbers, .* is 25 numbers"),
         (
             DiscretePolicy(Module()),
             IMAGE,

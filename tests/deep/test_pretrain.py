@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from deep import pretrain
-from deep.classic import ADDED, TASKS, make_plain
+from deep.classic import RESIDUAL_WEIGHTS, TASKS, make_plain
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.pretrain import Pretrain, make_problem, train
@@ -225,7 +225,7 @@ def test_a_saved_policy_acts_as_the_one_that_was_trained(tmp_path, name, algo):
 def _prior(tmp_path):
     """A policy over CartPole's actions, and its file."""
     policy = DiscretePolicy(mlp([4, 8, 2], seed=5), 0.3)
-    save_arrays(tmp_path / "prior.safetensors", policy.state())
+    save_arrays(tmp_path / "prior.safetensors", policy.arrays())
     return policy, str(tmp_path / "prior.safetensors")
 
 
@@ -241,8 +241,8 @@ def test_where_nothing_is_added_to_the_reward_the_policy_stays_its_prior(tmp_pat
         sac=SACConfig(engine="torch", hidden=(8,), batch_size=64),
     )  # fmt: skip
     learned = []
-    for name, added in (("same", np.zeros(3)), ("other", ADDED[CARTPOLE])):
-        monkeypatch.setitem(ADDED, CARTPOLE, added)
+    for name, added in (("same", np.zeros(3)), ("other", RESIDUAL_WEIGHTS[CARTPOLE])):
+        monkeypatch.setitem(RESIDUAL_WEIGHTS, CARTPOLE, added)
         learned.append(run(settings, tmp_path / name / "it"))
     drift, change = (np.abs(each.log_probs(STATES) - policy.log_probs(STATES)).max() for each in learned)
     assert drift < 0.005  # rounding, which Adam magnifies

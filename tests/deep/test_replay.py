@@ -44,7 +44,7 @@ def test_rows_stay_together_and_are_drawn_evenly():
 def test_a_restored_replay_goes_on_alike():
     replay, again = Replay(5), Replay(5)
     replay.add(**columns(range(7)))
-    again.restore(replay.state())
+    again.restore(replay.arrays())
     for each in (replay, again):
         each.add(**columns([20, 21]))
     draws = [each.sample(100, np.random.default_rng(0)) for each in (replay, again)]
@@ -54,7 +54,7 @@ def test_a_restored_replay_goes_on_alike():
 
 def test_an_empty_replay_survives_a_round_trip():
     replay = Replay(5)
-    replay.restore(Replay(5).state())
+    replay.restore(Replay(5).arrays())
     assert len(replay) == 0
     with pytest.raises(ValueError, match="empty"):
         replay.sample(1, np.random.default_rng(0))
@@ -81,4 +81,4 @@ def test_a_damaged_state_is_refused(damage):
     replay = Replay(5)
     replay.add(**columns([1, 2]))
     with pytest.raises(ValueError, match="transitions into a replay of 5"):
-        Replay(5).restore(replay.state() | damage)
+        Replay(5).restore(replay.arrays() | damage)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from vector import OneHotPolicy, TabularVectorEnv
 
-from deep.bellman import LEAST_LOG_PRIOR, bounded_log_prior, critic_loss, critic_target, stray_bonus
+from deep.bellman import MIN_LOG_PROB, bounded_log_prior, critic_loss, critic_target, stray_bonus
 from deep.nets import mlp
 from deep.policies import DiscretePolicy
 from deep.residual_dqn import DQNConfig, ResidualDQN, soft_candidates
@@ -90,7 +90,7 @@ def test_an_action_that_the_prior_never_takes_has_no_part_in_the_targets():
     prior = OneHotPolicy(np.log([[0.5, 0.5, 1e-300, 1e-300]]))
     prior.log_prob = lambda state, action: np.where(action < 2, np.log(0.5), -np.inf)
     bounded = bounded_log_prior(prior, np.ones((N, 1)), A)
-    assert bounded.min() == LEAST_LOG_PRIOR
+    assert bounded.min() == MIN_LOG_PROB
     log_prior = torch.as_tensor(bounded, dtype=torch.float32)
     batch = make_batch() | {"next_log_prior": log_prior}
     values, q = make_values()
@@ -262,11 +262,11 @@ def test_a_restored_agent_goes_on_bit_for_bit(temperature):
     for seed in (0, 1):
         agent.add(**make_transitions(seed=seed))
         agent.update(np.array([1.0, -0.5]), 10)
-    again.restore(agent.state())
+    again.restore(agent.arrays())
     for each in (agent, again):
         each.add(**make_transitions(seed=2))
         each.update(np.array([0.3, 0.9]), 10)
-    expected, got = agent.state(), again.state()
+    expected, got = agent.arrays(), again.arrays()
     assert set(expected) == set(got)
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
@@ -296,7 +296,7 @@ def test_a_damaged_state_is_refused(damage, message):
     agent = make_agent()
     agent.add(**make_transitions())
     agent.update(np.zeros(K), 1)
-    state = agent.state()
+    state = agent.arrays()
     damage(state)
     with pytest.raises(ValueError, match=message):
         make_agent().restore(state)

@@ -136,7 +136,7 @@ def test_the_actor_states_the_density_of_its_own_draws():
 
 def test_a_rebuilt_policy_acts_the_same():
     policy, state = gaussian_policy(6), np.random.default_rng(0).normal(size=(9, 3))
-    twin = squashed_gaussian_policy(policy.state())
+    twin = squashed_gaussian_policy(policy.arrays())
     draws = [each.sample(state, np.random.default_rng(3)) for each in (policy, twin)]
     np.testing.assert_array_equal(*draws)
 
@@ -153,7 +153,7 @@ def test_a_rebuilt_policy_acts_the_same():
     ],
 )
 def test_damaged_policies_are_refused(name, value, message):
-    arrays = gaussian_policy().state()
+    arrays = gaussian_policy().arrays()
     arrays[name] = value
     with pytest.raises(ValueError, match=message):
         squashed_gaussian_policy({key: array for key, array in arrays.items() if array is not None})
@@ -286,9 +286,9 @@ def test_over_a_box_the_prior_has_no_gradient_but_noise():
 def test_target_critics_follow_by_polyak_averaging():
     agent = fill(make_agent("box", target_rate=0.2), np.random.default_rng(0))
     agent.update(np.ones(2), 2)
-    before = agent.state()
+    before = agent.arrays()
     agent.update(np.ones(2), 1)
-    after = agent.state()
+    after = agent.arrays()
     names = [name for name in before if name.startswith("target_critics.")]
     assert len(names) == 4
     for name in names:
@@ -307,7 +307,7 @@ def test_the_actors_loss_does_not_move_the_critics(kind):
     for agent in agents:
         agent.gamma = 0.0
         agent.update(np.ones(2), 3)
-    first, second = (agent.state() for agent in agents)
+    first, second = (agent.arrays() for agent in agents)
     for name in (name for name in first if name.startswith("critics.")):
         np.testing.assert_array_equal(first[name], second[name])
 
@@ -320,10 +320,10 @@ def test_a_restored_agent_goes_on_bit_for_bit(kind):
     agent = fill(make_agent(kind, target_entropy=-0.5), np.random.default_rng(0))
     agent.update(np.ones(2), 5)
     twin = make_agent(kind, target_entropy=-0.5)
-    twin.restore(agent.state())
+    twin.restore(agent.arrays())
     metrics = [each.update(np.array([1.0, -0.5]), 5) for each in (agent, twin)]
     assert metrics[0] == metrics[1]
-    first, again = agent.state(), twin.state()
+    first, again = agent.arrays(), twin.arrays()
     assert set(first) == set(again)
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
@@ -341,7 +341,7 @@ def test_a_restored_agent_goes_on_bit_for_bit(kind):
 )
 def test_damaged_states_are_refused(name, value, message):
     agent = fill(make_agent("box"), np.random.default_rng(0))
-    state = {**agent.state(), name: value}
+    state = {**agent.arrays(), name: value}
     with pytest.raises(ValueError, match=message):
         agent.restore({key: array for key, array in state.items() if array is not None})
 

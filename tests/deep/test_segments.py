@@ -19,7 +19,7 @@ from deep.fanuc.pillow import PillowCells
 from deep.highway.task import make_highway
 from deep.learner import LearnerConfig, NeuralLearner
 from deep.residual_dqn import DQNConfig
-from deep.rollouts import collect_from, join_states, replay, select_states
+from deep.rollouts import collect_from, join_states, repeat_actions, select_states
 from mereq_min.exact import ExactLearner
 from mereq_min.inverse import SegmentLikelihoodConfig, SegmentMatchingConfig
 from mereq_min.loop import LoopConfig, align
@@ -68,7 +68,7 @@ def test_a_replay_comes_to_the_states_of_a_rollout() -> None:
     assert steps.seed is not None
     rows = np.array([0, 5, 20, 45, 58])
     envs = task.make_vector_env(1)
-    states, seen = replay(envs, int(steps.seed[0]), steps.action, rows)
+    states, seen = repeat_actions(envs, int(steps.seed[0]), steps.action, rows)
     assert_array_equal(seen, steps.state[:59])
     for i, row in enumerate(rows):
         again = collect_from(
@@ -247,7 +247,7 @@ def test_a_restored_method_goes_on_bit_for_bit() -> None:
     _, second = make()
     steps = next(run(task, second, LoopConfig(1, 30))).steps
     _, third = make()
-    third.restore(second.state(), steps, 1)
+    third.restore(second.arrays(), steps, 1)
     (again,) = run(task, third, LoopConfig(2, 30), done=[steps])
     assert np.abs(done[-1].info["theta"]).max() > 0
     for name in ("theta", "standard_errors"):

@@ -15,7 +15,7 @@ from vector import OneHotPolicy, TabularVectorEnv, one_hot
 
 from deep import GymTask
 from deep.gaussian import SquashedGaussianPolicy
-from deep.learner import LEAST_PRIOR_FEATURE, LearnerConfig, TemperedNeuralLearner
+from deep.learner import MIN_LOG_PRIOR_FEATURE, LearnerConfig, TemperedNeuralLearner
 from deep.nets import mlp
 from deep.policies import EpsilonPolicy
 from deep.residual_dqn import DQNConfig, ResidualDQN
@@ -79,7 +79,7 @@ def solved_state(*x: float) -> dict[str, NDArray[Any]]:
     """What a learner knows after its first solve."""
     learner = make_learner()
     learner.solve(np.array(x))
-    return learner.state()
+    return learner.arrays()
 
 
 def make_solved(*x: float) -> TemperedNeuralLearner:
@@ -191,7 +191,7 @@ def test_a_step_that_the_prior_hardly_ever_takes_does_not_swamp_the_others() -> 
     steps = learner._collect(0)
     rare = steps.action == 0
     assert rare.any()
-    assert_allclose(steps.features[..., -1], OMEGA * np.where(rare, LEAST_PRIOR_FEATURE, -0.5))
+    assert_allclose(steps.features[..., -1], OMEGA * np.where(rare, MIN_LOG_PRIOR_FEATURE, -0.5))
 
 
 # --- The estimator ----------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_a_restored_method_goes_on_bit_for_bit() -> None:
     ahead = align(task, second, LoopConfig(1, 40), seed=0, expert=Pusher())
     steps = next(ahead).steps
     third = make_aligner(make_pendulum(), METHODS["MEReQ-R"], config)
-    third.restore(second.state(), steps, 1)
+    third.restore(second.arrays(), steps, 1)
     (again,) = align(task, third, loop, seed=0, expert=Pusher(), done=[steps])
     assert set(done[-1].info) >= {"error_rate", "temperature_ratio", "converged"}
     for name in ("theta", "standard_errors", "error_rate", "temperature_ratio"):

@@ -170,7 +170,7 @@ def test_malformed_maps_are_refused(text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"slip": 1.5}, r"slip must lie in \[0, 1\], got 1.5"),
+        ({"slip": 1.5}, r"slip must be a finite number at least 0 and at most 1, got 1.5"),
         ({"wind": -0.1}, "wind must hold probabilities"),
         ({"wind": [0.1, 0.2]}, r"wind must broadcast to \(rows, columns\) = \(1, 3\), got \(2,\)"),
         ({"wind": np.nan}, "wind must be finite"),

@@ -230,7 +230,7 @@ def test_any_prior_becomes_its_table():
 
 
 def test_a_policy_comes_back_from_its_state():
-    policy = TASK.load_policy(ORACLE.expert_policy.state())
+    policy = TASK.load_policy(ORACLE.expert_policy.arrays())
     np.testing.assert_array_equal(policy.log_policy, ORACLE.expert_policy.log_policy)
 
 

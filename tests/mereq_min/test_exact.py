@@ -179,7 +179,7 @@ def test_a_restored_learner_goes_on_bit_for_bit() -> None:
     unbroken = make_learner()
     unbroken.solve(first)
     unbroken.solve(second)
-    saved = {name: array.copy() for name, array in unbroken.state().items()}
+    saved = {name: array.copy() for name, array in unbroken.arrays().items()}
     resumed = make_learner()
     resumed.restore(saved)
     steps = make_steps(np.zeros((3, 2)), state=np.array([0, 2, 4]), action=np.array([1, 0, 2]))
@@ -206,7 +206,7 @@ def test_one_inverse_serves_many_rewards_and_each_is_solved(
         expected = solve_residual(mdp, mdp.reward(theta), log_prior, 0.3, temperature, tol=1e-11)
         # A Bellman error of 1e-8 temperatures is one of at most 1e-8 / (1 - gamma) of them in the values.
         close = 2e-8 * temperature / (1 - mdp.gamma)
-        assert_allclose(learner.state()["v"], expected.v, rtol=1e-9, atol=close)
+        assert_allclose(learner.arrays()["v"], expected.v, rtol=1e-9, atol=close)
 
 
 def test_solves_for_close_rewards_need_no_step_of_newtons_method(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,10 +230,10 @@ def test_a_stale_inverse_is_made_anew_though_newtons_method_is_not_needed(
     learner = make_learner()
     learner.solve(np.array([1.0, -1.0]))
     learner.solve(np.array([1.05, -1.0]))
-    assert_array_equal(learner.state()["anchor.theta"], [1.05, -1.0])
-    before = learner.state()["v"]
+    assert_array_equal(learner.arrays()["anchor.theta"], [1.05, -1.0])
+    before = learner.arrays()["v"]
     learner.solve(np.array([1.05, -1.0]))
-    assert_array_equal(learner.state()["v"], before)
+    assert_array_equal(learner.arrays()["v"], before)
 
 
 def test_the_learner_refuses_what_solve_soft_refuses() -> None:

@@ -182,7 +182,7 @@ def test_a_likelihood_is_not_maximised_again_without_a_new_expert_step(restored)
         aligner = make_aligner(task, METHODS[name], EstimatorConfig())
         policy, _ = aligner.update(done.steps, 1)
         if restored:
-            state, aligner = aligner.state(), make_aligner(task, METHODS[name], EstimatorConfig())
+            state, aligner = aligner.arrays(), make_aligner(task, METHODS[name], EstimatorConfig())
             aligner.restore(state, done.steps, 1)
         again, _ = aligner.update(longer, 1)
         same = np.array_equal(tabulate(task.mdp, policy), tabulate(task.mdp, again))
@@ -201,7 +201,7 @@ def test_a_restored_aligner_goes_on_bit_for_bit(name, accumulate):
     )
     going = align(task, aligner, config, seed=5)
     done = [next(going).steps]
-    twin.restore(aligner.state(), concatenate(done), task.oracle.patience)
+    twin.restore(aligner.arrays(), concatenate(done), task.oracle.patience)
     rest = zip(going, align(task, twin, config, seed=5, done=done), strict=True)
     for first, again in rest:
         np.testing.assert_array_equal(first.steps.action, again.steps.action)

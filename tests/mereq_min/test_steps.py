@@ -266,7 +266,7 @@ def test_no_steps_have_no_intervention_rate() -> None:
 
 
 def test_negative_patience_is_refused() -> None:
-    with pytest.raises(ValueError, match="patience must not be negative, got -1"):
+    with pytest.raises(ValueError, match="patience must be an integer at least 0, got -1"):
         watched("PE").good_enough(-1)
 
 

@@ -88,8 +88,8 @@ def find_policy_faults(subject: TaskSubject, name: str, policy: Any, steps: Step
     space, rng = subject.task.make_env().action_space, np.random.default_rng(subject.seed)
     for finding in check_policy(policy, steps.state, space, rng):
         yield f"{name}: {finding}"
-    if hasattr(policy, "state"):
-        loaded = subject.task.load_policy(policy.state())
+    if hasattr(policy, "arrays"):
+        loaded = subject.task.load_policy(policy.arrays())
         saved, rebuilt = (each.log_prob(steps.state, steps.policy_action) for each in (policy, loaded))
         if not np.allclose(saved, rebuilt, rtol=1e-6, atol=1e-6):
             yield f"load_policy must rebuild the {name} from its state(), log_prob differs; save more"

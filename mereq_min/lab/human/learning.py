@@ -119,7 +119,7 @@ class Pupil:
         learner = getattr(self.aligner, "learner", None)
         return Update(
             row,
-            self.aligner.state(),
+            self.aligner.arrays(),
             _arrays_of(self._policy),
             seconds,
             old.scenes,

@@ -158,9 +158,9 @@ def _fingerprint(task: Task, policy: Policy, n_episodes: int, seed: int) -> NDAr
     """Hash of everything that episodes depend on; None if the prior or the policy offers no arrays."""
     arrays: dict[str, Any] = {}
     for label, each in (("prior", task.prior), ("policy", policy)):  # a residual policy needs its prior
-        if not hasattr(each, "state"):
+        if not hasattr(each, "arrays"):
             return None
-        arrays |= {f"{label}/{name}": array for name, array in each.state().items()}
+        arrays |= {f"{label}/{name}": array for name, array in each.arrays().items()}
     settings = json.dumps([define_task(task), n_episodes, seed]).encode()
     arrays["settings"] = np.frombuffer(settings, dtype=np.uint8)
     return np.frombuffer(hash_arrays(arrays), dtype=np.uint8)

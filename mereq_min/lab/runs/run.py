@@ -4,8 +4,8 @@
     iterations.jsonl          one JSON object an iteration, see `records.Row`; replacing this file commits it
     steps-001.safetensors     the steps of iteration 1, ...
     checkpoint-010.safetensors  what the next update depends on, after the last iteration
-    policy.safetensors        the last policy, if it offers `state()`
-    prior.safetensors         the prior, if it was not the task's own and offers `state()`
+    policy.safetensors        the last policy, if it offers `arrays()`
+    prior.safetensors         the prior, if it was not the task's own and offers `arrays()`
     seconds.json              wall time of each iteration; the one file that differs when a run is repeated
 
 One process at a time writes a run: it holds the lock `.seed<k>.lock` beside the folder, see `lock.hold`.
@@ -230,7 +230,7 @@ def _go_on(
         watched = iteration.policy
         seconds[iteration.iteration] = time.perf_counter() - begun
         write_file(path / "seconds.json", json.dumps(seconds).encode())
-        commit(path, log, row, iteration.steps, aligner.state(), policy_arrays(iteration.policy))
+        commit(path, log, row, iteration.steps, aligner.arrays(), policy_arrays(iteration.policy))
         on_iteration(row)
         begun = time.perf_counter()
 
@@ -469,8 +469,8 @@ def write_log(path: Path, log: Sequence[Row]) -> None:
 
 def policy_arrays(policy: Policy) -> Arrays | None:
     """The arrays of a policy, None if it offers none."""
-    state = getattr(policy, "state", None)
-    return None if state is None else state()
+    arrays = getattr(policy, "arrays", None)
+    return None if arrays is None else arrays()
 
 
 def read_done(path: Path, log: Sequence[Row], task: Task, config: RunConfig) -> list[Steps]:

@@ -13,7 +13,7 @@ from deep.fanuc.cells import HORIZON, UNIT
 from deep.fanuc.envs import FanucEnv, FanucVectorEnv
 from deep.fanuc.eraser import EraserCells
 from deep.fanuc.pillow import PillowCells
-from deep.fanuc.task import CELLS, PRIOR_WEIGHTS, TEMPERATURE, WISHES, make_bottle
+from deep.fanuc.task import CELLS, PRIOR_WEIGHTS, RESIDUAL_WEIGHTS, TEMPERATURE, make_bottle
 from deep.gaussian import SquashedGaussianPolicy
 from deep.nets import mlp
 from deep.pretrain import Pretrain, train
@@ -91,7 +91,7 @@ def test_prior_and_expert_differ_in_the_preference_as_results_say(task, episodes
 
 def test_theta_star_is_the_preference_alone(task):
     theta = task.oracle.true_weights("residual")
-    np.testing.assert_array_equal(theta, WISHES[task.name])
+    np.testing.assert_array_equal(theta, RESIDUAL_WEIGHTS[task.name])
     np.testing.assert_array_equal(task.oracle.true_weights("full"), PRIOR_WEIGHTS[task.name] + theta)
     np.testing.assert_array_equal(np.flatnonzero(theta), [PREFERENCE])
     assert theta[PREFERENCE] < 0
@@ -220,7 +220,7 @@ def test_the_expert_takes_over_after_its_patience_and_hands_back_after_its_relea
     ],
 )
 def test_gymnasium_makes_cells_with_the_reward_of_prior_or_expert(env_id, kind, name, whose):
-    weights = PRIOR_WEIGHTS[name] + (WISHES[name] if whose == "expert" else 0.0)
+    weights = PRIOR_WEIGHTS[name] + (RESIDUAL_WEIGHTS[name] if whose == "expert" else 0.0)
     made, wanted = gym.make(env_id), FanucEnv(kind, weights)
     np.testing.assert_array_equal(made.reset(seed=0)[0], wanted.reset(seed=0)[0])
     for action in np.random.default_rng(0).uniform(-1, 1, (5, kind.n_actions)).astype(np.float32):
@@ -247,7 +247,7 @@ def test_on_a_prior_of_one_s_own_the_expert_is_made_anew_for_the_same_wish(task)
     net = mlp([n, 2 * len(box.low)], seed=0)
     own = replace(task, prior=SquashedGaussianPolicy(net, box.low, box.high, temperature=0.1))
     assert own.scaled_prior_weight == 0.1
-    np.testing.assert_array_equal(own.oracle.true_weights("residual"), WISHES[task.name])
+    np.testing.assert_array_equal(own.oracle.true_weights("residual"), RESIDUAL_WEIGHTS[task.name])
     assert own.oracle.expert is None  # it is trained when it is first needed
     assert own.oracle.true_weights("full") is None  # nobody knows this prior's reward
     assert np.isnan(own.oracle.reward_distance(np.ones(4), "full"))
@@ -259,9 +259,9 @@ def test_policies_of_another_shape_are_refused(task):
 
     def state(n_inputs, n_actions):
         bound = np.ones(n_actions)
-        return SquashedGaussianPolicy(mlp([n_inputs, 2 * n_actions], seed=0), -bound, bound).state()
+        return SquashedGaussianPolicy(mlp([n_inputs, 2 * n_actions], seed=0), -bound, bound).arrays()
 
-    with pytest.raises(ValueError, match=f"takes {n + 1} numbers, the task shows {n} numbers"):
+    with pytest.raises(ValueError, match=f"observes {n + 1} numbers, the task's observation is {n} numbers"):
         task.load_policy(state(n + 1, D))
     with pytest.raises(ValueError, match=f"has continuous actions of {D - 1} numbers, the task has"):
         task.load_policy(state(n, D - 1))

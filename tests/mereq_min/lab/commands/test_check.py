@@ -68,7 +68,7 @@ def test_a_policy_by_module_and_attribute_may_be_the_policy_a_class_or_a_factory
 def test_a_saved_policy_is_the_task_s(tmp_path):
     task = load_task("carpet")
     file = tmp_path / "policy.safetensors"
-    save_file(task.prior.state(), file)
+    save_file(task.prior.arrays(), file)
     np.testing.assert_array_equal(load_policy(str(file), task).log_policy, task.prior.log_policy)
 
 
@@ -109,8 +109,8 @@ def test_what_names_no_policy_is_refused_in_a_sentence(mine, name, message):
 
 def test_the_arrays_of_another_task_are_refused(tmp_path):
     file = tmp_path / "policy.safetensors"
-    save_file(load_task("shelf").prior.state(), file)
-    with pytest.raises(ValueError, match=r"takes one of \d+ states and has 5 actions, the task shows one of"):
+    save_file(load_task("shelf").prior.arrays(), file)
+    with pytest.raises(ValueError, match=r"observes one of \d+ states and has 5 actions, the task has"):
         load_policy(str(file), load_task("carpet"))
 
 

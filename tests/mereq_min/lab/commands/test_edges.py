@@ -272,14 +272,13 @@ def test_a_policy_of_another_task_is_refused_with_what_it_takes_and_what_the_tas
 
     carpet = load_task("carpet")
     S, A = carpet.prior.log_policy.shape
-    save_file(load_task("shelf").prior.state(), "shelf.safetensors")
-    with pytest.raises(
-        UsageError, match=rf"takes one of \d+ states and has \d actions, the task shows one of {S}"
-    ):
+    save_file(load_task("shelf").prior.arrays(), "shelf.safetensors")
+    with pytest.raises(UsageError, match=rf"observes one of \d+ states and has \d actions, the task has {S}"):
         load_policy("shelf.safetensors", carpet)
     larger = TabularPolicy(np.log(np.full((S + 7, A), 1 / A)))
     with pytest.raises(
-        ValueError, match=f"carpet: this policy takes one of {S + 7} states, the task shows one of {S}"
+        ValueError,
+        match=f"carpet: the policy observes one of {S + 7} states, .* is one of {S}",
     ):
         check_fit(larger, Discrete(S), Discrete(A), "carpet")
     fewer, more = UniformPolicy(Discrete(A - 1)), UniformPolicy(Discrete(100 * A))
@@ -290,7 +289,8 @@ def test_a_policy_of_another_task_is_refused_with_what_it_takes_and_what_the_tas
             check_fit(policy, Discrete(S), Discrete(A), "carpet")
     zipped = edges.DATA / "ppo_cartpole.zip"
     with pytest.raises(
-        UsageError, match=f"carpet: this policy takes 4 numbers, the task shows one of {S} states"
+        UsageError,
+        match=f"carpet: the policy observes 4 numbers, .* is one of {S} states",
     ):
         load_policy(str(zipped), carpet)
 
@@ -329,8 +329,8 @@ def test_any_arrays_are_a_policy_or_refused_in_a_sentence(cartpole, changes, kep
     from deep.policies import DiscretePolicy
 
     own = {
-        load_task("carpet"): load_task("carpet").prior.state(),
-        cartpole: DiscretePolicy(mlp([4, 3, 2], 0)).state(),
+        load_task("carpet"): load_task("carpet").prior.arrays(),
+        cartpole: DiscretePolicy(mlp([4, 3, 2], 0)).arrays(),
     }
     for task, arrays in own.items():
         changed = {name: make_array(array) for name, array in changes.items()}

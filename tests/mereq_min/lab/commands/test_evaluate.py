@@ -80,7 +80,7 @@ def test_random_actions_are_a_policy_too(evaluate):
 
 def test_a_saved_policy_has_the_measures_of_the_one_it_was_saved_from(evaluate, tmp_path):
     file = tmp_path / "it.safetensors"
-    save_arrays(file, load_task("carpet").oracle.expert_policy.state())
+    save_arrays(file, load_task("carpet").oracle.expert_policy.arrays())
     tables = [read_table(evaluate(policy, "carpet")[1])[2] for policy in (file, "expert")]
     np.testing.assert_array_equal(*tables)
 

@@ -142,8 +142,8 @@ class Forgetful:
     def sample(self, state, rng):
         return rng.integers(5, size=len(state))
 
-    def state(self):
-        return carpet().prior.state()
+    def arrays(self):
+        return carpet().prior.arrays()
 
 
 def with_temperature(temperature):

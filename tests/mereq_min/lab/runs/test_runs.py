@@ -422,7 +422,7 @@ def test_another_prior_is_kept_beside_the_run_and_found_again_without_its_module
     made = dataclasses.replace(config(), prior="gone:prior")
     path = run(other, made, tmp_path)
     assert read_config(path)["prior"] == {
-        "sha256": hash_arrays(other.prior.state()).hex(),
+        "sha256": hash_arrays(other.prior.arrays()).hex(),
         "temperature": 0.05,
     }
     again = load_run_task(path)
@@ -436,7 +436,7 @@ def test_another_prior_is_kept_beside_the_run_and_found_again_without_its_module
     changed = dataclasses.replace(other, prior=TabularPolicy(task.log_prior, 0.05))
     with pytest.raises(RunError, match=r"prior.sha256 .* there, .* now"):
         run(changed, made, tmp_path)
-    save_arrays(path / "prior.safetensors", task.prior.state())
+    save_arrays(path / "prior.safetensors", task.prior.arrays())
     with pytest.raises(RunError, match=r"prior.safetensors is missing or damaged .*not the prior"):
         load_run_task(path)
 
