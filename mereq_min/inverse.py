@@ -476,7 +476,7 @@ LEAST_RATIO = 0.1
 
 def maximise_robust_likelihood(
     learner: TemperedLearner,
-    contaminant: Policy,
+    slips: Policy,
     steps: Steps,
     theta: Array,
     config: SegmentLikelihoodConfig,
@@ -500,10 +500,11 @@ def maximise_robust_likelihood(
 
     The parameters maximise the sum of log p plus the log-densities of their priors: theta is normal with
     `config.prior_sd`, omega' / omega'_0 is normal around 1, and eps has a Beta distribution. With the
-    responsibility rho_i = (1 - eps) pi(a_i | s_i) / p(a_i | s_i), the probability that step i is no slip,
+    responsibility rho_i = (1 - eps) pi(a_i | s_i) / p(a_i | s_i), the probability that step i is no slip, the
+    log-likelihood L = sum_i log p(a_i | s_i) has the derivatives
 
-        d log p / d(theta, omega') = sum_i rho_i grad log pi(a_i | s_i),
-        d log p / d logit eps = sum_i (1 - rho_i - eps).
+        dL / d(theta, omega') = sum_i rho_i grad log pi(a_i | s_i),
+        dL / d logit eps = sum_i (1 - rho_i - eps).
 
     If it were known which steps are slips, the information would be that of the others. EM climbs by it
     (Dempster et al. 1977; with one Newton step in place of the M-step, Lange 1995). Not knowing them costs
@@ -518,7 +519,7 @@ def maximise_robust_likelihood(
 
     Args:
         learner: solves for (theta, omega' / omega'_0 - 1).
-        contaminant: the distribution u of slips, see `policies.UniformPolicy`.
+        slips: the distribution u of slips, see `policies.UniformPolicy`.
         steps: the expert steps.
         theta: (K,) initial theta, at the robot's temperature.
         config: prior on theta and largest number of steps.
@@ -530,7 +531,7 @@ def maximise_robust_likelihood(
     Raises:
         ValueError: if there are no steps, an argument is malformed, or nothing explains some expert action.
     """
-    mixture = _Mixture(learner, contaminant, steps, config, robust)
+    mixture = _Mixture(learner, slips, steps, config, robust)
     K = mixture.n_features
     theta = check_array("theta", theta, shape=(K,))
     start = mixture.start(theta, temperature_ratio, robust.error_rate if error_rate is None else error_rate)
@@ -571,7 +572,7 @@ class _Mixture:
     def __init__(
         self,
         learner: TemperedLearner,
-        contaminant: Policy,
+        slips: Policy,
         steps: Steps,
         config: SegmentLikelihoodConfig,
         robust: RobustConfig,
@@ -579,7 +580,7 @@ class _Mixture:
         if len(steps) == 0:
             raise ValueError(_NO_STEP)
         self.learner, self.steps = learner, steps
-        self.log_slip = contaminant.log_prob(steps.state, steps.action)
+        self.log_slip = slips.log_prob(steps.state, steps.action)
         self.n_features = K = steps.features.shape[1]
         self.is_free = np.array([True] * K + [robust.temperature_sd > 0, robust.error_rate > 0])
         widths = np.array([config.prior_sd] * K + [robust.temperature_sd if self.is_free[K] else 1.0])
