@@ -286,6 +286,6 @@ def test_a_task_that_cannot_copy_its_state_gets_the_robust_likelihood() -> None:
             learner.can_restart = False
             return learner
 
-    with pytest.warns(UserWarning, match="MEReQ-S works like MEReQ-R on tiny"):
+    with pytest.warns(UserWarning, match="MEReQ-S falls back to MEReQ-R on tiny"):
         aligner = make_aligner(Fixed(), METHODS["MEReQ-S"])  # type: ignore[arg-type]
     assert isinstance(aligner, RobustInverseRL)

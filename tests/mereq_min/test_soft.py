@@ -503,7 +503,7 @@ def test_malformed_input_is_named(changes: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     ("log_policy", "message"),
     [
-        ([[0.0]], "log_policy must have shape (S, A) = (2, 2), got (1, 1)"),
+        ([[0.0]], "log_policy must have shape (2, 2), got (1, 1)"),
         (np.full((2, 2), np.nan), "log_policy must not hold NaN"),
         (
             np.log([[0.5, 0.5], [0.5, 0.6]]),
