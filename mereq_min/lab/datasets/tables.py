@@ -79,7 +79,8 @@ def read_csv(file: Path, feature_names: Sequence[str]) -> Arrays:
 
 def _number(name: str, text: str) -> float:
     try:
-        return {"true": 1.0, "false": 0.0}.get(text.strip().lower()) or float(text)
+        named = {"true": 1.0, "false": 0.0}.get(text.strip().lower())
+        return float(text) if named is None else named
     except ValueError as error:
         raise ValueError(f"{name} holds {text!r:.40}, which is no number") from error
 

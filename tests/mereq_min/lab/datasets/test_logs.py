@@ -421,6 +421,16 @@ def test_the_names_of_others_are_understood(task, tmp_path, names, kind):
     assert_same(make_steps(task, columns), LogSource(path).load(task).steps)
 
 
+def test_a_csv_of_pandas_with_true_and_false_is_read(task, tmp_path):
+    columns = column_names(terminated=np.array([False, False, False, False, True]))
+    table = pd.DataFrame(columns)
+    table["is_intervention"] = table["is_intervention"].astype(bool)
+    table.to_csv(tmp_path / "pandas.csv", index=False)
+    text = (tmp_path / "pandas.csv").read_text()
+    assert "True" in text and "False" in text
+    assert_same(make_steps(task, columns), LogSource(tmp_path / "pandas.csv").load(task).steps)
+
+
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
 @pytest.mark.parametrize("reset_infos", [True, False])
 def test_a_minari_dataset_of_others_is_read(task, steps, tmp_path, data_format, reset_infos):
