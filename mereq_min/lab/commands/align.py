@@ -12,7 +12,7 @@ from mereq_min.experts import PRESETS
 from mereq_min.interfaces import Policy, Task
 from mereq_min.lab.commands.console import complaints, console, progress_bar
 from mereq_min.lab.commands.show import count_iterations, show_run
-from mereq_min.lab.plugins import HUMAN, SIMULATED, check_name, load_expert, load_task
+from mereq_min.lab.plugins import HUMAN, SIMULATED, UsageError, check_name, load_expert, load_task
 from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.runs.records import Row, read_rows
 from mereq_min.lab.runs.run import RunConfig, load_config_task, run, run_folder
@@ -91,6 +91,8 @@ class Align(Output, Settings):
     def __call__(self) -> int:
         """Run, with progress, print the table of before and after, and draw curve and film."""
         check_name("method", self.method, METHODS)
+        if self.expert == HUMAN and (self.overwrite or self.tensorboard):
+            raise UsageError("--overwrite and --tensorboard do not work with --expert human")
         config = self.config
         task = load_config_task(config, self.out)
         if (gap := getattr(task, "clone_kl", None)) is not None:

@@ -328,6 +328,11 @@ def test_align_writes_a_run_that_show_shows_and_a_second_call_keeps(tmp_path, ca
             "expert must be simulated, human or module:attribute, got 'me'",
         ),
         (
+            ("align", "carpet", "--expert", "human", "--overwrite"),
+            2,
+            "--overwrite and --tensorboard do not work with --expert human$",
+        ),
+        (
             ("align", "carpet", "--expert", "math:pi"),
             2,
             "cannot load expert 'math:pi': it cannot be called with the task: 'float' object is not",
