@@ -133,7 +133,7 @@ class Host:
             except _Left:
                 self.study.erase(self.participant.pseudonym)
                 write_table(self.study)
-                words = "Everything that was recorded of you is deleted. You can close this page."
+                words = "Everything that was recorded about you is deleted. You can close this page."
             self._show("over", text=words)
             await asyncio.sleep(0.2)  # so that this is sent
         finally:

@@ -23,9 +23,9 @@ LARGEST_PLAN = 2**20
 CONSENT = (
     "You will teach robots on a screen by taking over when they do what you do not want. We record your key "
     "presses with their times, and your answers, under a pseudonym, on this computer only. You can stop at "
-    "any moment without a reason, and have everything deleted, now or later."
+    "any time without giving a reason, and have everything deleted, now or later."
 )
-"""What is asked for, unless the plan has words of its own."""
+"""Consent text, unless the plan has its own."""
 
 Kind = Literal["consent", "practice", "session", "tlx", "compare", "end"]
 """What a participant does in a stage."""
@@ -47,7 +47,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     practice: str | None = None
     """Task of a first session of one round, which does not count; none without it."""
     compare: bool = True
-    """Whether participants compare what they taught by each two methods, blind, at the end."""
+    """Whether participants finally compare the policies of each pair of methods, blind."""
     consent: str = CONSENT
     """What participants agree to."""
 
@@ -86,7 +86,7 @@ def read_plan(file: Path) -> Plan:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise UsageError(f"{file} is no plan of a study: {error}") from error
+        raise UsageError(f"{file} is not a study plan: {error}") from error
     try:
         _check(plan)
     except ValueError as error:  # a method that the task cannot be taught by
@@ -114,7 +114,7 @@ def _check(plan: Plan) -> None:
 
 
 def balance(n: int) -> list[list[int]]:
-    """Orders of n conditions in which each is as often at each position, and as often after each other one.
+    """Williams design: orders of n conditions, balanced for position and for which condition precedes which.
 
     A Latin square with n rows for even n; for odd n two squares, one the mirror of the other, with 2 n rows.
     Williams 1949.

@@ -53,7 +53,7 @@ export function makeArm({ geoms, camera }, actions) {
         context.fillStyle = "#fff";
         context.font = "16px system-ui, sans-serif";
         context.textAlign = "center";
-        context.fillText("This browser has no WebGL 2, which draws the arm.", width / 2, height / 2);
+        context.fillText("Drawing the arm needs WebGL 2, which this browser lacks.", width / 2, height / 2);
         return;
       }
       const ratio = context.getTransform().a;

@@ -48,6 +48,7 @@ function begin(welcome) {
   hands = new Hands(link, welcome, mayAct, wake);
   films = new Films(painter, [$("before"), $("after")], welcome.rate);
   $("task").textContent = welcome.task;
+  $("later").hidden = !welcome.method; // a session of a study cannot be continued
   document.title = `Teach: ${welcome.task}`;
   document.body.classList.toggle("replay", welcome.replay);
   if (!welcome.replay) buildPad(welcome);
@@ -93,8 +94,8 @@ function announceChange(old, mode) {
   if (mode.phase === "finished") announce("The session has ended.");
   else if (mode.controller !== old.controller) announce(whoWords().join(". "));
   else if (mode.person !== old.person) announce(mode.person ? "You drive." : "The policy drives.");
-  else if (mode.paused !== old.paused) announce(mode.paused ? `Paused. ${mode.why}` : "Going on.");
-  else if (mode.learning !== old.learning && mode.learning) announce("The policy is learning. You can go on.");
+  else if (mode.paused !== old.paused) announce(mode.paused ? `Paused. ${mode.why}` : "Resumed.");
+  else if (mode.learning !== old.learning && mode.learning) announce("The policy is learning. You can keep driving.");
 }
 
 // --- Words ----------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ function whoWords() {
   if (!link.isLive || !mode) return ["Not connected", "What you see is not live."];
   if (welcome.replay) return [mode.person ? "A person drives" : "The policy drives", `This is a recording. ${mode.paused ? "It is paused." : ""}`];
   if (!mode.controller) return [mode.person ? "Nobody drives" : "The policy drives", "No tab is in control."];
-  if (!isMine()) return [mode.person ? "Somebody else drives" : "The policy drives", "Another tab is in control. You watch."];
+  if (!isMine()) return [mode.person ? "Somebody else drives" : "The policy drives", "Another tab is in control. Here you can only watch."];
   if (mode.paused && mode.phase === "driving") return [mode.person ? "You drive" : "The policy drives", pauseWords(mode)];
   if (!mode.person) return ["The policy drives", mode.paused ? "" : takeoverWords()];
   if (coarse.matches) return ["You drive", mode.pace === "turns" ? "Each press is one step." : "Hold a button to act."];
@@ -163,7 +164,7 @@ function wordsOf(action) {
     return named ? `${named.name} ${ARROW_SIGNS[named.key] ?? ""}`.trim() : `action ${action}`;
   }
   const parts = actions.filter((each) => each.action.reduce((sum, value, axis) => sum + value * action[axis], 0) > 0.25);
-  return parts.map((each) => each.name).join(", ") || "keep still";
+  return parts.map((each) => each.name).join(", ") || "stay still";
 }
 
 function tellStory({ story, actions, discrete }) {
@@ -172,7 +173,7 @@ function tellStory({ story, actions, discrete }) {
   for (const part of document.querySelectorAll(".for-keys")) part.hidden = coarse.matches;
   const keys = $("help-keys");
   if (coarse.matches) {
-    keys.append(discrete ? "press a button with a frame." : "hold a button with a frame, or drag the picture.");
+    keys.append(discrete ? "press a framed button below the picture." : "hold a framed button below, or drag the picture.");
     return;
   }
   const arrows = actions.filter((each) => ARROW_SIGNS[each.key]);
@@ -229,7 +230,9 @@ function showVeil() {
 }
 
 function veilWords() {
-  if (link.isOver) return "Finished. What it learned is kept. The same command goes on with it.";
+  const { welcome } = state;
+  const later = welcome?.method && !welcome.replay ? " Run the same command to continue." : "";
+  if (link.isOver) return welcome?.replay ? "Finished." : `Finished. What it learned is saved.${later}`;
   if (link.isOpen) return "The server does not answer. This picture is old.";
   const seconds = Math.max(0, Math.ceil((link.nextTry - performance.now()) / 1000));
   const help = link.tries > 6 ? " If the server was started again, open the new link that it printed." : "";
@@ -238,7 +241,7 @@ function veilWords() {
 
 function pauseWords({ why }) {
   const reason = why ? `${why.charAt(0).toUpperCase()}${why.slice(1)}. ` : "";
-  return `Paused. ${reason}${coarse.matches ? "" : "Space goes on."}`;
+  return `Paused. ${reason}${coarse.matches ? "" : "Press Space to resume."}`;
 }
 
 function showControls() {
@@ -248,7 +251,7 @@ function showControls() {
   Object.assign(allow, { learn: can && mode.can_learn, "undo-update": can && mode.can_undo_update });
   Object.assign(allow, { save: can && mode.version > 0, "open-stop": can });
   for (const [id, allowed] of Object.entries(allow)) setEnabled($(id), allowed);
-  $("pause").querySelector("b").textContent = mode.paused ? "Go on" : "Pause";
+  $("pause").querySelector("b").textContent = mode.paused ? "Resume" : "Pause";
   for (const button of $("speeds").querySelectorAll("button")) {
     setEnabled(button, can);
     button.setAttribute("aria-pressed", String(Number(button.dataset.speed) === mode.speed));
@@ -273,7 +276,7 @@ function showNext() {
   const next = $("next-words");
   next.replaceChildren();
   if (frame.ended) next.append(endWords(frame));
-  else if (frame.proposal !== null) next.append(mode.person ? "It would do: " : "Next it will do: ", make("b", {}, wordsOf(frame.proposal)));
+  else if (frame.proposal !== null) next.append(mode.person ? "Policy would: " : "Next: ", make("b", {}, wordsOf(frame.proposal)));
   const runs = link.isLive && mode.phase === "driving" && !mode.paused && !frame.ended;
   const clocked = runs && !(mode.person && mode.pace === "turns");
   const interval = 1000 / (state.welcome.rate * mode.speed);
@@ -294,8 +297,8 @@ function showRound() {
   const words = `${count}. You drove ${steps ? `${percent(person / steps)} of them` : "none"}.`;
   $("round-words").textContent = steps >= whole && !mode.learning ? `${words} It learns when this drive ends.` : words;
   $("share").setAttribute("aria-label", words);
-  const learning = `It is learning from round ${round - 1}. You can go on: until it is done, the policy from before drives.`;
-  const waiting = "The computer is still getting ready to learn. You can drive meanwhile.";
+  const learning = `It is learning from round ${round - 1}. You can keep driving: until it is done, the previous policy drives.`;
+  const waiting = "The computer is still getting ready to learn. Meanwhile you can drive.";
   $("learn-words").textContent = mode.learning ? learning : mode.ready ? "" : waiting;
   $("learn-words").className = mode.learning || !mode.ready ? "busy" : "";
 }
@@ -317,7 +320,7 @@ function showReport() {
   }
   const rates = report.rates;
   $("report-title").textContent = `What it learned in round ${report.round}`;
-  $("report-words").textContent = report.takeovers ? rateWords(rates) : "You did not take over, so it had nothing new to learn from.";
+  $("report-words").textContent = report.takeovers ? rateWords(rates) : "You did not take over, so it learned little.";
   const changes = listChanges(report.weights);
   $("changes").replaceChildren(...(changes.length ? changes : [make("li", {}, "Nothing changed much.")]));
   $("chart").replaceChildren(drawRates(rates));
@@ -327,7 +330,7 @@ function showReport() {
     $("weights").tBodies[0].replaceChildren(...report.weights.map((weight) => drawWeight(weight, largest)));
   }
   const unsure = report.unsure.replaceAll("+-", "±");
-  const where = report.telling === null ? "" : ` A takeover where the film "After" says ◆ (picture ${report.telling + 1}) would tell most.`;
+  const where = report.telling === null ? "" : ` A takeover at the ◆ in the film "After" (picture ${report.telling + 1}) would teach it most.`;
   $("unsure").textContent = unsure ? `${unsure.charAt(0).toUpperCase()}${unsure.slice(1)}.${where}` : where;
   $("numbers").replaceChildren(...listNumbers(report));
   showFilms(report);
@@ -347,7 +350,7 @@ function showFilms(report) {
   $("arrows").hidden = !report.arrows;
   films.show(both ? [report.before, report.after] : [], report.telling);
   if (!both) return;
-  const nameOf = (version) => (version ? `policy ${version}` : "the policy at first");
+  const nameOf = (version) => (version ? `policy ${version}` : "first policy");
   for (const [id, word, film] of [["before", "Before", report.before], ["after", "After", report.after]]) {
     $(`${id}-words`).textContent = `${word}: ${nameOf(film.version)}`;
     $(id).setAttribute("aria-label", `${word}: a drive of ${nameOf(film.version)}. At its end: ${painter.describe(film.scenes.at(-1))}`);
@@ -366,7 +369,7 @@ function showHelp() {
   const first = mode.phase === "tutorial" && !welcome.replay;
   $("help-watching").hidden = !first || isMine();
   setEnabled($("begin"), !first || isMine());
-  $("begin").textContent = first ? "Start" : "Go on";
+  $("begin").textContent = first ? "Start" : "Continue";
   if (first && !$("help").open && link.isLive) $("help").showModal();
   if (!first && $("help").open && $("help").dataset.first === "true") $("help").close();
   $("help").dataset.first = String(first);

@@ -91,7 +91,7 @@ export function listNumbers(report) {
 }
 
 function drawTelling(context, width) {
-  const words = "◆ tells most";
+  const words = "◆ most informative";
   context.font = "600 13px system-ui, sans-serif";
   context.textAlign = "center";
   context.textBaseline = "top";

@@ -7,12 +7,12 @@ import { fit } from "./shapes.js";
 
 // What the six scales of the NASA-TLX ask, and their ends.
 const QUESTIONS = {
-  "mental demand": ["How much did you have to think, decide and look?", "little", "much"],
-  "physical demand": ["How much did you have to do with your hands?", "little", "much"],
-  "temporal demand": ["How hurried did you feel?", "not at all", "very"],
-  performance: ["How well did you manage to teach it?", "perfectly", "failed"],
-  effort: ["How hard did you have to work for that?", "little", "hard"],
-  frustration: ["How annoyed, stressed or discouraged were you?", "not at all", "very"],
+  "mental demand": ["How mentally demanding was the task?", "very low", "very high"],
+  "physical demand": ["How physically demanding was the task?", "very low", "very high"],
+  "temporal demand": ["How hurried or rushed was the pace of the task?", "very low", "very high"],
+  performance: ["How successful were you in accomplishing what you were asked to do?", "perfect", "failure"],
+  effort: ["How hard did you have to work to accomplish your level of performance?", "very low", "very high"],
+  frustration: ["How insecure, discouraged, irritated, stressed, and annoyed were you?", "very low", "very high"],
 };
 const STEP = 5; // of a scale from 0 to 100
 
@@ -51,7 +51,7 @@ const isSession = (show) => show.kind === "practice" || show.kind === "session";
 function sessionWords(show) {
   if (!isSession(show)) return "";
   if (!show.link) return "The next robot is getting ready.";
-  return show.kind === "practice" ? "Practice: this robot does not count." : "Teach this robot as well as you can.";
+  return show.kind === "practice" ? "Practice: this session does not count." : "Teach this robot as well as you can.";
 }
 
 function openSession(url) {
@@ -63,7 +63,7 @@ function openSession(url) {
 
 // Fill in what is new in a stage.
 function build(show) {
-  $("announcer").textContent = { tlx: "Six questions about what you just did.", compare: "Compare two robots.", end: "That was all." }[show.kind] ?? "";
+  $("announcer").textContent = { tlx: "Six questions about what you just did.", compare: "Compare two robots.", end: "You are done." }[show.kind] ?? "";
   if (!isSession(show)) {
     $("frame").removeAttribute("src");
     delete $("frame").dataset.link;

@@ -117,7 +117,7 @@ def test_a_plan_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("tasks = [", "is no plan of a study"),
+        ("tasks = [", "is not a study plan"),
         ('tasks = "carpet"', "Expected `array`, got `str` - at `$.tasks`"),
         ("method = 1", "unknown field `method`"),
         ("tasks = []", "tasks must name at least one"),
@@ -274,7 +274,7 @@ def test_a_report_of_any_method_looks_the_same() -> None:
     names = {each.name for each in msgspec.structs.fields(Report)}
     fields: dict[str, Any] = dict.fromkeys(names, 1)
     hidden = hide_method(
-        Report(**{**fields, "weights": [], "heat": [], "unsure": "least is known of carpet"})
+        Report(**{**fields, "weights": [], "heat": [], "unsure": "carpet is the least certain"})
     )
     assert (hidden.weights, hidden.heat, hidden.telling, hidden.unsure) == (None, None, None, "")
     assert hidden.update_seconds == 0
