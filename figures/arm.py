@@ -41,11 +41,11 @@ if __name__ == "__main__":
     if arguments.record:
         fresh = Figures(arguments.record, episodes=arguments.episodes)
         for name in ARM:
-            save_behaviour(arguments.runs / f"{name}.episodes.safetensors", fresh.read_behaviour(name))
+            save_behaviour(arguments.runs / f"{name}.episodes.safetensors", fresh.behaviour_of(name))
     runs = {name: read_main_runs(arguments.runs, name) for name in ("highway", *ARM)}
     save(draw_comparison(runs), arguments.out / "paper.png")
     save(draw_rate_panels(runs), arguments.out / "paper-rates.png")
-    behaviours = [(load_task(name), Figures(arguments.runs).read_behaviour(name)) for name in ARM]
+    behaviours = [(load_task(name), Figures(arguments.runs).behaviour_of(name)) for name in ARM]
     for task, behaviour in behaviours:
         save(draw_features(task, behaviour), arguments.out / f"features-{task.name}.png")
     save(draw_returns(behaviours), arguments.out / "returns.png")

@@ -511,7 +511,7 @@ def type_case(case: Case, folder: Path, number: int) -> Answer:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            console.complaints.file = console.console.file = printed
+            console.stderr_console.file = console.console.file = printed
             code = main(arguments)
     except SystemExit as error:
         # The parser's, after its own words; that of a user's module says nothing.
@@ -521,7 +521,7 @@ def type_case(case: Case, folder: Path, number: int) -> Answer:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
-        console.complaints.file = console.console.file = None  # type: ignore[assignment]
+        console.stderr_console.file = console.console.file = None  # type: ignore[assignment]
         shutil.rmtree(folder / "runs", ignore_errors=True)
     return Answer(judge(case, code, printed.getvalue(), hung), code, printed.getvalue())
 

@@ -23,6 +23,8 @@ from mereq_min.policies import UniformPolicy, check_fit
 from mereq_min.validation import check_number
 
 if TYPE_CHECKING:
+    from gymnasium import Env
+
     from mereq_min.interfaces import Expert, Policy, Task
 
 SIMULATED = "simulated"
@@ -83,7 +85,7 @@ def find_task(name: str) -> Any:
     """Like `load_task`, for a task that need not be complete.
 
     Raises:
-        UsageError: if there is none, or it is no task at all.
+        UsageError: if there is none, or it is not a task at all.
     """
     if name in task_factories() or ":" not in name:
         return _make(check_name("task", name, task_factories()), task_factories())
@@ -185,7 +187,7 @@ def load_environment(name: str) -> Any:
     except ImportError as error:
         if ":" not in name:
             raise UsageError(
-                f"{name!r} is no task, and the environments to pretrain on cannot be imported ({error}); "
+                f"{name!r} is not a task, and the environments to pretrain on cannot be imported ({error}); "
                 f"{install_hint('deep')}"
             ) from error
         known = {}  # a task of your own does without them
@@ -194,6 +196,13 @@ def load_environment(name: str) -> Any:
     if ":" not in name:
         check_name("task", name, [*task_factories(), *known])
     return load_task(name)
+
+
+def make_closed_env(task: Any) -> Env[Any, Any]:
+    """A closed environment of a task, to read its spaces and metadata."""
+    env: Env[Any, Any] = task.make_env()
+    env.close()
+    return env
 
 
 def import_attribute(name: str) -> Any:
@@ -290,7 +299,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> str:
         return name
     near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1)
     hint = next((f"; did you mean {k!r}?" for k in known if near and k.lower() == near[0]), "")
-    raise UsageError(f"unknown {kind} {name!r}{hint or ''} (known: {', '.join(known)})")
+    raise UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
 
 
 def load_policy(name: str, task: Any) -> Policy:
@@ -308,8 +317,7 @@ def load_policy(name: str, task: Any) -> Policy:
         ValueError: if the file is not one of that kind.
     """
     policy = find_policy(name, task)
-    env = task.make_env()
-    env.close()
+    env = make_closed_env(task)
     try:
         check_fit(policy, env.observation_space, env.action_space, task.name)
     except ValueError as error:
@@ -367,8 +375,7 @@ def _import_loader(entry: EntryPoint) -> Callable[[Path, Any], Any]:
 def _own_policy(name: str, task: Any) -> Policy:
     """The prior or expert of a task, or the uniform policy over its actions."""
     if name == "random":
-        env = task.make_env()
-        env.close()
+        env = make_closed_env(task)
         return UniformPolicy(env.action_space)
     if name == "prior" and hasattr(task, "prior"):
         return task.prior

@@ -112,14 +112,14 @@ async def measure(name: str, seconds: float) -> list[tuple[str, dict[str, list[f
         lines = []
         while line := (await page.stdout.readline()).decode().strip():
             lines.append(line)
-            marks[line] = len(conductor.lateness), len(conductor.answers)
+            marks[line] = len(conductor.lateness), len(conductor.latencies)
         await running
     found = json.loads(lines[-1])
-    late, answers = list(conductor.lateness), list(conductor.answers)
+    late, latencies = list(conductor.lateness), list(conductor.latencies)
     halves = []
     for half, after in (("rest", "learning"), ("learning", "end")):
         (a, b), (c, d) = marks[half], marks[after]
-        times = {"late": [1e3 * t for t in late[a:c]], "answer": [1e3 * t for t in answers[b:d]]}
+        times = {"late": [1e3 * t for t in late[a:c]], "answer": [1e3 * t for t in latencies[b:d]]}
         halves.append((half, {**times, "round trip": found[half]}))
     halves.append(("learning", {"update": [1e3 * t for t in found["updates"]]}))
     return halves

@@ -1,1 +1,1 @@
-"""The command line `mereq`, one module a command."""
+"""The command line `mereq`, one module per command."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import tyro
 
 from mereq_min.experts import PRESETS
 from mereq_min.interfaces import Policy, Task
-from mereq_min.lab.commands.console import complaints, console, progress_bar
+from mereq_min.lab.commands.console import console, progress_bar, stderr_console
 from mereq_min.lab.commands.show import count_iterations, show_run
 from mereq_min.lab.plugins import HUMAN, SIMULATED, UsageError, check_name, load_expert, load_task
 from mereq_min.lab.runs.files import write_file
@@ -33,30 +33,30 @@ class Output:
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Align(Output, Settings):
-    """Align the prior of a task with an expert; an interrupted run goes on where it stopped.
+    """Align the prior of a task with an expert; the same command resumes an interrupted run.
 
-    A finished run goes on if --iterations is raised. If the task has recorded runs, their settings are the
-    defaults, in place of those shown here.
+    A finished run continues if --iterations is raised. If the task brings its own settings
+    (`recorded_settings`), these are the defaults, not those shown here.
     """
 
-    task: tyro.conf.Positional[str] = tyro.MISSING
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ-L"
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-R, MEReQ-all,
-    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tables also HG-DAgger-1. The default is MEReQ-R on tables,
-    and MEReQ-L with networks."""
+    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tabular tasks also HG-DAgger-1. The default is MEReQ-R for
+    tabular tasks, else MEReQ-L."""
     prior: str | None = None
     """The policy to align, in place of the task's own: a file (.safetensors, or .zip of Stable-Baselines3),
-    module:attribute of your own, or random for the uniformly random policy. The simulated expert is made anew
-    for this prior; with random it stays the same, and MEReQ and MaxEnt-FT are plain maximum-entropy inverse
-    RL of the expert's whole reward."""
+    module:attribute of your own, or random for the uniformly random policy. A new simulated expert is made
+    for this prior. With random the expert stays the same, and MEReQ and MaxEnt-FT become plain
+    maximum-entropy inverse RL of its full reward."""
     expert: str = SIMULATED
     """Who watches: simulated; human for yourself in the browser, see `mereq teach`; or module:attribute of an
     expert of your own, or of what makes one when called with the task."""
     temperature: float | None = None
-    """alpha_hat, the temperature of the aligned policy; default: the task's [reward]."""
+    """alpha_hat, the temperature of the aligned policy [reward]; default: that of the task."""
     prior_weight: float | None = None
-    """omega, the weight of the prior's reward in the expert's; default: the task's."""
+    """omega, the weight of the prior's reward in the expert's; default: that of the task."""
     imperfections: str = "none"
     """Errors of the simulated expert by name: none, or human for one who errs in five ways at once.
     --miss-rate and the like change single ones."""
@@ -66,7 +66,7 @@ class Align(Output, Settings):
     """Write TensorBoard event files into the run's folder too."""
 
     def with_recorded_settings(self) -> Self:
-        """The defaults of this command for its task: best method, and settings of the recorded runs."""
+        """The defaults of this command for its task: best method, and the settings that it brings."""
         task = load_task(self.task)
         settings = settings_of(task)
         loop = with_imperfections(settings.loop, self.imperfections)
@@ -96,7 +96,9 @@ class Align(Output, Settings):
         config = self.config
         task = load_config_task(config, self.out)
         if (gap := getattr(task, "clone_kl", None)) is not None:
-            complaints.print(f"the prior was cloned into a squashed Gaussian; {gap:.2g} nats of KL remain")
+            stderr_console.print(
+                f"the prior was cloned into a squashed Gaussian; {gap:.2g} nats of KL remain"
+            )
         if self.expert == HUMAN:
             from mereq_min.lab.commands.teach import teach
 
@@ -138,7 +140,7 @@ def with_imperfections(loop: LoopConfig, name: str) -> LoopConfig:
 
 def train_expert(task: Task) -> None:
     """Make the expert of a task's oracle, which may have to be trained for a prior of the user's own."""
-    with complaints.status("training the simulated expert for this prior"):
+    with stderr_console.status("training the simulated expert for this prior"):
         if task.oracle is not None:
             _ = task.oracle.expert_policy
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.text import Text
 
+from mereq_min.lab.commands.console import console
 from mereq_min.lab.conformance.density import PolicySubject
 from mereq_min.lab.conformance.harness import Result, count, run_checks
 from mereq_min.lab.conformance.policy import POLICY_CHECKS
@@ -26,10 +27,10 @@ _STYLES = {"holds": "green", "fails": "red", "not checked": "yellow", "no oracle
 class CheckPolicy:
     """Check a policy of your own against the contract of policies, on the states of a task."""
 
-    policy: tyro.conf.Positional[str]
+    policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
     """module:attribute (a policy, or a function or class that makes one), a saved .safetensors policy, or a
     file of another kind that an installed package can load, such as a .zip of Stable-Baselines3."""
-    task: tyro.conf.Positional[str]
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of the task whose states are shown to the policy (see `mereq tasks`), or module:attribute."""
     steps: int = 500
     """Number of steps of the task's prior that the states are taken from [steps]."""
@@ -51,7 +52,7 @@ class CheckPolicy:
 class CheckTask:
     """Check a task of your own against the contract of tasks, and its oracle, if it has one."""
 
-    task: tyro.conf.Positional[str]
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of the task (see `mereq tasks`), or module:attribute."""
     seed: int = 0
     """Seed of all rollouts."""
@@ -64,14 +65,16 @@ class CheckTask:
 
 def show_results(results: Iterable[Result]) -> int:
     """Print each result as soon as it is there, with its findings; returns 0 if there are none, else 1."""
-    console = Console(soft_wrap=True, highlight=False)
     n_findings, lacks_oracle = 0, False
     for result in results:
-        console.print(Text.assemble((f"{result.status:13}", _STYLES[result.status]), result.title))
+        console.print(
+            Text.assemble((f"{result.status:13}", _STYLES[result.status]), result.title), soft_wrap=True
+        )
         for finding in result.findings:
-            console.print(Text(f"{'':13}- {finding}"))
+            console.print(Text(f"{'':13}- {finding}"), soft_wrap=True)
         n_findings += len(result.findings)
         lacks_oracle = lacks_oracle or result.status == "no oracle"
     remark = "; the task has no oracle, so the checks of an oracle do not apply" if lacks_oracle else ""
-    console.print(Text(f"{count(n_findings, 'finding') if n_findings else 'no findings'}{remark}"))
+    total = count(n_findings, "finding") if n_findings else "no findings"
+    console.print(Text(f"{total}{remark}"), soft_wrap=True)
     return 1 if n_findings else 0

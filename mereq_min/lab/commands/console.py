@@ -16,8 +16,8 @@ console = Console(emoji=False)
 """For results, on standard output; `:x:` in a name is no emoji."""
 if not console.is_terminal:
     console.width = 120  # a pipe or a file has no width to wrap at
-complaints = Console(stderr=True, emoji=False)
-"""For errors and progress; standard output is for results alone."""
+stderr_console = Console(stderr=True, emoji=False)
+"""For errors, warnings and progress; standard output is for results alone."""
 
 
 LONGEST = 2_000
@@ -30,9 +30,9 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
-def complain(text: str) -> None:
-    """Print a warning as it is: it may hold brackets, which are not markup."""
-    complaints.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+def complain(text: str, style: str | None = None) -> None:
+    """Print an error or a warning as it is: it may hold brackets, which are not markup."""
+    stderr_console.print(one_line(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(time_left: ProgressColumn | None = None) -> Progress:
@@ -42,5 +42,5 @@ def progress_bar(time_left: ProgressColumn | None = None) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         time_left or TimeRemainingColumn(),
-        console=complaints,
+        console=stderr_console,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 
+from mereq_min.lab.commands.console import console, stderr_console
 from mereq_min.lab.plugins import load_environment, load_policy
 from mereq_min.lab.runs.files import write_file
 from mereq_min.lab.show.tables import evaluation_table
@@ -20,10 +20,10 @@ from mereq_min.validation import check_number
 class Evaluate:
     """Measure a policy over whole episodes on the task's reference simulator, without interventions."""
 
-    policy: tyro.conf.Positional[str]
+    policy: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="POLICY")]
     """prior, expert, random, a file (.safetensors, or .zip of Stable-Baselines3), or module:attribute of your
     own."""
-    task: tyro.conf.Positional[str]
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """Name of the task, module:attribute of your own, or a gymnasium id that `mereq pretrain` knows."""
     episodes: int | None = None
     """Number of episodes; default: the task's own choice. Exact measures refuse it [episodes]."""
@@ -40,12 +40,11 @@ class Evaluate:
         policies: dict[str, Any] = {self.policy: load_policy(self.policy, task)}
         if self.random:
             policies["random"] = load_policy("random", task)
-        with Console(stderr=True).status(f"evaluating {', '.join(policies)}"):
+        with stderr_console.status(f"evaluating {', '.join(policies)}"):
             measures = {
                 name: check_measures(task, task.evaluate(policy, episodes=self.episodes, reference=True))
                 for name, policy in policies.items()
             }
-        console = Console(soft_wrap=True)
         count = "" if self.episodes is None else f", {self.episodes} episodes"
         console.print(evaluation_table(self.task + count, task, measures))
         if self.gif is not None:
@@ -53,7 +52,7 @@ class Evaluate:
 
             films = [film(task, policy, name, seed=0, watched=False) for name, policy in policies.items()]
             write_file(self.gif, to_gif(films))
-            console.print(f"film: {self.gif}", highlight=False)
+            console.print(f"film: {self.gif}", highlight=False, soft_wrap=True)
         return 0
 
 

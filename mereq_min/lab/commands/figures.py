@@ -7,11 +7,10 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import track
 
 from mereq_min.interfaces import Task
-from mereq_min.lab.commands.console import complain
+from mereq_min.lab.commands.console import complain, stderr_console
 from mereq_min.lab.plugins import UsageError, load_task
 from mereq_min.lab.runs.episodes import Behaviour, load_behaviour, read_behaviour
 from mereq_min.lab.runs.records import find_runs
@@ -40,8 +39,8 @@ class Figures:
     out: Path = Path("runs/figures")
     """Folder for the pictures."""
     tasks: tuple[str, ...] = ()
-    """Tasks of your own among the runs, as module:attribute: a module that only a run's record names is never
-    imported, and how policies behave at such a task is not drawn."""
+    """Your own tasks among the runs, as module:attribute. Without this their modules are not imported, and
+    the behaviour of policies on them is not drawn."""
     episodes: int = 25
     """Episodes for which each run's policy is rolled out, the first time that it is drawn [episodes]."""
 
@@ -57,9 +56,9 @@ class Figures:
             behaviours: list[tuple[Task, Behaviour]] = []
             for name in comparison:
                 try:
-                    task, behaviour = self.load_task(name), self.read_behaviour(name)
+                    task, behaviour = self.task_of(name), self.behaviour_of(name)
                 except UsageError as error:
-                    complain(f"how policies behave at {name} is left out: {error}")
+                    complain(f"left out how policies behave on {name}: {error}")
                     continue
                 if behaviour:
                     self.save(f"features-{name}", draw_features(task, behaviour))
@@ -75,7 +74,7 @@ class Figures:
         save_figure(figure, file)
         print(f"picture: {file}")
 
-    def load_task(self, name: str) -> Task:
+    def task_of(self, name: str) -> Task:
         """The task of the runs that lie under a name, with the prior that they had.
 
         Raises:
@@ -89,14 +88,14 @@ class Figures:
             raise UsageError(f"pass --tasks {typed} to import it")
         return load_task(typed)
 
-    def read_behaviour(self, name: str) -> Behaviour:
-        """How the policies of a task's run folders do, or what is recorded of that; empty without both."""
+    def behaviour_of(self, name: str) -> Behaviour:
+        """The episodes of a task's policies: those recorded, else those of its run folders, else none."""
         if (recorded := self.runs / f"{name}.episodes.safetensors").exists():
             return load_behaviour(recorded)
         behaviour: Behaviour = {}
         if not find_runs(self.runs / name):
             return behaviour
-        pairs = read_behaviour(self.load_task(name), self.runs / name, self.episodes)
-        for label, episodes in track(pairs, f"rolling out {name}", console=Console(stderr=True)):
+        pairs = read_behaviour(self.task_of(name), self.runs / name, self.episodes)
+        for label, episodes in track(pairs, f"rolling out {name}", console=stderr_console):
             behaviour.setdefault(label, []).append(episodes)
         return behaviour

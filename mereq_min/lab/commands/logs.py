@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import tyro
 
@@ -24,12 +24,12 @@ from mereq_min.methods import METHODS, EstimatorConfig, choose_method
 class Export:
     """Write the steps of a run as a log that other libraries read, and `mereq fit` too.
 
-    csv and parquet: one table, with a column a number; csv keeps all digits, parquet the types of numbers
-    too. minari: a Minari dataset in HDF5, also exact; what Minari does not know is in its infos. lerobot: a
+    csv and parquet: one table, with one column per number; csv keeps all digits, parquet also the dtypes.
+    minari: a Minari dataset in HDF5, also exact; what Minari does not know is in its infos. lerobot: a
     LeRobotDataset v3; states and actions are rounded to float32. All but csv need the extra `data`.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of a run, such as runs/carpet/MEReQ/seed0."""
     format: Format = "csv"
     """csv, parquet, minari or lerobot."""
@@ -59,28 +59,29 @@ def default_target(path: Path, kind: Format) -> Path:
 class Fit(Output):
     """Infer theta from a recorded log, ours or somebody else's, and align the prior offline.
 
-    A log is the folder of a run, a Minari dataset, a LeRobotDataset v3, or a .csv or .parquet file with a row
-    a step. It must hold, by these or the usual other names: state, action, is_intervention (intervention,
-    takeover) and episode. It may hold t, next_state, policy_action, policy_version, terminated, truncated,
-    features and reward; the entries of vectors are columns state.0, state.1, ..., those of the features
-    features.NAME. Features that a log lacks are computed by the task, if it can.
+    A log is the folder of a run, a Minari dataset, a LeRobotDataset v3, or a .csv or .parquet file with one
+    row per step. It must hold state, action, is_intervention (or intervention, takeover) and episode, under
+    these names or those of LeRobot. It may hold t, next_state, policy_action, policy_version, terminated,
+    truncated, features, reward, seed, expert_action and takeover_start. The entries of vectors are columns
+    state.0, state.1, ..., those of features are features.NAME. The task computes missing features, if it can.
 
     The result is a run like those of `mereq align`. A log of several policy versions is fitted version by
-    version, as it was recorded. If the task has recorded runs, their settings are the defaults.
+    version, as it was recorded. If the task brings its own settings (`recorded_settings`), these are the
+    defaults.
     """
 
-    log: tyro.conf.Positional[Path] = tyro.MISSING
+    log: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LOG")] = tyro.MISSING
     """The log."""
     task: str = tyro.MISSING
     """Name of the task in which it was recorded (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ-L"
-    """One of the methods of `mereq align`. The default is MEReQ-R on tables, and MEReQ-L with networks."""
+    """One of the methods of `mereq align`. The default is MEReQ-R for tabular tasks, else MEReQ-L."""
     prior: str | None = None
     """The policy that drove, in place of the task's own; see `mereq align`."""
     temperature: float | None = None
-    """alpha_hat, the temperature of the aligned policy; default: the task's [reward]."""
+    """alpha_hat, the temperature of the aligned policy [reward]; default: that of the task."""
     prior_weight: float | None = None
-    """omega, the weight of the prior's reward in the expert's; default: the task's."""
+    """omega, the weight of the prior's reward in the expert's; default: that of the task."""
     patience: int | None = None
     """Steps before a takeover that provoked it; default: those of the task's oracle, or 1 [steps]."""
     demonstrations: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -91,7 +92,7 @@ class Fit(Output):
     """Settings of the estimators."""
 
     def with_recorded_settings(self) -> Self:
-        """The defaults of this command for its task: best method, and settings of the recorded runs."""
+        """The defaults of this command for its task: best method, and the settings that it brings."""
         task = load_task(self.task)
         estimators = settings_of(task).estimators
         return type(self)(log=self.log, task=self.task, method=choose_method(task), estimators=estimators)

@@ -26,10 +26,10 @@ COMMANDS = {
     "tasks": Command(f"{HERE}.tasks:Tasks", "list the tasks, and how often their experts intervene"),
     "align": Command(f"{HERE}.align:Align", "align the prior of a task with an expert"),
     "teach": Command(f"{HERE}.teach:Teach", "teach a policy yourself, in the browser"),
-    "study": Command(f"{HERE}.study:RunStudy", "lead people through a study of methods, in the browser"),
+    "study": Command(f"{HERE}.study:RunStudy", "run a user study that compares methods, in the browser"),
     "fit": Command(f"{HERE}.logs:Fit", "infer a reward and align offline, from a recorded log"),
-    "export": Command(f"{HERE}.logs:Export", "write the steps of a run as CSV, Minari or LeRobot dataset"),
-    "replay": Command(f"{HERE}.replay:Replay", "show a session of teach again, in the browser or as a film"),
+    "export": Command(f"{HERE}.logs:Export", "export the steps of a run as CSV, Parquet, Minari or LeRobot"),
+    "replay": Command(f"{HERE}.replay:Replay", "replay a teach session, in the browser or as a film"),
     "compare": Command(f"{HERE}.sweep:Compare", "run methods on tasks over many seeds"),
     "reproduce": Command(f"{HERE}.sweep:Reproduce", "run the experiments of the paper"),
     "show": Command(f"{HERE}.show:Show", "show a run, or list the runs in a folder"),
@@ -40,6 +40,8 @@ COMMANDS = {
 }
 """The commands of this package. Installed distributions add theirs by entry points of the group
 `mereq_min.commands`."""
+SUMMARIES = {"pretrain": "train a prior or an expert"}
+"""For `mereq --help`: the commands of other packages of this distribution."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(_import_command(chosen.command, others), chosen.command, chosen.arguments)
         return command()
     except KeyboardInterrupt:
-        without = ", without --overwrite," if getattr(command, "overwrite", False) else ""
-        _complain(f"mereq: interrupted; the same command{without} goes on where it stopped")
+        without = " without --overwrite" if getattr(command, "overwrite", False) else ""
+        _complain(f"mereq: interrupted; repeat the command{without} to resume an unfinished run")
         return 130
     except BaseException as error:  # a user's module may also exit, or raise what is no Exception
         if chosen.debug or _is_exit(error):
@@ -88,7 +90,7 @@ def _make_parser(others: dict[str, EntryPoint]) -> argparse.ArgumentParser:
         "arguments",
         metavar="...",
         nargs=argparse.REMAINDER,
-        help="of the command; `mereq COMMAND --help` lists them",
+        help="arguments of the command; see `mereq COMMAND --help`",
     )
     return parser
 
@@ -96,7 +98,8 @@ def _make_parser(others: dict[str, EntryPoint]) -> argparse.ArgumentParser:
 def _list_commands(others: dict[str, EntryPoint]) -> str:
     summaries = {name: command.summary for name, command in COMMANDS.items()}
     for name, entry in others.items():
-        summaries[name] = f"(from {entry.dist.name if entry.dist else entry.module})"
+        source = entry.dist.name if entry.dist else entry.module
+        summaries[name] = SUMMARIES.get(name) or f"(from {source})"
     width = max(map(len, summaries))
     lines = [f"{name:{width}}  {summary}" for name, summary in summaries.items()]
     return "commands:\n" + textwrap.indent("\n".join(lines), "  ")
@@ -165,7 +168,7 @@ def _explain(error: BaseException, command: Any) -> tuple[str, int]:
         where = error.filename2 or error.filename or getattr(command, "out", None)
         return f"{'' if where is None else f'{where}: '}{error.strerror or error}", 1
     if isinstance(error, MemoryError):
-        return f"memory ran out; ask for less at once ({error or 'no details'})", 1
+        return f"out of memory; ask for less at once ({str(error) or 'no details'})", 1
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed; {install_hint('deep')}", 1
     others = named_modules()
@@ -175,10 +178,9 @@ def _explain(error: BaseException, command: Any) -> tuple[str, int]:
 
 
 def _complain(text: str, style: str | None = None) -> None:
-    from mereq_min.lab.commands.console import complaints, one_line
+    from mereq_min.lab.commands.console import complain
 
-    # Errors and paths may hold brackets, which are not markup.
-    complaints.print(one_line(text), style=style, markup=False, highlight=False, soft_wrap=True)
+    complain(text, style)
 
 
 if __name__ == "__main__":

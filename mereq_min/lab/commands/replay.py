@@ -6,12 +6,13 @@ import asyncio
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import tyro
 
 from mereq_min.interfaces import Task
-from mereq_min.lab.commands.console import complaints, console
+from mereq_min.lab.commands.console import console, stderr_console
 from mereq_min.lab.human.folder import journal_file, same_steps
 from mereq_min.lab.human.journal import effective, read_journal
 from mereq_min.lab.human.replay import derive, retrace
@@ -30,10 +31,10 @@ LONGEST_FILM = 300
 class Replay:
     """Show a session of `mereq teach` again: in the page, or as a film."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run, such as runs/live/carpet/MEReQ-L/seed0."""
     speed: float = 1.0
-    """Factor on the task's own rate."""
+    """Playback speed from 0.1 to 10; 1 is the task's own rate."""
     film: Path | None = None
     """Draw a film into this file (.gif), in place of the page."""
     check: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -78,7 +79,7 @@ def check_session(path: Path, task: Task, config: RunConfig) -> None:
         RunError: if that does not lead to the run.
     """
     rows = read_rows(path)
-    with complaints.status("deriving the session and its updates anew"):
+    with stderr_console.status("deriving the session and its updates anew"):
         session, updates = derive(task, config, read_journal(journal_file(path)))
     for row, update, found in zip(rows, updates, session.rounds, strict=False):
         number = row["iteration"]

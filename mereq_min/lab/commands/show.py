@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from mereq_min.interfaces import Policy, Task
-from mereq_min.lab.commands.console import complain, complaints, console
+from mereq_min.lab.commands.console import complain, console, stderr_console
 from mereq_min.lab.runs.files import RunError
 from mereq_min.lab.runs.records import (
     Record,
     Row,
     find_runs,
     read_config,
-    read_log,
     read_policy,
     read_record,
     read_rows,
+    read_sealed_rows,
 )
 from mereq_min.lab.runs.run import load_run_task
 from mereq_min.lab.show.tables import before_after_table, iterations_table, runs_table, theta_table
@@ -29,11 +30,11 @@ from mereq_min.methods import METHODS
 class Show:
     """Show a run: each iteration, and the policy before and after. In a folder of runs, list them."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of a run, such as runs/carpet/MEReQ/seed0, or a folder above several."""
     task: str | None = None
-    """module:attribute of the run's task, if it is one of your own: a module that only the run's record names
-    is never imported."""
+    """module:attribute of the run's task, if it is your own; a module is never imported just because a record
+    names it."""
     prior: str | None = None
     """The run's prior, if it was one of your own that could not be saved beside the run."""
 
@@ -77,7 +78,7 @@ def show_run(path: Path, task: Task) -> Policy | None:
     arrays, aligned = read_policy(path, rows), None
     if arrays is not None:
         aligned = task.load_policy(arrays)
-        with complaints.status("evaluating the policies before and after"):
+        with stderr_console.status("evaluating the policies before and after"):
             table = before_after_table(task, aligned)
         console.print(table)
     console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
@@ -91,9 +92,11 @@ def show_rows(path: Path, task: Task) -> list[Row]:
         RunError: if there are none.
     """
     header = read_config(path)
-    config, rows = header["config"], read_log(path, header)
+    config, rows = header["config"], read_sealed_rows(path, header)
     if not rows:
-        raise RunError(f"{path} has not finished its first iteration; run the same command again to go on")
+        raise RunError(
+            f"{path} has not finished its first iteration; repeat the command that started it to resume"
+        )
     console.print(iterations_table(rows, f"{config['task']}, {config['method']}, seed {config['seed']}"))
     reward = METHODS[config["method"]].reward
     if reward is not None:

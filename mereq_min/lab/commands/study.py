@@ -6,6 +6,7 @@ import asyncio
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,38 +22,38 @@ from mereq_min.lab.study.table import write_table
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class RunStudy:
-    """Lead people through a study: they teach every task by every method, say how it was, and compare.
+    """Run a user study: each participant teaches every task with every method, rates it, and compares.
 
-    PLAN is a TOML file; name, tasks and methods are needed:
+    PLAN is a TOML file; name, tasks and methods are required:
 
         name = "carpets"
         tasks = ["carpet", "lanes"]
         methods = ["MEReQ-R", "HG-DAgger-1"]
-        rounds = 3              # of a session
-        steps = 100             # of a round
+        rounds = 3              # per session
+        steps = 100             # per round
         practice = "windy"      # task of a first session, which does not count
-        compare = true          # compare what was taught by each two methods, blind
+        compare = true          # finally compare each pair of methods, blind
         consent = "..."         # what participants agree to
 
-    Orders are balanced over participants. Each call leads one participant, and goes on with somebody who was
-    cut off. All stays in a folder on this computer, with results.csv as a tidy table.
+    The order is counterbalanced across participants. Each call runs one participant, or resumes one who was
+    interrupted. All data stay in a folder on this computer; results.csv is a tidy table.
     """
 
-    plan: tyro.conf.Positional[Path]
+    plan: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PLAN")]
     """The plan."""
     out: Path = Path("studies")
     """Folder for studies."""
     new: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Admit a new participant, although another is not done."""
+    """Start a new participant even if another is not done."""
     delete: str | None = None
-    """Delete everything of the participant of this pseudonym, and do nothing else."""
+    """Delete all data of the participant with this pseudonym, and start no session."""
     port: int = 0
     """Port of the page; sessions take the next one. 0 takes free ones."""
     browser: bool = True
     """Open the page in a browser."""
 
     def __call__(self) -> int:
-        """Lead a participant, or delete what is kept of one."""
+        """Run a participant, or delete the data of one."""
         plan = read_plan(self.plan)
         if not 0 <= self.port <= 65534:
             raise UsageError(f"port must be from 0 to 65534, got {self.port}")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import tyro
 from rich.progress import TextColumn
@@ -15,11 +15,18 @@ from rich.table import Table
 
 from mereq_min.interfaces import Task
 from mereq_min.lab.commands.align import Output, with_imperfections
-from mereq_min.lab.commands.console import complaints, console, progress_bar
+from mereq_min.lab.commands.console import complain, console, progress_bar, stderr_console
 from mereq_min.lab.datasets.logs import Log, LogSource
 from mereq_min.lab.plugins import UsageError, check_name, load_task
 from mereq_min.lab.runs.config import RunConfig, run_folder, slug
-from mereq_min.lab.runs.records import bundle, find_runs, read_config, read_log, read_policy, read_record
+from mereq_min.lab.runs.records import (
+    bundle,
+    find_runs,
+    read_config,
+    read_policy,
+    read_record,
+    read_sealed_rows,
+)
 from mereq_min.lab.runs.sweep import Engine, Sweep
 from mereq_min.lab.show.published import PAPER_NAMES
 from mereq_min.lab.show.tables import comparison_table, fits_table, outcomes_table
@@ -38,8 +45,8 @@ class Many(Output):
     """Options that the commands of many runs share."""
 
     methods: tuple[str, ...] = RECORDED_METHODS
-    """Names of the methods; also MEReQ-all, MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL and, on
-    tables, HG-DAgger-1."""
+    """Names of the methods; also MEReQ-all, MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL and, on tabular
+    tasks, HG-DAgger-1."""
     seeds: int = 30
     """Runs of each method on each task [runs]."""
     first_seed: int = 0
@@ -53,7 +60,7 @@ class Many(Output):
     def sweep(
         self, tasks: Sequence[str], settings: Callable[[str], Settings], log: LogSource | None = None
     ) -> int:
-        """Run what is not finished, write one bundle a task, print the tables; returns the exit code.
+        """Run what is not finished, write one bundle per task, print the tables; returns the exit code.
 
         Args:
             tasks: their names.
@@ -105,8 +112,7 @@ class Many(Output):
             else:
                 console.print(f"all runs of {task} are bundled in {file}\n", highlight=False)
         for path, message in failures.items():
-            text = f"failed: {path}: {message}"
-            complaints.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(f"failed: {path}: {message}", style="red")
         return 1 if failures else 0
 
 
@@ -123,10 +129,10 @@ def _roll_out(name: str, log: LogSource, paths: Sequence[Path]) -> Table:
     task = load_task(name)
     policies = []
     for path in paths:
-        rows = read_log(path)
+        rows = read_sealed_rows(path)
         if (arrays := read_policy(path, rows)) is not None:
             policies.append((read_config(path)["config"]["method"], rows[-1], task.load_policy(arrays)))
-    with complaints.status("rolling the policies out"):
+    with stderr_console.status("rolling the policies out"):
         return fits_table(task, log.path, policies)
 
 
@@ -139,13 +145,15 @@ class Compare(Many, Settings):
     rolled out.
     """
 
-    tasks: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
-    """Names of the tasks; with --log, of one."""
+    tasks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TASK [TASK ...]]")] = (
+        tyro.MISSING
+    )
+    """Names of the tasks; exactly one with --log."""
     imperfections: str = "none"
-    """Errors of the simulated expert by name, as of `mereq align`."""
+    """Errors of the simulated expert by name, see `mereq align`."""
     log: Path | None = None
     """A log that all methods are fitted to, see `mereq fit`; of the other options, those of the estimators
-    and --demonstrations apply. Exact methods need one seed only."""
+    and --demonstrations apply. Exact (tabular) methods need only one seed."""
 
     def with_recorded_settings(self) -> Self:
         """The defaults of this command, with the errors of that name."""
@@ -156,14 +164,14 @@ class Compare(Many, Settings):
         if self.log is None:
             return self.sweep(self.tasks, lambda task: self)
         if len(set(self.tasks)) != 1:
-            raise UsageError("name one task with --log, that in which the log was recorded")
+            raise UsageError("with --log, name exactly one task: the one that the log was recorded on")
         source = LogSource(self.log, demonstrations=self.loop.demonstrations)
         return self.sweep(self.tasks, lambda task: self, source)
 
 
 @dataclass(frozen=True)
 class Reproduce(Many):
-    """Run the whole paper, each task with the settings of its recorded runs; the same command resumes it.
+    """Run all experiments of the paper, each task with its recorded settings; the same command resumes.
 
     `mereq figures` draws the results.
     """
@@ -216,8 +224,8 @@ def watch(sweep: Sweep) -> Iterator[None]:
             runs = f"{now.finished} of {len(sweep.configs)} runs"
             left = describe_time_left(now.seconds_left)
             bar.update(line, completed=now.iterations, total=now.total, description=runs, left=left)
-            if not complaints.is_terminal and now.finished > seen:
-                complaints.print(f"{runs}, {now.iterations} of {now.total} iterations, {left}")
+            if not stderr_console.is_terminal and now.finished > seen:
+                stderr_console.print(f"{runs}, {now.iterations} of {now.total} iterations, {left}")
             seen = now.finished
 
         def keep_looking() -> None:
@@ -238,7 +246,7 @@ def watch(sweep: Sweep) -> Iterator[None]:
 def describe_time_left(seconds: float | None) -> str:
     """A time in words, rounded to minutes."""
     if seconds is None:
-        return "time left unknown yet"
+        return "time left not known yet"
     minutes = round(seconds / 60)
     if minutes < 1:
         return "less than a minute left" if seconds else "done"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.live import Live
 from rich.table import Table
 
-from mereq_min.lab.commands.console import complain, complaints, console
+from mereq_min.lab.commands.console import complain, console, stderr_console
 from mereq_min.lab.plugins import UsageError, check_name, find_entries, load_task
 from mereq_min.lab.runs import calibration
 from mereq_min.lab.show.tables import add_task, tasks_table
@@ -28,7 +28,7 @@ class Tasks:
     calibrated, or that has no simulated expert, is listed with dashes.
     """
 
-    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    tasks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TASK [TASK ...]]")] = ()
     """Names of the tasks to list; all, if none is named."""
     measure: tyro.conf.FlagCreatePairsOff[bool] = False
     """Measure the rates now, instead of reading them."""
@@ -79,7 +79,7 @@ class Tasks:
         """Measure the tasks of an entry point, add them to the table, and keep them if asked to."""
         found: dict[str, Calibration] = {}
         for name in names:
-            complaints.print(f"measuring {name}", highlight=False)
+            stderr_console.print(f"measuring {name}", highlight=False)
             try:
                 measured = calibration.measure(load_task(name), self.steps, self.seed)
             except UsageError as error:
@@ -93,4 +93,4 @@ class Tasks:
             if file is None:
                 raise UsageError(f"the tasks of {entry.name} are in no package that could keep a file")
             calibration.write(file, {**calibration.read(file), **found})
-            complaints.print(f"recorded in {file}", highlight=False, soft_wrap=True)
+            stderr_console.print(f"recorded in {file}", highlight=False, soft_wrap=True)

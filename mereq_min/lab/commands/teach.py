@@ -6,7 +6,7 @@ import asyncio
 import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import tyro
 
@@ -29,17 +29,17 @@ LONGEST_SESSION = 1_000
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class Teach:
-    """Teach a policy yourself: watch it in the browser, take over, and see it become yours.
+    """Teach a policy yourself: watch it in the browser, take over, and see it learn.
 
-    Prints a link. The same command goes on with a session that was stopped or cut off.
+    Prints a link. The same command resumes a session that was stopped or interrupted.
     """
 
-    task: tyro.conf.Positional[str] = tyro.MISSING
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")] = tyro.MISSING
     """Name of the task (see `mereq tasks`), or module:attribute of your own."""
     method: str = "MEReQ-L"
     """One of MEReQ, MEReQ-NP, MaxEnt, MaxEnt-FT, HG-DAgger-FT, IWR-FT, MEReQ-L, MEReQ-R, MEReQ-all,
-    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tables also HG-DAgger-1. The default is MEReQ-R on tables,
-    since it forgives wrong keys, and MEReQ-L with networks."""
+    MEReQ-S, Residual-BC, RLIF, PVP, MILE, PPL; on tabular tasks also HG-DAgger-1. The default is MEReQ-R for
+    tabular tasks, since it tolerates wrong keys, else MEReQ-L."""
     prior: str | None = None
     """The policy to align, in place of the task's own, see `mereq align`."""
     out: Path = Path("runs/live")
@@ -47,13 +47,13 @@ class Teach:
     seed: int = 0
     """Seed of the run."""
     steps: int = 100
-    """Steps after which the policy is updated, at the end of an episode; the page can also ask for it."""
+    """Steps per round; the policy is updated at the end of the episode, or when you ask for it [steps]."""
     reaction: float = 0.5
-    """Your reaction time, where it cannot be measured [s]: what the policy did so long before you took over
+    """Your reaction time if it cannot be measured [s]: what the policy did that shortly before a takeover
     does not count as good enough."""
     host: str = "127.0.0.1"
-    """Address to listen on, by which the browser finds it too. With another than the loopback, whoever reads
-    the link on the network can use the session: better tunnel by ssh -L."""
+    """Address to listen on, also used in the link. Beyond the loopback, anyone who sees the link on the
+    network can use the session; an ssh -L tunnel is safer."""
     port: int = 0
     """Port; 0 takes a free one."""
     browser: bool = True

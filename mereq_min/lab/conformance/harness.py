@@ -79,6 +79,6 @@ def find_missing(what: str, thing: Any, protocol: type) -> Iterator[str]:
     for name in names:
         if name not in dir(thing) and not hasattr(thing, name):  # dir evaluates no property
             see = f"see mereq_min.interfaces.{protocol.__name__}"
-            yield f"{what} must offer `{name}`, this {type(thing).__name__} does not; {see}"
+            yield f"{what} must offer `{name}`, but this {type(thing).__name__} does not; {see}"
         elif callable(getattr(protocol, name, None)) and not callable(getattr(thing, name)):
-            yield f"`{name}` of {what} must be a method, it is a {type(getattr(thing, name)).__name__}"
+            yield f"`{name}` of {what} must be a method, but is a {type(getattr(thing, name)).__name__}"

@@ -49,7 +49,7 @@ def _truth_fits(subject: TaskSubject) -> Iterator[str]:
     if not np.any(oracle.true_theta):
         yield "true_theta must differ from 0, or there is no preference to infer"
     if not np.array_equal(oracle.true_theta, oracle.true_weights("residual")):
-        yield "true_weights('residual') must be true_theta, it differs; return true_theta there"
+        yield "true_weights('residual') must equal true_theta, but differs; return true_theta there"
 
 
 def _expert_can_be_made(subject: TaskSubject) -> Iterator[str]:
@@ -65,7 +65,7 @@ def _seeds_repeat(subject: TaskSubject) -> Iterator[str]:
     differing = find_differing_column(first, again)
     if differing is not None:
         yield (
-            f"the same seed must give the same watched steps, `{differing}` differs; let the expert draw "
+            f"the same seed must give the same watched steps, but `{differing}` differs; let the expert draw "
             "everything from the generator that `reset` gives it"
         )
 
@@ -109,8 +109,8 @@ def _imperfections_are_heeded(subject: TaskSubject) -> Iterator[str]:
     n_taken = int(rollout(task, task.prior, blind, SHORT_STEPS, rng).is_intervention.sum())
     if n_taken:
         yield (
-            f"an expert with a miss_rate of 1 must never take over, it controlled {n_taken} of {SHORT_STEPS} "
-            "steps; let make_expert pass its imperfections on"
+            f"an expert with a miss_rate of 1 must never take over, but controlled {n_taken} of "
+            f"{SHORT_STEPS} steps; let make_expert pass its imperfections on"
         )
 
 
@@ -124,12 +124,12 @@ def _is_calibrated(subject: TaskSubject) -> Iterator[str]:
     expert = subject.watched_expert_steps.intervention_rate
     if not PRIOR_RATE[0] <= prior <= PRIOR_RATE[1]:
         yield (
-            f"the intervention rate of the prior must be from {PRIOR_RATE[0]} to {PRIOR_RATE[1]}, it is "
+            f"the intervention rate of the prior must be from {PRIOR_RATE[0]} to {PRIOR_RATE[1]}, but is "
             f"{prior:.3f}; make the rule {'stricter' if prior < PRIOR_RATE[0] else 'more lenient'}"
         )
     if expert > EXPERT_RATE:
         yield (
-            f"the intervention rate of the expert's own policy must be at most {EXPERT_RATE}, it is "
+            f"the intervention rate of the expert's own policy must be at most {EXPERT_RATE}, but is "
             f"{expert:.3f}; let the rule tolerate what the expert does"
         )
 
@@ -147,7 +147,7 @@ def _measures_fit(subject: TaskSubject) -> Iterator[str]:
             yield f"feature_divergence must have shape ({K},), got {np.shape(measures['feature_divergence'])}"
         if not measures.get("success", 1.0) >= LEAST_SUCCESS:
             yield (
-                f"the {name} must succeed in {LEAST_SUCCESS:.0%} of episodes, it succeeds in "
+                f"the {name} must succeed in at least {LEAST_SUCCESS:.0%} of episodes, but succeeds in "
                 f"{measures['success']:.1%}; train it longer"
             )
     prior, expert = measured["prior"], measured["expert"]
@@ -164,7 +164,8 @@ def _measures_fit(subject: TaskSubject) -> Iterator[str]:
             "evaluate compare with expert_policy"
         )
     if not prior["kl_to_expert"] > 0.01:
-        yield f"the prior must differ from the expert, its kl_to_expert is {prior['kl_to_expert']:.2g} nats"
+        kl = prior["kl_to_expert"]
+        yield f"the prior must differ from the expert, but its kl_to_expert is {kl:.2g} nats"
 
 
 def _distance_is_zero_for_the_truth(subject: TaskSubject) -> Iterator[str]:
@@ -174,12 +175,13 @@ def _distance_is_zero_for_the_truth(subject: TaskSubject) -> Iterator[str]:
         if truth is None:
             distance = oracle.reward_distance(oracle.true_theta, reward)
             if not np.isnan(distance):
-                yield f"reward_distance must be NaN as the {reward} reward is unknown, it is {distance:.4g}"
+                yield f"reward_distance must be NaN as the {reward} reward is unknown, but is {distance:.4g}"
             continue
         for scale, expected, name in ((2.0, 0.0, "twice the true"), (-1.0, 1.0, "the negative of the true")):
             distance = oracle.reward_distance(scale * truth, reward)
             if not (np.isnan(distance) or abs(distance - expected) <= 1e-6):
-                yield f"reward_distance must be {expected:g} for {name} {reward} reward, it is {distance:.4g}"
+                what = f"{name} {reward} reward"
+                yield f"reward_distance must be {expected:g} for {what}, but is {distance:.4g}"
 
 
 ORACLE_CHECKS: tuple[Check[TaskSubject], ...] = (

@@ -99,7 +99,7 @@ def _try_all_actions(subject: PolicySubject, states: NDArray[Any]) -> str:
         except SHAPE_ERRORS as error:
             n_actions = len(subject.indices)
             return (
-                f"log_prob must work for all {n_actions} actions of the task, it fails for action {action}: "
+                f"log_prob must work for all {n_actions} actions of the task, but fails for action {action}: "
                 f"{describe_error(error)}"
             )
     return ""
@@ -132,7 +132,7 @@ def _sample_fits(subject: PolicySubject) -> Iterator[str]:
         inside = (actions >= low) & (actions <= high)  # False for NaN
         if not inside.all():
             wrap = "" if subject.is_discrete else " or wrap the environment in gymnasium.wrappers.ClipAction"
-            yield f"sample must stay within {space}, it drew {actions[~inside].flat[0]}; bound it{wrap}"
+            yield f"sample must stay within {space}, but drew {actions[~inside].flat[0]}; bound it{wrap}"
 
 
 def _log_prob_fits(subject: PolicySubject) -> Iterator[str]:
@@ -167,7 +167,7 @@ def _is_normalised(subject: PolicySubject) -> Iterator[str]:
         totals = np.exp(table).sum(axis=1)
         worst = totals[np.abs(totals - 1).argmax()]
         if abs(worst - 1) > 1e-5:
-            yield f"probabilities must sum to 1, they sum to {worst:.6g}; return the log_softmax of logits"
+            yield f"probabilities must sum to 1, but sum to {worst:.6g}; return the log_softmax of logits"
         return
     for density in subject.densities:
         if not (density.proposed < np.inf).all():
@@ -176,8 +176,9 @@ def _is_normalised(subject: PolicySubject) -> Iterator[str]:
         total, error = density.weights.mean(), density.weights.std() / np.sqrt(len(density.weights))
         if abs(total - 1) > 0.02 + 5 * error:
             yield (
-                f"the density must integrate to 1 over actions, it integrates to {total:.3g} +- {error:.1g}; "
-                "include the change of variables (the width of the space, the slope of tanh) in log_prob"
+                "the density must integrate to 1 over actions, but integrates to "
+                f"{total:.3g} +- {error:.1g}; include the change of variables (the width of the space, the "
+                "slope of tanh) in log_prob"
             )
             return
 
@@ -196,7 +197,7 @@ def _sample_agrees(subject: PolicySubject) -> Iterator[str]:
             worst = int(np.abs(counts - expected).argmax())
             yield (
                 f"sample must agree with log_prob: of {DRAWS} actions {expected[worst]:.0f} should be "
-                f"{subject.indices[worst]}, {counts[worst]} were; let both use the same distribution"
+                f"{subject.indices[worst]}, but {counts[worst]} were; let both use the same distribution"
             )
             return
 
@@ -206,17 +207,23 @@ def _repeats_itself(subject: PolicySubject) -> Iterator[str]:
     first, again, other = (subject.sample(states, seed) for seed in (7, 7, 8))
     is_random = len(np.unique(first, axis=0)) > 1
     if not np.array_equal(first, again):
-        yield "sample must draw the same from an equal generator, it did not; take all randomness from `rng`"
+        yield (
+            "sample must draw the same from equally seeded generators, but did not; take all randomness from "
+            "`rng`"
+        )
     elif is_random and np.array_equal(first, other):
-        yield "sample must draw anew from another generator, it drew the same; take all randomness from `rng`"
+        yield (
+            "sample must draw anew from a generator of another seed, but drew the same; take all randomness "
+            "from `rng`"
+        )
     elif (
         not is_random
         and not subject.is_discrete
         and not is_at_bound(subject.space, stretch(first, subject.space)[0]).any()
     ):
-        yield "sample must draw from a density, it drew the same action 1,000 times; add noise"
+        yield "sample must draw from a density, but drew the same action 1,000 times; add noise"
     if not np.array_equal(subject.log_prob(states, first), subject.log_prob(states, first)):
-        yield "log_prob must return the same when called again, it did not; switch off dropout (`net.eval()`)"
+        yield "log_prob must return the same if called again, but did not; switch off dropout (`net.eval()`)"
 
 
 def _has_no_side_effects(subject: PolicySubject) -> Iterator[str]:
@@ -227,9 +234,9 @@ def _has_no_side_effects(subject: PolicySubject) -> Iterator[str]:
     after = _global_generators()
     for name in before:
         if before[name] != after[name]:
-            yield f"a policy must leave the global generator of {name} alone, it drew from it; use `rng`"
+            yield f"a policy must leave the global generator of {name} alone, but drew from it; use `rng`"
     if not np.array_equal(states, subject.states) or not np.array_equal(actions, kept):
-        yield "a policy must not write into the arrays that it is given, it did; work on a copy"
+        yield "a policy must not write into its input arrays, but did; work on a copy"
 
 
 def _global_generators() -> dict[str, str]:
@@ -253,7 +260,7 @@ def _batches_agree(subject: PolicySubject) -> Iterator[str]:
         # Soft Q-values of single precision over a low temperature are rounded to some 1e-4.
         if not np.allclose(alone, together[i], rtol=1e-3, atol=1e-3):
             yield (
-                f"log_prob must not depend on the rest of the batch, it is {together[i]:.6g} among "
+                f"log_prob must not depend on the rest of the batch, but is {together[i]:.6g} among "
                 f"{len(states)} states and {np.ravel(alone)[0]:.6g} alone; look for batch normalisation"
             )
             return

@@ -82,7 +82,7 @@ def find_policy_faults(subject: TaskSubject, name: str, policy: Any, steps: Step
     Args:
         subject: the task.
         name: what a finding calls the policy.
-        policy: the policy; if it has a `state`, the task must be able to rebuild it.
+        policy: the policy; if it has `arrays`, the task must be able to rebuild it.
         steps: steps that show the states of the task.
     """
     space, rng = subject.task.make_env().action_space, np.random.default_rng(subject.seed)
@@ -92,7 +92,10 @@ def find_policy_faults(subject: TaskSubject, name: str, policy: Any, steps: Step
         loaded = subject.task.load_policy(policy.arrays())
         saved, rebuilt = (each.log_prob(steps.state, steps.policy_action) for each in (policy, loaded))
         if not np.allclose(saved, rebuilt, rtol=1e-6, atol=1e-6):
-            yield f"load_policy must rebuild the {name} from its state(), log_prob differs; save more"
+            yield (
+                f"load_policy must rebuild the {name} from its arrays(), but log_prob differs; let arrays() "
+                "return everything"
+            )
 
 
 def find_differing_column(one: Steps, other: Steps) -> str | None:

@@ -111,13 +111,13 @@ def _environment_fits(subject: TaskSubject) -> Iterator[str]:
     if not ended or (t != task.horizon and not terminated):
         ending = f"ended after {t}" if ended else f"went on after {t}"
         yield (
-            f"an episode must terminate or be truncated at the horizon of {task.horizon} steps, it {ending}; "
-            "wrap the environment in gymnasium.wrappers.TimeLimit"
+            f"an episode must terminate or be truncated at the horizon of {task.horizon} steps, but "
+            f"{ending}; wrap the environment in gymnasium.wrappers.TimeLimit"
         )
     reference = task.make_env(reference=True)
     for name in ("observation_space", "action_space"):
         if getattr(reference, name) != getattr(env, name):
-            yield f"make_env(reference=True) must have the same {name}, it has {getattr(reference, name)}"
+            yield f"make_env(reference=True) must have the same {name}, but has {getattr(reference, name)}"
 
 
 def _gymnasium_agrees(subject: TaskSubject) -> Iterator[str]:
@@ -137,22 +137,23 @@ def _seeds_repeat(subject: TaskSubject) -> Iterator[str]:
     differing = find_differing_column(first, again)
     if differing is not None:
         yield (
-            f"the same seed must give the same steps, `{differing}` differs; let the environment draw "
+            f"the same seed must give the same steps, but `{differing}` differs; let the environment draw "
             "everything from the generator that `reset(seed=...)` seeds"
         )
     elif np.array_equal(first.state, other.state) and np.array_equal(first.action, other.action):
-        yield "another seed must give other steps, it gave the same; use the seed of `reset(seed=...)`"
+        yield "another seed must give other steps, but gave the same; use the seed of `reset(seed=...)`"
 
 
 def _features_vary(subject: TaskSubject) -> Iterator[str]:
     features = np.concatenate([subject.random_steps.features, subject.prior_steps.features])
     for name, column in zip(subject.task.feature_names, features.T, strict=True):
         if not np.isfinite(column).all():
-            yield f"feature {name!r} must be finite, {np.count_nonzero(~np.isfinite(column))} entries are not"
+            n_bad = np.count_nonzero(~np.isfinite(column))
+            yield f"feature {name!r} must be finite, but {n_bad} entries are not"
         elif np.ptp(column) == 0:
-            yield f"feature {name!r} must vary, it is {column[0]:g} in all {len(column)} steps; leave it out"
+            yield f"feature {name!r} must vary, but is {column[0]:g} in all {len(column)} steps; leave it out"
         elif np.abs(column).max() > 2:
-            yield f"feature {name!r} must be of order 1, it reaches {np.abs(column).max():g}; scale it"
+            yield f"feature {name!r} must be of order 1, but reaches {np.abs(column).max():g}; scale it"
 
 
 def _prior_fits(subject: TaskSubject) -> Iterator[str]:
@@ -191,7 +192,7 @@ def _rendering_works(subject: TaskSubject) -> Iterator[str]:
         got = f"{images[0].dtype} {images[0].shape}"
         yield f"render must return images (height, width, 3) of uint8, at least 64 pixels each way, got {got}"
     elif all(np.array_equal(images[0], image) for image in images[1:]):
-        yield f"rendering must show the state, the image stayed the same for {len(images) - 1} steps"
+        yield f"rendering must show the state, but the image stayed the same for {len(images) - 1} steps"
 
 
 TASK_CHECKS: tuple[Check[TaskSubject], ...] = (

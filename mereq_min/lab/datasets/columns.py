@@ -1,6 +1,6 @@
 """What the columns of a log are called, here and elsewhere, and how they become `Steps` of a task.
 
-A log holds one row a step, in the order in which the steps were taken. It must have
+A log holds one row per step, in the order in which the steps were taken. It must have
 
     state             in which the step was taken
     action            that was executed
@@ -12,7 +12,7 @@ and may have
     t                 time within the episode; default: counted from 0 [steps]
     terminated        whether the step led to a terminal state; default: no
     truncated         whether the episode was cut off here; default: at the last step of each episode
-    policy_action     what the policy proposed; default: `action`, which no method reads on the expert's steps
+    policy_action     what the policy proposed; default: `action` (no method reads it on the expert's steps)
     policy_version    number of updates before the step, which tells iterations apart; default: 0
     next_state        state after the step
     seed              of the environment at the first step of the rollout, from which MEReQ-S replays it
@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mereq_min.interfaces import Task
-from mereq_min.lab.plugins import UsageError, install_hint
+from mereq_min.lab.plugins import UsageError, install_hint, make_closed_env
 from mereq_min.lab.runs.checks import check_column, check_steps
 from mereq_min.lab.runs.files import LARGEST_ARRAYS, Arrays, RunError
 from mereq_min.steps import Steps
@@ -81,7 +81,7 @@ def find_columns(names: Sequence[str], feature_names: Sequence[str]) -> dict[str
         feature_names: of the task, in the order of its features.
 
     Returns:
-        By column, the names under which it is there: one, or one an entry.
+        By column, the names under which it is there: one, or one per entry.
 
     Raises:
         ValueError: if an entry of a column is missing.
@@ -122,7 +122,8 @@ def make_steps(task: Task, columns: Arrays, *, is_exact: bool = True, demonstrat
     if "is_intervention" not in columns and demonstrations:
         columns["is_intervention"] = np.ones(len(columns.get("action", ())), dtype=bool)
     if lacking := [name for name in ("state", "action", "is_intervention", "episode") if name not in columns]:
-        raise ValueError(f"it has no {' and no '.join(map(_describe, lacking))}")
+        hint = "; pass --demonstrations if the expert took all steps" if "is_intervention" in lacking else ""
+        raise ValueError(f"it has no {' and no '.join(map(_describe, lacking))}{hint}")
     n = len(columns["state"])
     for name, column in columns.items():
         if len(column) != n:
@@ -131,8 +132,7 @@ def make_steps(task: Task, columns: Arrays, *, is_exact: bool = True, demonstrat
             raise ValueError(f"{name} holds no numbers")
     if n == 0:
         raise ValueError("it has no steps")
-    env = task.make_env()
-    env.close()
+    env = make_closed_env(task)
     for name in ("state", "next_state", "action", "policy_action", "expert_action"):
         if name in columns:
             space = env.observation_space if name.endswith("state") else env.action_space
@@ -154,8 +154,7 @@ def make_steps(task: Task, columns: Arrays, *, is_exact: bool = True, demonstrat
 
 def _describe(name: str) -> str:
     aliases = f" (or {', '.join(ALIASES[name])})" if ALIASES[name] else ""
-    hint = "; pass --demonstrations if the expert took all steps" if name == "is_intervention" else ""
-    return f"{name}{aliases}{hint}"
+    return f"{name}{aliases}"
 
 
 def _as_space(column: NDArray[Any], space: gymnasium.Space[Any], *, is_exact: bool) -> NDArray[Any]:
@@ -200,7 +199,7 @@ def _whole(name: str, column: NDArray[Any]) -> NDArray[np.int64]:
     with np.errstate(invalid="ignore"):
         whole = column.astype(np.int64).reshape(-1)
     if whole.shape != (len(column),) or not np.array_equal(whole, column.reshape(-1)):
-        raise ValueError(f"{name} must hold one whole number a step")
+        raise ValueError(f"{name} must hold one integer per step")
     return whole
 
 

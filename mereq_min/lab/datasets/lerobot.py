@@ -44,7 +44,7 @@ def write_lerobot(folder: Path, steps: Steps, feature_names: Sequence[str], *, t
         steps: whole episodes, with next states.
         feature_names: names of the features.
         task: what the robot does, in words.
-        fps: steps a second.
+        fps: steps per second.
 
     Raises:
         LogError: if an episode is not whole, or float32 cannot hold a discrete state or action.
@@ -130,7 +130,7 @@ def _describe_episodes(lengths: Sequence[int], task: str) -> dict[str, Any]:
 
 
 def _measure(column: NDArray[Any]) -> dict[str, list[float]]:
-    """What LeRobot normalises with, by name: one number an entry of the column."""
+    """What LeRobot normalises with, by name: one number per entry of the column."""
     values = column.reshape(len(column), -1).astype(np.float64)
     quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
     measures = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}

@@ -14,10 +14,11 @@ from mereq_min.lab.datasets.columns import LogError, make_steps, reading
 from mereq_min.lab.datasets.lerobot import read_lerobot, write_lerobot
 from mereq_min.lab.datasets.minari import read_minari, write_minari
 from mereq_min.lab.datasets.tables import read_csv, read_parquet, write_csv, write_parquet
+from mereq_min.lab.plugins import make_closed_env
 from mereq_min.lab.runs.checks import check_steps
 from mereq_min.lab.runs.config import RECORDED, RecordedLog, RunConfig
 from mereq_min.lab.runs.files import hash_arrays
-from mereq_min.lab.runs.records import load_steps, read_config, read_log
+from mereq_min.lab.runs.records import load_steps, read_config, read_sealed_rows
 from mereq_min.loop import LoopConfig
 from mereq_min.methods import EstimatorConfig
 from mereq_min.steps import Steps, concatenate
@@ -26,7 +27,7 @@ Format = Literal["minari", "lerobot", "csv", "parquet"]
 """The formats that logs are written in."""
 
 FRAMES_PER_SECOND = 10
-"""Steps a second of tasks whose environment does not tell its `render_fps`."""
+"""Steps per second of tasks whose environment does not tell its `render_fps`."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ def _read_iterations(path: Path, task: Task, demonstrations: bool) -> list[Steps
 def _read_run(path: Path, task: Task) -> list[Steps]:
     iterations = _load_iterations(path)
     steps = concatenate(iterations)
-    env = task.make_env()
-    env.close()
+    env = make_closed_env(task)
     check_steps(steps, env, len(task.feature_names))
     if (names := read_config(path)["definition"]["feature_names"]) != list(task.feature_names):
         raise ValueError(f"its features are {', '.join(names)}, those of {task.name} are others")
@@ -129,14 +129,14 @@ def read_run_steps(path: Path) -> Steps:
     """All steps of a run.
 
     Raises:
-        RunError: if it is no run, has no iteration yet, or is damaged.
+        RunError: if it is not a run, has no iteration yet, or is damaged.
     """
     return concatenate(_load_iterations(path))
 
 
 def _load_iterations(path: Path) -> list[Steps]:
     read_config(path)
-    rows = read_log(path)
+    rows = read_sealed_rows(path)
     if not rows:
         raise LogError(f"{path} has not finished its first iteration")
     return [load_steps(path, row["iteration"], row) for row in rows]
@@ -162,8 +162,7 @@ def write_log(target: Path, kind: Format, steps: Steps, task: Task) -> None:
     elif kind == "parquet":
         write_parquet(target, steps, names)
     else:
-        env = task.make_env()
-        env.close()
+        env = make_closed_env(task)
         part = target.with_name(f".{target.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         try:

@@ -80,8 +80,8 @@ def split_episodes(steps: Steps) -> list[Steps]:
     """
     if steps.next_state is None:
         raise LogError(
-            "these steps lack the states after them, which this format needs (runs did not keep them once); "
-            "export them as csv or parquet"
+            "these steps have no next_state, which this format needs (old runs did not keep it); export to "
+            "csv or parquet"
         )
     cuts = np.flatnonzero(steps.episode[1:] != steps.episode[:-1]) + 1
     parts = [
@@ -196,7 +196,7 @@ def _check_hdf5(file: Path) -> None:
     def look(group: Any, depth: int) -> None:
         nonlocal size
         if depth > DEEPEST_GROUP:
-            raise ValueError(f"more than {DEEPEST_GROUP} groups lie inside each other")
+            raise ValueError(f"its groups are nested more than {DEEPEST_GROUP} levels deep")
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise ValueError(f"{group.name}/{name} is a link, which is not followed")
@@ -207,7 +207,7 @@ def _check_hdf5(file: Path) -> None:
                 if item.external or item.is_virtual:
                     raise ValueError(f"{item.name} lies in another file, which is not opened")
                 if item.dtype.kind not in "biuf":
-                    raise ValueError(f"{item.name} holds {item.dtype}, which are no numbers")
+                    raise ValueError(f"{item.name} holds {item.dtype}, which are not numbers")
                 if _count_chunks(item) > MOST_CHUNKS:
                     raise ValueError(f"{item.name} lies in more than {MOST_CHUNKS} pieces")
                 size += item.nbytes

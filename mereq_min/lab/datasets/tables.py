@@ -1,4 +1,4 @@
-"""Logs as one table, in CSV or Parquet: one column a number, named as `columns` says."""
+"""Logs as one table, in CSV or Parquet: one column per number, named as `columns` says."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_csv(file: Path, feature_names: Sequence[str]) -> Arrays:
         header = next(rows, [])
         table = [row for row in rows if row]
     except csv.Error as error:
-        raise ValueError(f"it is no CSV: {error}") from error
+        raise ValueError(f"it is not a CSV file: {error}") from error
     if any(len(row) != len(header) for row in table):
         raise ValueError("its rows are not all as long as its first line, which names the columns")
     if len(set(header)) < len(header):
@@ -82,7 +82,7 @@ def _number(name: str, text: str) -> float:
         named = {"true": 1.0, "false": 0.0}.get(text.strip().lower())
         return float(text) if named is None else named
     except ValueError as error:
-        raise ValueError(f"{name} holds {text!r:.40}, which is no number") from error
+        raise ValueError(f"{name} holds {text!r:.40}, which is not a number") from error
 
 
 def write_parquet(file: Path, steps: Steps, feature_names: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ def read_parquet(file: Path, feature_names: Sequence[str]) -> Arrays:
         table = _read_batches(parquet, wanted, pa)
         spread = {name: _to_array(name, table.column(name).combine_chunks(), pa) for name in wanted}
     except pa.ArrowException as error:
-        raise ValueError(f"it is no Parquet that can be read: {error}") from error
+        raise ValueError(f"it is not a readable Parquet file: {error}") from error
     return gather_columns(spread, feature_names)
 
 
@@ -133,7 +133,7 @@ def _to_array(name: str, column: Any, pa: Any) -> NDArray[Any]:
         entries = entries.flatten()
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     if not any(is_kind(entries.type) for is_kind in numbers):
-        raise ValueError(f"{name} holds {entries.type}, which are no numbers")
+        raise ValueError(f"{name} holds {entries.type}, which are not numbers")
     array = _without_nulls(name, entries).to_numpy(zero_copy_only=False)
     return array if entries is column else array.reshape(len(column), -1)
 

@@ -48,6 +48,7 @@ from mereq_min.lab.human.scenes import scene_of
 from mereq_min.lab.human.server import Room
 from mereq_min.lab.human.session import Session
 from mereq_min.lab.human.views import make_frame, make_welcome
+from mereq_min.lab.plugins import make_closed_env
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.records import is_finished
 
@@ -76,8 +77,7 @@ class Conductor:
 
     Attributes:
         lateness: by how much each step came after it was due, in real time [s].
-        answers: time from a key, or from the step that it was for if that was due later, to the frame that
-            shows what it did [s].
+        latencies: time from a key (or from when its step was due, if later) to the frame that shows it [s].
 
     Raises:
         RunError: if the run's folder is in use, holds another run, or is damaged.
@@ -106,15 +106,14 @@ class Conductor:
             on_change=self._change_control,
             on_fault=self._fail,
         )
-        env = task.make_env()
-        env.close()
+        env = make_closed_env(task)
         self.hands = make_hands(env.action_space, self.scene.idle)
         self.reactions = Reactions(task.oracle, reaction)
         self.session: Session | None = None
         self.phase, self.paused, self.why = "tutorial", True, ""
         self.pace, self.speed = self.scene.pace, 1.0
         self.lateness: deque[float] = deque(maxlen=MOST_TIMES)
-        self.answers: deque[float] = deque(maxlen=MOST_TIMES)
+        self.latencies: deque[float] = deque(maxlen=MOST_TIMES)
         self._keyed: float | None = None  # when a key came that no frame has shown yet [s]
         self._wishes: deque[FromPage] = deque()
         self._go = 0
@@ -155,7 +154,7 @@ class Conductor:
             self.folder.close()
 
     def stop(self) -> None:
-        """End the session as soon as what is being done is done, as its page could."""
+        """End the session after the current action, like the page's button."""
         self._want(Stop())
         self._woken.set()
 
@@ -173,8 +172,8 @@ class Conductor:
         self.folder.resume(self.session)
         if self._live.history:
             self.phase = "driving"
-        batches = [each.steps for each in self._live.rounds if each.steps is not None]
-        done = len(self.folder.log)
+        batches = self._live.batches
+        done = len(self.folder.rows)
         if done:
             self._ask("restore", self.folder.checkpoint(done), batches[:done], self._patience_of(done))
         for each in self._live.history:
@@ -278,7 +277,7 @@ class Conductor:
         self._stepped = now
         await self._decide(taken)
         if keyed is not None:
-            self.answers.append(time.monotonic() - max(keyed, min(due, now)))
+            self.latencies.append(time.monotonic() - max(keyed, min(due, now)))
         if person != self.hands.in_control:
             self._send_mode()
         late = time.monotonic() - (due + self._interval) > self._interval
@@ -324,7 +323,7 @@ class Conductor:
         return Learn(time.time(), 0 if waits else self.reactions.patience(rate), asked)
 
     def _begin_update(self) -> None:
-        batches = [each.steps for each in self._live.rounds if each.steps is not None]
+        batches = self._live.batches
         self._asked = True
         self._ask("update", batches, self._patience_of(len(batches)))
         self._send_mode()
@@ -347,7 +346,7 @@ class Conductor:
             try:
                 kind, number, found = await asyncio.to_thread(self._worker.receive)
             except EOFError:
-                self._halt("the process that learns has ended; start the same command again to go on")
+                self._halt("the process that learns has ended; start the same command again to continue")
                 return
             if kind == "ready":
                 self._is_ready = True
@@ -355,7 +354,7 @@ class Conductor:
             elif number != self._request:
                 continue  # it was taken back meanwhile
             elif kind == "failed":
-                self._halt(f"the update failed ({found}); take it back, or stop here")
+                self._halt(f'the update failed ({found}); press "Undo last update" or "End session"')
             elif isinstance(found, Update):
                 await self._write_down(number, found)
             self._woken.set()
@@ -374,7 +373,7 @@ class Conductor:
                     self.task,
                     self.scene,
                     update,
-                    self.folder.log,
+                    self.folder.rows,
                     finished.steps,
                     [each for each in decisions if isinstance(each, Take)],
                     self._patience_of(number),
@@ -398,7 +397,7 @@ class Conductor:
         await self._decide(Adopt(time.time()))
         self._asked = False
         self.room.send(self._tell(report))
-        if is_finished(self.folder.log, self.config.loop):
+        if is_finished(self.folder.rows, self.config.loop):
             await self._finish()
         self._send_mode()
 
@@ -413,7 +412,9 @@ class Conductor:
         elif isinstance(message, Claim):
             self.room.give_control(tab)
         elif tab != self.room.controller:
-            self.room.tell(tab, Notice("another tab is in control; claim it first", wrong=True))
+            self.room.tell(
+                tab, Notice('another tab is in control; press "Take control here" first', wrong=True)
+            )
         elif isinstance(message, Act):
             self._act(tab, message)
         else:
@@ -492,10 +493,10 @@ class Conductor:
         self.hands.let_go()
         async with self._writing:
             await self._decide(UndoUpdate(time.time()))
-            while len(self.folder.log) >= len(self._live.rounds):
+            while len(self.folder.rows) >= len(self._live.rounds):
                 await asyncio.to_thread(self.folder.take_back)
-            done = len(self.folder.log)
-            batches = [each.steps for each in self._live.rounds if each.steps is not None]
+            done = len(self.folder.rows)
+            batches = self._live.batches
             self._asked = False
             self._ask(
                 "restore", self.folder.checkpoint(done), batches, self._patience_of(done) if done else 0
@@ -503,10 +504,10 @@ class Conductor:
 
     async def _save_policy(self) -> None:
         if not self._live.version:
-            self.room.send(Notice("the prior drives; there is no policy of yours yet"))
+            self.room.send(Notice("nothing was learned yet, so there is no policy to save"))
             return
         file = await asyncio.to_thread(self.folder.save_policy, self._live.version)
-        self.room.send(Notice("the policy is kept" if self._blind else f"the policy is kept as {file}"))
+        self.room.send(Notice("the policy is saved" if self._blind else f"the policy is saved as {file}"))
 
     # --- What is told ---------------------------------------------------------------------------------------
 
@@ -519,7 +520,7 @@ class Conductor:
             self._send_mode()
 
     def _halt_for_disk(self, error: OSError) -> None:
-        self._halt(f"{error.strerror or error}: nothing is lost; make room on the disk, then go on")
+        self._halt(f"{error.strerror or error}: nothing is lost; fix this (is the disk full?), then resume")
 
     def _halt(self, why: str) -> None:
         """Pause, and say why."""

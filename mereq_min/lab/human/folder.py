@@ -33,7 +33,15 @@ from mereq_min.lab.runs.files import (
 )
 from mereq_min.lab.runs.lock import hold
 from mereq_min.lab.runs.records import read_config, write_config
-from mereq_min.lab.runs.run import checkpoint_file, claim, commit, open_run, read_done, save_prior, write_log
+from mereq_min.lab.runs.run import (
+    checkpoint_file,
+    claim,
+    commit,
+    open_run,
+    read_done,
+    save_prior,
+    write_rows_file,
+)
 from mereq_min.steps import Steps
 
 LARGEST_REPORT = 2**26
@@ -51,7 +59,7 @@ class Folder:
     Attributes:
         path: the folder.
         journal: its journal.
-        log: the rows of its iterations, see `records.read_log`.
+        rows: the rows of its iterations, see `records.read_sealed_rows`.
         reports: what the person was told after each of them.
 
     Raises:
@@ -70,13 +78,13 @@ class Folder:
 
     def _open(self) -> None:
         config = self.config
-        header, self.log = claim(self.path, config, self.task)
+        header, self.rows = claim(self.path, config, self.task)
         self.path.chmod(0o700)
         make_folder(self.live)
         self.live.chmod(0o700)
         self.journal = Journal(journal_file(self.path))
-        open_run(self.path, header, self.log, config)
-        if not self.log:
+        open_run(self.path, header, self.rows, config)
+        if not self.rows:
             save_prior(self.path, config, self.task)
         self.reports: list[Report] = []
 
@@ -126,11 +134,11 @@ class Folder:
         """
         history = effective(self.journal.entries)
         learned = sum(isinstance(each, Learn) for each in history)
-        while len(self.log) > learned:
+        while len(self.rows) > learned:
             self.take_back()
-        self.reports = [read_report(self._file("report", row["iteration"], "json")) for row in self.log]
+        self.reports = [read_report(self._file("report", row["iteration"], "json")) for row in self.rows]
         session.replay(history)
-        done = read_done(self.path, self.log, self.task, self.config)
+        done = read_done(self.path, self.rows, self.task, self.config)
         for number, (steps, found) in enumerate(zip(done, session.rounds, strict=False), 1):
             if found.steps is None or not same_steps(steps, found.steps):
                 raise RunError(
@@ -144,19 +152,19 @@ class Folder:
         save_arrays(self._file("policy", number), update.policy)
         save_arrays(self._file("checkpoint", number), update.checkpoint)
         write_file(self._file("report", number, "json"), msgspec.json.encode(report))
-        commit(self.path, self.log, update.row, steps, update.checkpoint, update.policy)
+        commit(self.path, self.rows, update.row, steps, update.checkpoint, update.policy)
         self.reports.append(report)
 
     def take_back(self) -> None:
         """Take back the last iteration of the run."""
-        number = self.log[-1]["iteration"]
+        number = self.rows[-1]["iteration"]
         kept = number - 1
         if kept:
             save_arrays(checkpoint_file(self.path, kept), self.checkpoint(kept))
             save_arrays(self.path / f"policy-{kept:03d}.safetensors", load_arrays(self._file("policy", kept)))
-        self.log.pop()
+        self.rows.pop()
         self.reports = self.reports[:kept]
-        write_log(self.path, self.log)
+        write_rows_file(self.path, self.rows)
         if kept:
             move_file(self.path / f"policy-{kept:03d}.safetensors", self.path / "policy.safetensors")
         else:
@@ -166,9 +174,9 @@ class Folder:
 
     def finish(self) -> None:
         """Say that the run is finished with the iterations that it has."""
-        if self.log:
+        if self.rows:
             header = read_config(self.path)
-            header["config"]["loop"]["iterations"] = len(self.log)
+            header["config"]["loop"]["iterations"] = len(self.rows)
             write_config(self.path, header)
 
     def save_policy(self, version: int) -> Path:

@@ -19,7 +19,7 @@ FADE = 5
 
 
 class Hands:
-    """What a person does, over indices.
+    """A person's actions in a Discrete space.
 
     Args:
         n: number of actions.
@@ -52,7 +52,7 @@ class Hands:
         """A key went down or up; returns whether that took over.
 
         Raises:
-            ValueError: if it is no index.
+            ValueError: if it is not an index.
         """
         if not isinstance(action, int) or action >= self.n:
             raise ValueError(f"an action of this task is an index below {self.n}")
@@ -86,7 +86,7 @@ class Hands:
 
 
 class SmoothHands:
-    """What a person does over a Box: actions that never jump.
+    """A person's actions in a Box space, which never jump.
 
     A takeover starts from what the policy was doing, and follows the keys at a bounded rate. A hand-back
     fades: the difference between the person's last action and the policy's proposal shrinks to nothing over
@@ -124,7 +124,7 @@ class SmoothHands:
         """The wanted velocity changed; returns whether that took over.
 
         Raises:
-            ValueError: if it is no velocity of this task.
+            ValueError: if it is not a velocity of this task.
         """
         if not isinstance(action, list) or len(action) != len(self._half):
             raise ValueError(f"an action of this task has {len(self._half)} numbers")

@@ -199,7 +199,7 @@ def _parse(line: bytes, previous: str) -> tuple[Entry, str]:
     found = msgspec.json.decode(line, type=_Line)
     payload = bytes(found.entry)
     if found.sha256 != _hash(previous, payload):
-        raise ValueError("it is not what was written, its SHA-256 is another")
+        raise ValueError("it was changed after it was written (SHA-256 mismatch)")
     return msgspec.json.decode(payload, type=Entry), found.sha256
 
 

@@ -41,7 +41,7 @@ class Update:
         checkpoint: what the next update depends on.
         policy: the new policy's arrays.
         seconds: time that it took [s].
-        before: what an episode of the policy before shows, see `films.film_scenes`.
+        before: what an episode of the policy before shows, see `films.film_policy`.
         after: the same of the new policy, from the same start.
         chart: heat and arrows, for a scene with cells.
         telling: index of the frame of `after` in which a takeover would tell most, see `find_telling`.
@@ -170,7 +170,7 @@ def find_telling(learner: Learner, steps: Steps, errors: Array) -> int | None:
 def _arrays_of(policy: Policy) -> Arrays:
     arrays = policy_arrays(policy)
     if arrays is None:
-        raise ValueError("a session can only be taught to a policy that offers its arrays by state()")
+        raise ValueError("only a policy that offers its arrays by arrays() can be taught in a session")
     return arrays
 
 

@@ -1,4 +1,4 @@
-"""What page and server say to each other: JSON objects with a `type`, one a message of a WebSocket.
+"""What page and server say to each other: JSON objects with a `type`, one per message of a WebSocket.
 
 The page lies at `http://127.0.0.1:<port>/<token>/` and opens `ws` beside it (a relative URL), with a name for
 the tab that it makes up, keeps for as long as the tab lives, and sends as the query: `ws?tab=k3f9`. All URLs
@@ -160,7 +160,7 @@ FromPage = (
 
 
 class ActionName(msgspec.Struct):
-    """How an action is called and which key takes it."""
+    """The name of an action and its key."""
 
     name: str
     """In words, such as lane left."""
@@ -360,7 +360,7 @@ def read(data: str | bytes) -> FromPage:
     """Read a message of a page.
 
     Raises:
-        ValueError: if it is none, or too large.
+        ValueError: if it is not a valid message, or too large.
     """
     return decode(_decoder, data)
 
@@ -369,14 +369,14 @@ def decode(decoder: msgspec.json.Decoder[_Message], data: str | bytes) -> _Messa
     """Read a message by the decoder of a page's protocol.
 
     Raises:
-        ValueError: if it is none, or too large.
+        ValueError: if it is not a valid message, or too large.
     """
     if len(data) > LARGEST_MESSAGE:
         raise ValueError(f"a message has {len(data)} bytes, more than the {LARGEST_MESSAGE} that are read")
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"no message of this protocol ({error})") from error
+        raise ValueError(f"not a message of this protocol ({error})") from error
 
 
 def write(message: msgspec.Struct) -> str:

@@ -37,8 +37,7 @@ def derive(task: Task, config: RunConfig, entries: Sequence[Entry]) -> tuple[Ses
     for decision in effective(entries):
         session.apply(decision)
         if isinstance(decision, Learn):
-            batches = [each.steps for each in session.rounds if each.steps is not None]
-            updates.append(pupil.update(batches, decision.patience))
+            updates.append(pupil.update(session.batches, decision.patience))
     return session, updates
 
 

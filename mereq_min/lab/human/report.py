@@ -98,7 +98,7 @@ def say_change(name: str, change: float, words: Mapping[str, tuple[str, str]]) -
 
 
 def find_unsure(names: Sequence[str], row: Row) -> str:
-    """What the next takeovers would tell most about, in words: the weight with the largest standard error.
+    """The least certain weight in words: that with the largest standard error.
 
     With n independent takeovers the error of a weight shrinks like 1 / sqrt(n): as many again make it 0.7 of
     what it is.
@@ -107,10 +107,10 @@ def find_unsure(names: Sequence[str], row: Row) -> str:
     if not errors:
         return ""
     if any(error is None for error in errors):
-        return "take over a few more times: the weights are not determined yet"
+        return "take over a few more times: the data do not determine the weights yet"
     name, error = max(zip(names, errors, strict=True), key=lambda pair: pair[1] or 0.0)
     assert error is not None  # the line above
     return (
-        f"least is known of {name} (+-{error:.2f}); as many takeovers again would make that "
+        f"{name} is the least certain (+-{error:.2f}); twice as many takeovers would make that about "
         f"+-{error / math.sqrt(2):.2f}"
     )

@@ -32,6 +32,7 @@ import numpy as np
 
 from mereq_min.interfaces import Policy, Task
 from mereq_min.lab.human.protocol import Action, ActionName, Pace
+from mereq_min.lab.plugins import make_closed_env
 from mereq_min.validation import Array
 
 Chart = tuple[list[list[float | None]] | None, list[list[int]] | None]
@@ -113,8 +114,7 @@ def axis_keys(names: tuple[tuple[str, str], ...], n: int) -> tuple[ActionName, .
 
 
 def _make_picture(task: Task) -> Scene:
-    env = task.make_env()
-    env.close()
+    env = make_closed_env(task)
     space: Any = env.action_space
     if hasattr(space, "n"):
         keys = [*ARROWS, *"123456789"]

@@ -69,7 +69,7 @@ class Site:
     Attributes:
         index: name of the page's file.
         packages: those whose folders `static` hold its files.
-        read: reads a message; raises ValueError if it is none.
+        read: reads a message; raises ValueError if it is not valid.
         sources: further rules of its content security policy.
     """
 
@@ -193,7 +193,7 @@ class Room:
         assert connection.request is not None  # it was just processed
         name = parse_qs(urlsplit(connection.request.path).query).get("tab", ["?"])[0][:40]
         for other in [each for each in self._tabs.values() if each.name == name]:
-            self._leave(other.connection, "the page in control was loaded again")
+            self._leave(other.connection, "the page in control was reloaded")
             other.connection.transport.abort()  # what is left of the old one gives no orders
         tab = self._tabs[connection] = Tab(connection, name)
         try:
@@ -210,7 +210,7 @@ class Room:
                 try:
                     message = self._site.read(data)
                 except ValueError:
-                    await connection.close(1008, "no message of this protocol")
+                    await connection.close(1008, "not a message of this protocol")
                     return
                 self._on_message(name, message)
         except ConnectionClosed:
@@ -248,7 +248,7 @@ class Room:
             return _refuse(HTTPStatus.FORBIDDEN, "another page may not use this server")
         token, _, name = urlsplit(request.path).path.removeprefix("/").partition("/")
         if not hmac.compare_digest(token.encode(), self.token.encode()):
-            return _refuse(HTTPStatus.FORBIDDEN, "open the link that mereq printed, all of it")
+            return _refuse(HTTPStatus.FORBIDDEN, "open the complete link that mereq printed")
         if name != "ws":
             return self._serve_file(name or self._site.index)
         if not origins:

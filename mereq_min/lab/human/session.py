@@ -85,9 +85,14 @@ class Session:
     # --- What can be seen -----------------------------------------------------------------------------------
 
     @property
+    def batches(self) -> list[Steps]:
+        """The steps of the finished rounds."""
+        return [each.steps for each in self.rounds if each.steps is not None]
+
+    @property
     def n_steps(self) -> int:
         """Steps in all rounds [steps]."""
-        return sum(len(each.steps) for each in self.rounds if each.steps is not None) + len(self.drive)
+        return sum(map(len, self.batches)) + len(self.drive)
 
     @property
     def is_learning(self) -> bool:
@@ -121,7 +126,7 @@ class Session:
         """Do what was decided.
 
         Raises:
-            ValueError: if that cannot be now, or an action is none.
+            ValueError: if that is not possible now, or an action is invalid.
         """
         if isinstance(decision, Undo):
             for _ in range(decision.steps):
@@ -198,7 +203,7 @@ class Session:
         self._start_driving()
 
     def _start_driving(self) -> None:
-        done = [each.steps for each in self.rounds[:-1] if each.steps is not None]
+        done = self.batches
         streams = np.random.SeedSequence(self.seed, spawn_key=(len(done),)).spawn(2)
         self.drive = Drive(
             self.task.make_env(self._render_mode),

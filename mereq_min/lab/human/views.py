@@ -10,13 +10,13 @@ from mereq_min.interfaces import Task
 from mereq_min.lab.human.protocol import Action, ActionName, Frame, Welcome
 from mereq_min.lab.human.scenes import Scene
 from mereq_min.lab.human.session import Session
+from mereq_min.lab.plugins import make_closed_env
 from mereq_min.lab.runs.config import RunConfig
 
 
 def make_welcome(task: Task, scene: Scene, config: RunConfig, tab: str, *, replay: bool) -> Welcome:
     """What does not change during a session."""
-    env = task.make_env()
-    env.close()
+    env = make_closed_env(task)
     return Welcome(
         task=config.task,
         method=config.method,

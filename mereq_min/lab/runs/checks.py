@@ -19,17 +19,17 @@ def check_steps(steps: Steps, env: gymnasium.Env[Any, Any], n_features: int) -> 
     """Check that steps can be those of an environment.
 
     Raises:
-        ValueError: if a column has another type of numbers, or states, actions or features cannot be those of
-            the environment: out of range, not finite, or of another shape.
+        ValueError: if a column has a wrong dtype or shape, a number is not finite, a Discrete value is out of
+            range, or states and episodes do not follow each other.
     """
     kinds = {"is_intervention": "b", "terminated": "b", "truncated": "b"}
     kinds |= {"episode": "i", "t": "i", "policy_version": "i", "features": "f"}
     for name, kind in kinds.items():
         column = steps.columns()[name]
         if column.dtype.kind != kind or column.ndim != (2 if name == "features" else 1):
-            raise ValueError(f"{name} has numbers {column.dtype} of shape {column.shape}")
+            raise ValueError(f"{name} has a wrong dtype or shape: {column.dtype}, {column.shape}")
     if steps.features.shape[1] != n_features or not np.isfinite(steps.features).all():
-        raise ValueError(f"the features are not {n_features} finite numbers a step")
+        raise ValueError(f"the features are not {n_features} finite numbers per step")
     if (np.diff(steps.episode) < 0).any():
         raise ValueError("the numbers of the episodes decrease")
     check_column("state", steps.state, env.observation_space)
@@ -37,13 +37,13 @@ def check_steps(steps: Steps, env: gymnasium.Env[Any, Any], n_features: int) -> 
         check_column("next_state", steps.next_state, env.observation_space)
         follows = (steps.episode[1:] == steps.episode[:-1]) & (np.diff(steps.t) == 1)
         if not np.array_equal(steps.state[1:][follows], steps.next_state[:-1][follows]):
-            raise ValueError("the state after some step is not that of the step after it")
+            raise ValueError("some next_state differs from the state of the following step")
     check_column("action", steps.action, env.action_space)
     check_column("policy_action", steps.policy_action, env.action_space)
 
 
 def check_column(name: str, column: NDArray[Any], space: gymnasium.Space[Any]) -> None:
-    """Check a column against a space; the bounds of a Box only bound what the environment makes of it.
+    """Check a column against a space. The bounds of a Box are not checked, as environments may clip.
 
     Raises:
         ValueError: if the space has no such members.
@@ -56,7 +56,8 @@ def check_column(name: str, column: NDArray[Any], space: gymnasium.Space[Any]) -
     if isinstance(space, gymnasium.spaces.Discrete):
         inside = (column >= space.start) & (column < space.start + space.n)
         if column.dtype.kind not in "iu" or not inside.all():
-            raise ValueError(f"some {name} is none of the {space.n} from {space.start} that there are")
+            last = space.start + space.n - 1
+            raise ValueError(f"{name} must hold integers from {space.start} to {last}")
 
 
 def check_against_row(steps: Steps, row: Row, config: RunConfig, done: Sequence[Steps]) -> None:

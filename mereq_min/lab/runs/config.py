@@ -49,9 +49,9 @@ class RunConfig:
     expert: str = SIMULATED
     """Who watches, see `plugins.load_expert`."""
     temperature: float | None = None
-    """alpha_hat; None is the task's own [reward]."""
+    """alpha_hat [reward]; None: that of the task."""
     prior_weight: float | None = None
-    """omega; None is the task's own."""
+    """omega; None: that of the task."""
     log: RecordedLog | None = None
     """What is fitted in place of rollouts; the expert is then `RECORDED`."""
 

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from mereq_min.interfaces import Policy, Task
 from mereq_min.lab.runs.files import ArraysError, RunError, hash_arrays, load_arrays, save_arrays
-from mereq_min.lab.runs.records import find_runs, flatten, is_complete, read_log, read_policy, read_record
+from mereq_min.lab.runs.records import (
+    find_runs,
+    flatten,
+    is_complete,
+    read_policy,
+    read_record,
+    read_sealed_rows,
+)
 from mereq_min.lab.runs.run import define_task
 from mereq_min.methods import METHODS
 from mereq_min.rollout import rollout
@@ -37,12 +44,12 @@ class Episodes:
 
     def __post_init__(self) -> None:
         if self.episode.ndim != 1 or self.episode.dtype.kind != "i" or len(self.episode) == 0:
-            raise ValueError("episode must hold one whole number a step")
+            raise ValueError("episode must hold one integer per step")
         if self.episode[0] != 0 or not np.isin(np.diff(self.episode), (0, 1)).all():
             raise ValueError("episode must count from 0, without a gap")
         shape, kind = self.features.shape, self.features.dtype.kind
         if len(shape) != 2 or len(self.episode) != shape[0] or kind != "f":
-            raise ValueError("features must hold a row of numbers a step")
+            raise ValueError("features must hold one row per step")
         if not np.isfinite(self.features).all():
             raise ValueError("features must be finite")
 
@@ -105,13 +112,15 @@ def read_behaviour(task: Task, folder: Path, n_episodes: int) -> Iterator[tuple[
         n_episodes: episodes of each policy and seed.
 
     Yields:
-        prior, expert (if the task has an oracle) or the name of a method, and episodes; one pair a seed.
+        prior, expert (if the task has an oracle) or the name of a method, and episodes; one pair per seed.
 
     Raises:
         RunError: if a run was made on another definition of the task, or is damaged.
     """
     runs = [(path, record) for path in find_runs(folder) if is_complete(record := read_record(path))]
-    policies = {path: arrays for path, _ in runs if (arrays := read_policy(path, read_log(path))) is not None}
+    policies = {
+        path: arrays for path, _ in runs if (arrays := read_policy(path, read_sealed_rows(path))) is not None
+    }
     runs = [(path, record) for path, record in runs if path in policies]
     now = flatten(define_task(task)).items()
     for path, record in runs:

@@ -52,7 +52,7 @@ def read_file(file: Path, largest: int) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if about.st_size > largest:
             raise ValueError(f"it has {about.st_size} bytes, more than the {largest} that are read")
         return stream.read()
@@ -74,7 +74,7 @@ def load_arrays(file: Path, *, sha256: str | None = None) -> Arrays:
     try:
         data = read_file(file, LARGEST_ARRAYS)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise ValueError("it is not the file that was written, its SHA-256 is another")
+            raise ValueError("it was changed after it was written (SHA-256 mismatch)")
         return load(data)
     except KeyError as error:
         raise ArraysError(file, f"numpy has no numbers of type {error}; save it in float32") from error
@@ -151,6 +151,4 @@ def sync_folder(path: Path) -> None:
 
 def damaged(file: Path, reason: object) -> RunError:
     """The error for a missing or damaged file of a run, with advice on what to do about it."""
-    return RunError(
-        f"{file} is missing or damaged ({reason}); delete {file.parent} or pass --overwrite to run it again"
-    )
+    return RunError(f"{file} is missing or damaged ({reason}); delete {file.parent} to start over")

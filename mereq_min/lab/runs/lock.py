@@ -44,7 +44,7 @@ def _lock(descriptor: int, file: Path, path: Path) -> None:
 
     about = os.fstat(descriptor)
     if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:  # it would be written to
-        raise RunError(f"{file} is no lock file but a link to something else; move it away")
+        raise RunError(f"{file} is not a lock file but a link to something else; move it away")
     try:
         portalocker.lock(descriptor, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
     except portalocker.AlreadyLocked as error:

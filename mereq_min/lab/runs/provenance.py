@@ -22,7 +22,8 @@ class Provenance(TypedDict):
 def provenance() -> Provenance:
     """Describe the software that is running."""
     versions = {"python": platform.python_version()}
-    for name in ("mereq-min", "numpy", "scipy", "gymnasium", "torch", "numba", "highway-env"):
+    packages = ("mereq-min", "numpy", "scipy", "gymnasium", "torch", "jax", "numba", "highway-env", "mujoco")
+    for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # not all need be installed
             versions[name] = importlib.metadata.version(name)
     return {"versions": versions, "git": _git_hash()}

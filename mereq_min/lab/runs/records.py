@@ -99,7 +99,7 @@ class Row(TypedDict):
     feature_divergence: NotRequired[list[float | None]]
     """(K,) Jensen-Shannon divergence of the features from the expert's [bits]; likewise."""
     sha256: NotRequired[Seal]
-    """Only in a run folder, see `read_log`."""
+    """Only in a run folder, see `read_sealed_rows`."""
 
 
 class PriorRecord(TypedDict):
@@ -153,7 +153,7 @@ def read_config(path: Path) -> Header:
         header = _parse(read_file(file, LARGEST_JSON))
         checked = _check_header(header)
         if "sha256" in checked and checked["sha256"] != _hash_header(header):
-            raise ValueError("it is not what was written, its SHA-256 is another")
+            raise ValueError("it was changed after it was written (SHA-256 mismatch)")
     return checked
 
 
@@ -174,10 +174,10 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         RunError: if the file is damaged.
     """
-    return [unseal(row) for row in read_log(path)]
+    return [unseal(row) for row in read_sealed_rows(path)]
 
 
-def read_log(path: Path, header: Header | None = None) -> list[Row]:
+def read_sealed_rows(path: Path, header: Header | None = None) -> list[Row]:
     """The rows of a run's finished iterations, as they stand in iterations.jsonl.
 
     Each row carries the hashes of the iteration's files, and its own, which also covers the row before it. A
@@ -205,21 +205,23 @@ def read_log(path: Path, header: Header | None = None) -> list[Row]:
             if ("sha256" in row) != is_sealed:
                 raise ValueError(f"row {row['iteration']} has hashes and others have none, or it lacks them")
             if is_sealed and row["sha256"]["row"] != _hash_row(row, previous):
-                raise ValueError(f"row {row['iteration']} is not what was written, its SHA-256 is another")
+                raise ValueError(
+                    f"row {row['iteration']} was changed after it was written (SHA-256 mismatch)"
+                )
             previous = row["sha256"]["row"] if is_sealed else ""
     return rows
 
 
-def seal(row: Row, files: Mapping[str, str], log: Sequence[Row]) -> Row:
+def seal(row: Row, files: Mapping[str, str], rows: Sequence[Row]) -> Row:
     """A row with its hashes, as the next of iterations.jsonl.
 
     Args:
         row: without hashes.
         files: SHA-256 of `steps`, `checkpoint` and, if there is one, `policy`.
-        log: the rows before it.
+        rows: the rows before it.
     """
     sealed = cast(Row, {**row, "sha256": dict(files)})
-    own = _hash_row(sealed, log[-1]["sha256"]["row"] if log else "")
+    own = _hash_row(sealed, rows[-1]["sha256"]["row"] if rows else "")
     return cast(Row, {**row, "sha256": {**files, "row": own}})
 
 
@@ -249,7 +251,7 @@ def read_seconds(path: Path) -> dict[int, float]:
 def read_record(path: Path) -> Record:
     """What a run was and what came of it: the contents of config.json, and its rows as `iterations`."""
     header = read_config(path)
-    return {**header, "iterations": [unseal(row) for row in read_log(path, header)]}
+    return {**header, "iterations": [unseal(row) for row in read_sealed_rows(path, header)]}
 
 
 @contextlib.contextmanager
@@ -264,7 +266,7 @@ def _blame(file: Path) -> Iterator[None]:
 
 
 def _parse(data: bytes) -> Any:
-    """JSON that is neither long nor deep; NaN and infinities are none.
+    """JSON that is neither long nor deep; NaN and infinities are refused.
 
     Raises:
         ValueError, msgspec.MsgspecError, RecursionError: otherwise.
@@ -278,7 +280,7 @@ def _parse(data: bytes) -> Any:
         level = [part for parts in inside for part in parts if isinstance(part, dict | list)]
         if not level:
             return found
-    raise ValueError(f"more than {DEEPEST_JSON} lists and objects of JSON lie inside each other")
+    raise ValueError(f"its JSON is nested more than {DEEPEST_JSON} levels deep")
 
 
 def _check_header(found: Any) -> Header:
@@ -289,11 +291,11 @@ def _check_header(found: Any) -> Header:
     """
     header = msgspec.convert(found, Header)  # a copy, whose order is another
     if unknown := set(found) - {*Header.__required_keys__, *Header.__optional_keys__}:
-        raise ValueError(f"nothing is known of {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
     config = asdict(msgspec.convert(header["config"], RunConfig))
     known = flatten(config).keys()
     if unknown := flatten(header["config"]).keys() - known:
-        raise ValueError(f"no setting is called {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
     msgspec.convert(header["definition"].get("feature_names"), list[str])
     return cast(Header, {**found, "config": config})
 
@@ -311,7 +313,7 @@ def _check_rows(found: list[Any], header: Header | None) -> list[Row]:
         raise ValueError("iterations are missing")
     samples = [row["expert_samples"] for row in rows]
     if sorted(samples) != samples or any(row["expert_samples"] > row["steps"] for row in rows):
-        raise ValueError("the expert samples of some iterations cannot be")
+        raise ValueError("expert_samples decreases, or exceeds steps")
     if header is not None:
         for row in rows:
             _check_vectors(row, header)
@@ -332,7 +334,7 @@ def _check_vectors(row: Row, header: Header) -> None:
         raise ValueError("theta or its standard errors are missing")
     for vector in (theta, errors, row.get("feature_divergence")):
         if vector is not None and len(vector) != len(header["definition"]["feature_names"]):
-            raise ValueError("a row has not one entry for each feature")
+            raise ValueError("a vector in a row does not have one entry per feature")
 
 
 def is_complete(record: Record) -> bool:
@@ -347,12 +349,12 @@ def read_steps(path: Path, iteration: int) -> Steps:
     Raises:
         RunError: if the file is missing or damaged.
     """
-    log = read_log(path)
-    return load_steps(path, iteration, log[iteration - 1] if iteration <= len(log) else None)
+    rows = read_sealed_rows(path)
+    return load_steps(path, iteration, rows[iteration - 1] if iteration <= len(rows) else None)
 
 
 def load_steps(path: Path, iteration: int, row: Row | None) -> Steps:
-    """The steps of one iteration, whose row of `read_log` is known; see `read_steps`."""
+    """The steps of one iteration, whose row of `read_sealed_rows` is known; see `read_steps`."""
     file = path / f"steps-{iteration:03d}.safetensors"
     hashes = {} if row is None else row.get("sha256", {})
     arrays = load_run_arrays(file, hashes.get("steps"))
@@ -374,18 +376,18 @@ def load_run_arrays(file: Path, sha256: str | None = None) -> Arrays:
         return load_arrays(file, sha256=sha256)
 
 
-def read_policy(path: Path, log: Sequence[Row]) -> Arrays | None:
+def read_policy(path: Path, rows: Sequence[Row]) -> Arrays | None:
     """The arrays of a run's last policy, None if it offered none.
 
     Args:
         path: the run's folder.
-        log: its rows, see `read_log`.
+        rows: its rows, see `read_sealed_rows`.
 
     Raises:
         RunError: if the file is missing or damaged.
     """
-    file = policy_file(path, len(log))
-    sha256 = log[-1]["sha256"].get("policy") if log and "sha256" in log[-1] else None
+    file = policy_file(path, len(rows))
+    sha256 = rows[-1]["sha256"].get("policy") if rows and "sha256" in rows[-1] else None
     return load_run_arrays(file, sha256) if file.exists() or sha256 is not None else None
 
 

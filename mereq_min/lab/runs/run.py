@@ -1,16 +1,17 @@
-"""Runs on disk: `<out>/<task>/<method>/seed<k>/`, written so that a crash at any moment loses one iteration.
+"""Runs on disk: `<out>/<task>/<method>/seed<k>/`, written so that a crash loses at most one iteration.
 
     config.json               what was run, with versions and git hash
-    iterations.jsonl          one JSON object an iteration, see `records.Row`; replacing this file commits it
+    iterations.jsonl          one JSON object per iteration, see `records.Row`; replacing this file commits it
     steps-001.safetensors     the steps of iteration 1, ...
     checkpoint-010.safetensors  what the next update depends on, after the last iteration
     policy.safetensors        the last policy, if it offers `arrays()`
     prior.safetensors         the prior, if it was not the task's own and offers `arrays()`
     seconds.json              wall time of each iteration; the one file that differs when a run is repeated
+    curve.png, film.gif       drawings; tensorboard/ if it was asked for
 
 One process at a time writes a run: it holds the lock `.seed<k>.lock` beside the folder, see `lock.hold`.
-Every file but seconds.json is covered by a SHA-256 in config.json or iterations.jsonl, and checked when the
-run is opened again. What a run names is never imported, and never a path.
+Every file down to prior.safetensors is covered by a SHA-256 in config.json or iterations.jsonl, and checked
+when the run is opened again. Nothing that a run names is ever imported or opened as a path.
 
 Tensors are safetensors (a plain, checked format that many tools read): nothing is ever unpickled.
 """
@@ -31,7 +32,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mereq_min.interfaces import Aligner, Expert, Policy, Task
-from mereq_min.lab.plugins import UsageError, change_task, load_policy, load_task, prepare_task
+from mereq_min.lab.plugins import (
+    UsageError,
+    change_task,
+    load_policy,
+    load_task,
+    make_closed_env,
+    prepare_task,
+)
 from mereq_min.lab.runs.checks import check_against_row, check_steps
 from mereq_min.lab.runs.config import RunConfig, run_folder
 from mereq_min.lab.runs.files import (
@@ -56,9 +64,9 @@ from mereq_min.lab.runs.records import (
     load_steps,
     policy_file,
     read_config,
-    read_log,
     read_policy,
     read_prior,
+    read_sealed_rows,
     read_seconds,
     seal,
     unseal,
@@ -183,32 +191,32 @@ def run(
     with hold(path):
         if overwrite:
             _delete(path)
-        header, log = claim(path, config, task)
-        open_run(path, header, log, config)
-        for row in log:
+        header, rows = claim(path, config, task)
+        open_run(path, header, rows, config)
+        for row in rows:
             on_iteration(unseal(row))
-        if not is_finished(log, config.loop):
-            _go_on(path, log, task, config, expert, recorded, on_iteration)
+        if not is_finished(rows, config.loop):
+            _go_on(path, rows, task, config, expert, recorded, on_iteration)
     return path
 
 
 def _go_on(
     path: Path,
-    log: list[Row],
+    rows: list[Row],
     task: Task,
     config: RunConfig,
     expert: Expert | None,
     recorded: Sequence[Steps],
     on_iteration: Callable[[Row], None],
 ) -> None:
-    """Do the iterations of a run that are not in its log yet."""
+    """Do the iterations of a run that are not in its record yet."""
     seconds = read_seconds(path)
-    if not log:
+    if not rows:
         save_prior(path, config, task)
     watcher = None if config.log is not None else expert or make_watcher(task, config.loop)
     begun = time.perf_counter()
     aligner = make_aligner(task, METHODS[config.method], config.estimators, seed=config.seed)
-    done = read_done(path, log, task, config) if config.log is None else list(recorded[: len(log)])
+    done = read_done(path, rows, task, config) if config.log is None else list(recorded[: len(rows)])
     if config.log is None:
         assert watcher is not None
         patience = watcher.patience
@@ -217,34 +225,34 @@ def _go_on(
         patience = config.log.patience
         iterations = fit_log(aligner, recorded, patience, n_done=len(done))
     if done:
-        restore(path, aligner, log, done, patience)
+        restore(path, aligner, rows, done, patience)
         begun = time.perf_counter()
     watched, measures = aligner.policy, None
     for iteration in iterations:
         if measures is None or iteration.policy is not watched:
             measures = task.evaluate(iteration.policy)
-        row = describe(task, config, iteration, measures, before=log[-1]["steps"] if log else 0)
+        row = describe(task, config, iteration, measures, before=rows[-1]["steps"] if rows else 0)
         # The rate of a log is that of the policies that were recorded, which are not there.
-        if config.log is None and task.oracle is not None and needs_remeasuring(log, row):
+        if config.log is None and task.oracle is not None and needs_remeasuring(rows, row):
             row["remeasured_rate"] = _remeasure(task, watched, config.seed, iteration.iteration)
         watched = iteration.policy
         seconds[iteration.iteration] = time.perf_counter() - begun
         write_file(path / "seconds.json", json.dumps(seconds).encode())
-        commit(path, log, row, iteration.steps, aligner.arrays(), policy_arrays(iteration.policy))
+        commit(path, rows, row, iteration.steps, aligner.arrays(), policy_arrays(iteration.policy))
         on_iteration(row)
         begun = time.perf_counter()
 
 
-def needs_remeasuring(log: Sequence[Row], row: Row) -> bool:
+def needs_remeasuring(rows: Sequence[Row], row: Row) -> bool:
     """Whether the rate of an iteration is below a threshold that none before is known to have passed.
 
     A first rate below a threshold may be luck; it is confirmed if the policy has such a rate again.
 
     Args:
-        log: the rows before it.
+        rows: the rows before it.
         row: the row of the iteration.
     """
-    known = min((confirmed_rates([each])[0] for each in log), default=math.inf)
+    known = min((confirmed_rates([each])[0] for each in rows), default=math.inf)
     return any(row["intervention_rate"] < threshold <= known for threshold in THRESHOLDS)
 
 
@@ -309,7 +317,7 @@ def claim(path: Path, config: RunConfig, task: Task) -> tuple[Header, list[Row]]
     """Begin a run in `path`, or make sure that the one there is the same, or a shorter one.
 
     Returns:
-        What config.json now says, and the rows of the iterations that are done, see `records.read_log`.
+        What config.json now says, and the rows of the finished iterations, see `records.read_sealed_rows`.
     """
     wanted: dict[str, Any] = {"config": plain(asdict(config)), "definition": define_task(task)}
     arrays = _prior_arrays(config, task)
@@ -321,9 +329,9 @@ def claim(path: Path, config: RunConfig, task: Task) -> tuple[Header, list[Row]]
         wanted["engine"] = engine
     if (path / "config.json").exists():
         header = read_config(path)
-        log = read_log(path, header)
-        if log:  # without an iteration nothing would be lost
-            return _take_up(path, header, wanted, is_finished(log, config.loop)), log
+        rows = read_sealed_rows(path, header)
+        if rows:  # without an iteration nothing would be lost
+            return _take_up(path, header, wanted, is_finished(rows, config.loop)), rows
     elif any(path.glob("[!.]*")):  # a crash may leave a hidden temporary behind, see write_file
         raise RunError(f"{path} is not empty and not a run; choose another --out, or move it away")
     header = cast(Header, {**wanted, **provenance()})
@@ -338,12 +346,12 @@ def _take_up(path: Path, header: Header, wanted: dict[str, Any], finished: bool)
     if differing and not (set(differing) == {"config.loop.iterations"} and longer):
         raise RunError(
             f"{path} holds a run with other settings ({'; '.join(differing.values())}): "
-            "choose another --out, or pass --overwrite to discard it"
+            "choose another --out, or delete that folder to start over"
         )
     if "sha256" not in header and not finished:
         raise RunError(
-            f"{path} is from before hashes were kept, which would tell whether it is whole, and cannot be "
-            "gone on with; choose another --out, or pass --overwrite to discard it"
+            f"{path} was written by an older version without hashes and cannot be resumed safely; choose "
+            "another --out, or delete that folder to start over"
         )
     if differing:
         header["config"] = wanted["config"]
@@ -351,7 +359,7 @@ def _take_up(path: Path, header: Header, wanted: dict[str, Any], finished: bool)
     return header
 
 
-def open_run(path: Path, header: Header, log: Sequence[Row], config: RunConfig) -> None:
+def open_run(path: Path, header: Header, rows: Sequence[Row], config: RunConfig) -> None:
     """Check the files of a run that was claimed, see `claim`, and end what a crash left half done.
 
     A run from before hashes were kept is left as it is.
@@ -361,17 +369,17 @@ def open_run(path: Path, header: Header, log: Sequence[Row], config: RunConfig) 
     """
     if "sha256" not in header:
         return
-    if log:
-        read_policy(path, log)
+    if rows:
+        read_policy(path, rows)
         read_prior(path, header)
-        load_run_arrays(checkpoint_file(path, len(log)), log[-1]["sha256"]["checkpoint"])
-        if is_finished(log, config.loop):  # else they are read when the run goes on
-            for row in log:
+        load_run_arrays(checkpoint_file(path, len(rows)), rows[-1]["sha256"]["checkpoint"])
+        if is_finished(rows, config.loop):  # else they are read when the run goes on
+            for row in rows:
                 load_steps(path, row["iteration"], row)
-        if "policy" in log[-1]["sha256"] and policy_file(path, len(log)) != path / "policy.safetensors":
-            move_file(policy_file(path, len(log)), path / "policy.safetensors")
+        if "policy" in rows[-1]["sha256"] and policy_file(path, len(rows)) != path / "policy.safetensors":
+            move_file(policy_file(path, len(rows)), path / "policy.safetensors")
     for file in path.iterdir():
-        if _is_left_over(file.name, len(log)):
+        if _is_left_over(file.name, len(rows)):
             file.unlink()
 
 
@@ -435,13 +443,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def commit(
-    path: Path, log: list[Row], row: Row, steps: Steps, checkpoint: Arrays, policy: Arrays | None
+    path: Path, rows: list[Row], row: Row, steps: Steps, checkpoint: Arrays, policy: Arrays | None
 ) -> None:
     """Write an iteration down; it counts from the moment that iterations.jsonl is replaced.
 
     Args:
         path: the run's folder, whose lock is held.
-        log: the rows before; the new one is appended.
+        rows: the rows before; the new one is appended.
         row: the new row, without hashes.
         steps: the steps of the iteration.
         checkpoint: what the next update depends on.
@@ -454,17 +462,17 @@ def commit(
     }
     if policy is not None:  # the policy of the row before must stay until this row is there
         files["policy"] = save_arrays(path / f"policy-{number:03d}.safetensors", policy)
-    sealed = seal(row, files, log)
-    write_log(path, [*log, sealed])
-    log.append(sealed)
+    sealed = seal(row, files, rows)
+    write_rows_file(path, [*rows, sealed])
+    rows.append(sealed)
     if "policy" in files:
         move_file(path / f"policy-{number:03d}.safetensors", path / "policy.safetensors")
     checkpoint_file(path, number - 1).unlink(missing_ok=True)
 
 
-def write_log(path: Path, log: Sequence[Row]) -> None:
+def write_rows_file(path: Path, rows: Sequence[Row]) -> None:
     """Replace iterations.jsonl."""
-    write_file(path / "iterations.jsonl", "".join(json.dumps(each) + "\n" for each in log).encode())
+    write_file(path / "iterations.jsonl", "".join(json.dumps(each) + "\n" for each in rows).encode())
 
 
 def policy_arrays(policy: Policy) -> Arrays | None:
@@ -473,18 +481,17 @@ def policy_arrays(policy: Policy) -> Arrays | None:
     return None if arrays is None else arrays()
 
 
-def read_done(path: Path, log: Sequence[Row], task: Task, config: RunConfig) -> list[Steps]:
+def read_done(path: Path, rows: Sequence[Row], task: Task, config: RunConfig) -> list[Steps]:
     """The steps of the iterations of a run, which must be such as its task and its rows allow.
 
     Raises:
         RunError: if they are missing or damaged.
     """
     done: list[Steps] = []
-    if not log:
+    if not rows:
         return done
-    env = task.make_env()
-    env.close()
-    for row in log:
+    env = make_closed_env(task)
+    for row in rows:
         steps = load_steps(path, row["iteration"], row)
         try:
             check_steps(steps, env, len(task.feature_names))
@@ -495,13 +502,13 @@ def read_done(path: Path, log: Sequence[Row], task: Task, config: RunConfig) -> 
     return done
 
 
-def restore(path: Path, aligner: Aligner, log: Sequence[Row], done: list[Steps], patience: int) -> None:
+def restore(path: Path, aligner: Aligner, rows: Sequence[Row], done: list[Steps], patience: int) -> None:
     """Put an aligner back to where it was after the last iteration of a run.
 
     Raises:
         RunError: if the checkpoint is missing or damaged, or is not that of the last row.
     """
-    file, row = checkpoint_file(path, len(done)), log[-1]
+    file, row = checkpoint_file(path, len(done)), rows[-1]
     state = load_run_arrays(file, row["sha256"]["checkpoint"])
     try:
         if row["theta"] is not None and not np.array_equal(state["theta"], row["theta"]):

@@ -102,8 +102,8 @@ class Sweep:
                 messages = joblib.Parallel(batch_size=1)(jobs)
             except BrokenExecutor as error:
                 raise RunError(
-                    "a worker died, perhaps because memory ran out; the same command goes on where it "
-                    "stopped, and fewer --workers need less memory"
+                    "a worker died, perhaps because memory ran out; repeat the command to resume, with fewer "
+                    "--workers to use less memory"
                 ) from error
         attempted = zip(todo, messages, strict=True)
         failures |= {run_folder(self.out, config): message for config, message in attempted if message}

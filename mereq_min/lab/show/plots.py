@@ -140,7 +140,7 @@ def read_runs(root: Path, task: str) -> Runs:
 
 
 def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
-    """Expert samples by method: one row a threshold, one column a task, and the paper's numbers beside ours.
+    """Expert samples by method, beside the paper's: one row per threshold, one column per task.
 
     Args:
         comparison: runs by task; one column each.
@@ -183,7 +183,7 @@ def name_methods(comparison: Mapping[str, Runs]) -> list[str]:
 
 
 def draw_needs(ax: Axes, runs: Runs, threshold: float, methods: Sequence[str]) -> None:
-    """Expert samples to one threshold on a logarithmic axis, a line a method; hollow if a lower bound."""
+    """Expert samples to one threshold on a logarithmic axis, one line per method; hollow if a lower bound."""
     for method, colour in _present(runs):
         (mean, low, high), censored = samples_interval(runs[method], threshold)
         y = methods.index(method)
@@ -311,7 +311,7 @@ def draw_features(task: Task, behaviour: Behaviour) -> Figure:
 
     Args:
         task: what was done.
-        behaviour: its policies at it.
+        behaviour: episodes of the policies on it.
     """
     names = task.feature_names
     figure = Figure(figsize=(1.2 + 1.85 * len(names), 4.0), layout="constrained")
@@ -329,7 +329,7 @@ def draw_features(task: Task, behaviour: Behaviour) -> Figure:
 
 
 def draw_returns(behaviours: Sequence[tuple[Task, Behaviour]]) -> Figure:
-    """Distribution of an episode's return under the expert's reward by policy; one column a task.
+    """Distribution of an episode's return under the expert's reward by policy; one column per task.
 
     Seeds are pooled. Strokes are means, the dotted line the expert's. Each is scaled to its own peak.
 

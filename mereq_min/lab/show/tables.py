@@ -24,7 +24,7 @@ LABELS = {
     "mean_speed": "mean speed [m/s]",
     "length": "length [steps]",
 }
-"""How tables call those measures whose key alone would not explain them."""
+"""Labels of measures whose key does not explain them."""
 
 WATCHED_STEPS = 2_000
 """Steps from which the intervention rate of a finished policy is measured [steps]."""
@@ -145,7 +145,7 @@ def before_after_table(task: Task, aligned: Policy) -> Table:
     table = evaluation_table("Before and after", task, measures)
     check = getattr(task, "spot_check", lambda policy: None)(aligned)
     if check is not None:
-        table.caption = "An episode begun on the reference simulator: {} of {} steps equal".format(*check)
+        table.caption = "Replayed on the reference simulator: {} of {} steps equal".format(*check)
         table.caption_justify = "left"
     return table
 
@@ -238,21 +238,22 @@ def outcomes_table(task: str, records: Sequence[Record], returns: tuple[float, f
         records: the runs.
         returns: returns of prior and expert under the expert's reward; None if they are unknown.
     """
+    from mereq_min.lab.runs.run import REMEASURED_EPISODES
     from mereq_min.methods import METHODS
     from mereq_min.metrics import THRESHOLDS, count_samples, paired_difference, samples_to_stay
 
     threshold = THRESHOLDS[0]
     table = Table(
-        title=f"{escape(task)}: what lasts, mean [95 % interval]",
-        caption=f"confirmed: until a rate is below {threshold} and, over 20 further episodes, is so again. "
-        "stays: until all later rates are. cN: N runs never did. less MEReQ: of the samples until it stays, "
-        "paired by seed. way: of the last policy's return under the expert's reward, from the prior's to the "
-        "expert's.",
+        title=f"{escape(task)}: lasting results, mean [95 % interval]",
+        caption=f"confirmed: samples until the rate is below {threshold} and is so again over at least "
+        f"{REMEASURED_EPISODES} more episodes. stays below: until all later rates are. cN: N runs never got "
+        "there. minus MEReQ: difference in 'stays below', paired by seed. norm. return: of the last policy "
+        "under the expert's reward; 0 is the prior's return, 1 the expert's.",
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("method")
-    for name in ("confirmed", "stays", "less MEReQ", "success", "way"):
+    for name in ("confirmed", "stays below", "minus MEReQ", "success", "norm. return"):
         table.add_column(name, justify="right")
     by_method = {
         method: {

@@ -123,7 +123,7 @@ def test_check_policy_prints_what_holds_and_what_fails(mine, capsys):
     assert CheckPolicy(f"{mine}:Unnormalised", "carpet")() == 1
     shown = capsys.readouterr().out
     assert "fails        probabilities sum to 1, or densities integrate to 1\n" in shown
-    assert "- probabilities must sum to 1, they sum to 1.25" in shown
+    assert "- probabilities must sum to 1, but sum to 1.25" in shown
 
 
 def test_check_task_prints_what_holds_and_what_was_not_checked(monkeypatch, capsys):
@@ -132,7 +132,7 @@ def test_check_task_prints_what_holds_and_what_was_not_checked(monkeypatch, caps
     monkeypatch.setattr(check, "find_task", lambda name: object())
     assert CheckTask("mine")() == 1
     shown = capsys.readouterr().out
-    assert "- a task must offer `horizon`, this object does not" in shown
+    assert "- a task must offer `horizon`, but this object does not" in shown
     assert shown.count("not checked  ") == 20
 
 

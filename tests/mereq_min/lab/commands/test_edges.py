@@ -153,7 +153,7 @@ def test_an_error_of_the_users_module_is_told_with_its_line(folder, capsys, rais
 def test_an_interrupt_is_no_error_of_the_module_in_which_it_came(folder, capsys):
     (folder / "interrupted_module.py").write_text("raise KeyboardInterrupt\n")
     assert main(["evaluate", "interrupted_module:policy", "carpet"]) == 130
-    assert "interrupted; the same command goes on" in said(capsys)
+    assert "interrupted; repeat the command to resume" in said(capsys)
 
 
 def raised_by(function, *arguments):

@@ -9,7 +9,7 @@ import pytest
 from mereq_min.lab.datasets.logs import LogSource
 from mereq_min.lab.plugins import load_task
 from mereq_min.lab.runs.config import RunConfig
-from mereq_min.lab.runs.records import read_config, read_log, read_policy, read_rows
+from mereq_min.lab.runs.records import read_config, read_policy, read_rows, read_sealed_rows
 from mereq_min.lab.runs.run import run
 from mereq_min.lab.show.tables import WATCHED_STEPS
 from mereq_min.loop import LoopConfig
@@ -73,7 +73,7 @@ def test_methods_are_fitted_to_one_log_and_rolled_out(folder, call):
     task = load_task(TASK)
     for name in methods:
         path = folder / "all/tiny-make_tiny-log-tiny-make_tiny-MEReQ-L-seed0" / name / "seed0"
-        policy = task.load_policy(read_policy(path, read_log(path)))
+        policy = task.load_policy(read_policy(path, read_sealed_rows(path)))
         measured = watch(task, policy, task.oracle, WATCHED_STEPS, 0).intervention_rate
         runs, task_return, rate, kl, _ = (cell.strip() for cell in rows[name].split("│"))
         assert (runs, rate) == ("1", f"{measured:.3f}")
@@ -108,8 +108,8 @@ def test_whole_demonstrations_are_fitted(folder, call):
         (("fit", RUN, "--task", "carpets"), "did you mean 'carpet'?"),
         (("fit", RUN, "--task", TASK, "--method", "MERQ"), "did you mean 'MEReQ'?"),
         (("fit", RUN, "--task", TASK, "--patience", "-1"), "patience must be"),
-        (("compare", TASK, "carpet", "--log", RUN), "name one task with --log"),
-        (("compare", "--log", RUN), "name one task with --log"),
+        (("compare", TASK, "carpet", "--log", RUN), "with --log, name exactly one task"),
+        (("compare", "--log", RUN), "with --log, name exactly one task"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(call, arguments, sentence):

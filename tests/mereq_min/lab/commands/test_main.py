@@ -24,7 +24,7 @@ from mereq_min.experts import PRESETS
 from mereq_min.lab import plugins
 from mereq_min.lab.commands import main as main_module
 from mereq_min.lab.commands.align import Align
-from mereq_min.lab.commands.main import COMMANDS, main
+from mereq_min.lab.commands.main import COMMANDS, SUMMARIES, main
 from mereq_min.lab.commands.sweep import Compare
 from mereq_min.lab.plugins import UsageError, load_task
 from mereq_min.lab.runs import calibration
@@ -51,7 +51,7 @@ def test_help_names_every_command_and_setting(tmp_path):
     assert {name: listed[name] for name in COMMANDS} == {
         name: command.summary for name, command in COMMANDS.items()
     }
-    assert listed["pretrain"] == "(from mereq-min)"
+    assert listed["pretrain"] == SUMMARIES["pretrain"]
     shown = mereq("align", "--help", cwd=tmp_path).stdout
     settings = ("--seed", "--out", "--method", "--overwrite", "--steps-per-iteration", "--threshold")
     ours = ("--prior", "--expert", "--temperature", "--prior-weight", "--demonstrations")
@@ -165,7 +165,7 @@ def test_human_runs_are_compared_beside_ideal_ones(call, tmp_path):
     for options in ((), ("--imperfections", "human")):
         shown = call("compare", "carpet", *short, *chosen, *options)
         assert shown.returncode == 0, shown.stderr
-        assert "what lasts" in shown.stdout
+        assert "lasting results" in shown.stdout
     assert {path.name for path in tmp_path.glob("*.jsonl.gz")} == {"carpet.jsonl.gz", "carpet-human.jsonl.gz"}
 
 
@@ -547,7 +547,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_end(tmp_path, monkeypatch, cal
     code, said = interrupt(sweep_command(command, tmp_path / "broken"), how)
     if how == signal.SIGINT:
         assert code == 130, said
-        assert "the same command goes on where it stopped" in said
+        assert "repeat the command to resume an unfinished run" in said
         assert "Traceback" not in said
     assert find_runs(tmp_path / "broken")
     monkeypatch.setenv("GIT_DIR", NO_GIT["GIT_DIR"])

@@ -124,11 +124,11 @@ def same_noise(self, state, rng):
 
 
 FAULTS = {
-    "no sample": (object(), THREE, "a policy must offer `sample`, this object does not"),
+    "no sample": (object(), THREE, "a policy must offer `sample`, but this object does not"),
     "no method": (
         changed(Categorical, sample=3),
         THREE,
-        "`sample` of a policy must be a method, it is a int",
+        "`sample` of a policy must be a method, but is a int",
     ),
     "space": (Categorical(), MultiDiscrete([2, 2]), "actions must be Discrete or a Box of one axis"),
     "list": (
@@ -145,14 +145,14 @@ FAULTS = {
     "range": (
         changed(Categorical, sample=lambda s, x, r: np.full(len(x), 3)),
         THREE,
-        r"must stay within Discrete\(3\), it drew 3; bound it",
+        r"must stay within Discrete\(3\), but drew 3; bound it",
     ),
     "unbounded": (
         changed(Squashed, sample=lambda s, x, r: np.full(x.shape, 5.0)),
         BOX,
-        "must stay within Box.*it drew 5.0; bound it or wrap the environment in gymnasium.*ClipAction",
+        "must stay within Box.*but drew 5.0; bound it or wrap the environment in gymnasium.*ClipAction",
     ),
-    "NaN": (changed(Squashed, sample=lambda s, x, r: np.full(x.shape, np.nan)), BOX, "it drew nan"),
+    "NaN": (changed(Squashed, sample=lambda s, x, r: np.full(x.shape, np.nan)), BOX, "but drew nan"),
     "column": (
         changed(Categorical, log_prob=lambda s, x, a: Categorical.log_prob(s, x, a)[:, None]),
         THREE,
@@ -182,12 +182,12 @@ FAULTS = {
     "logits": (
         changed(Categorical, log_prob=lambda s, x, a: np.full(len(x), -1.0)),
         THREE,
-        r"probabilities must sum to 1, they sum to 1.10364; return the log_softmax",
+        r"probabilities must sum to 1, but sum to 1.10364; return the log_softmax",
     ),
     "units": (
         changed(Squashed, log_prob=lambda s, x, a: Squashed.log_prob(s, x, a) + np.log(2)),
         BOX,
-        r"the density must integrate to 1 over actions, it integrates to (1\.9|2)",
+        r"the density must integrate to 1 over actions, but integrates to (1\.9|2)",
     ),
     "slope": (
         changed(Squashed, log_prob=lambda s, x, a: norm.logpdf(a, x, 0.6).sum(axis=1)),
@@ -201,26 +201,34 @@ FAULTS = {
     "one point": (
         changed(Squashed, sample=lambda s, x, r: np.tile(np.float32([0.1, 0.5]), (len(x), 1))),
         BOX,
-        "must draw from a density, it drew the same action 1,000 times",
+        "must draw from a density, but drew the same action 1,000 times",
     ),
-    "own generator": (changed(Categorical, sample=keep_own_generator), THREE, "from an equal generator"),
-    "no generator": (changed(Categorical, sample=ignore_generator), THREE, "anew from another generator"),
+    "own generator": (
+        changed(Categorical, sample=keep_own_generator),
+        THREE,
+        "from equally seeded generators",
+    ),
+    "no generator": (
+        changed(Categorical, sample=ignore_generator),
+        THREE,
+        "anew from a generator of another seed",
+    ),
     "dropout": (
         changed(Categorical, log_prob=drop_out),
         THREE,
-        "log_prob must return the same when called again",
+        "log_prob must return the same if called again",
     ),
     "global": (
         changed(Categorical, sample=draw_globally),
         THREE,
         "leave the global generator of numpy alone",
     ),
-    "overwrites": (changed(Categorical, log_prob=overwrite), THREE, "must not write into the arrays"),
+    "overwrites": (changed(Categorical, log_prob=overwrite), THREE, "must not write into its input arrays"),
     "batch": (changed(Categorical, log_prob=normalise_batch), THREE, "not depend on the rest of the batch"),
     "raises": (
         changed(Categorical, log_prob=lambda s, x, a: x[10**6]),
         THREE,
-        r"it fails for action 0: IndexError: index 1000000 is out of bounds.*test_policy.py:\d+",
+        r"but fails for action 0: IndexError: index 1000000 is out of bounds.*test_policy.py:\d+",
     ),
     "division": (changed(Categorical, sample=lambda *_: 1 // 0), THREE, "raised ZeroDivisionError"),
 }
@@ -335,7 +343,7 @@ MISFITS = {
         TABLE,
         np.arange(40),
         FOUR,
-        "log_prob must work for all 4 actions of the task, it fails for action 3: IndexError: index 3",
+        "log_prob must work for all 4 actions of the task, but fails for action 3: IndexError: index 3",
     ),
 }
 

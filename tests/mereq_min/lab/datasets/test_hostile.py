@@ -132,9 +132,9 @@ def test_other_files_and_folders_are_no_logs(task, tmp_path):
 TABLES = {
     "words": (
         "state,action,is_intervention,episode\n0,left,1,0\n",
-        "action holds 'left', which is no number",
+        "action holds 'left', which is not a number",
     ),
-    "gaps": ("state,action,is_intervention,episode\n0,,1,0\n", "action holds '', which is no number"),
+    "gaps": ("state,action,is_intervention,episode\n0,,1,0\n", "action holds '', which is not a number"),
     "short rows": (
         "state,action,is_intervention,episode\n0,1\n",
         "its rows are not all as long as its first",
@@ -150,7 +150,7 @@ TABLES = {
         "the columns state.N do not count from 0 without a gap",
     ),
     "huge": ("state,action,is_intervention,episode\n0,1e400,1,0\n", "some numbers of action are not finite"),
-    "long": ("state,action,is_intervention,episode\n0,1,1,1e30\n", "episode must hold one whole number"),
+    "long": ("state,action,is_intervention,episode\n0,1,1,1e30\n", "episode must hold one integer per step"),
 }
 
 
@@ -165,7 +165,7 @@ def test_a_csv_in_another_encoding_or_with_an_endless_field_is_a_sentence(task, 
     (tmp_path / "log.csv").write_bytes("größe,1\n".encode("utf-16"))
     assert isinstance(load(tmp_path / "log.csv", task), str)
     (tmp_path / "log.csv").write_text('state,"' + "a" * 200_000)
-    assert "it is no CSV" in load(tmp_path / "log.csv", task)
+    assert "it is not a CSV file" in load(tmp_path / "log.csv", task)
 
 
 def parquet(path, **changes):
@@ -178,11 +178,11 @@ def parquet(path, **changes):
     ("column", "message"),
     [
         (pa.array([1, None]), "action has gaps in 1 rows"),
-        (pa.array(["a", "b"]), "action holds string, which are no numbers"),
+        (pa.array(["a", "b"]), "action holds string, which are not numbers"),
         (pa.array([[1], [1, 2]]), "action holds lists of different lengths"),
         (pa.array([[1], None]), "action has gaps"),
-        (pa.array([{"x": 1}, {"x": 2}]), r"action holds struct<x: int64>, which are no numbers"),
-        (pa.array([1, 2], pa.timestamp("s")), "which are no numbers"),
+        (pa.array([{"x": 1}, {"x": 2}]), r"action holds struct<x: int64>, which are not numbers"),
+        (pa.array([1, 2], pa.timestamp("s")), "which are not numbers"),
     ],
 )
 def test_a_parquet_column_that_holds_no_numbers_is_named(task, tmp_path, column, message):
@@ -308,11 +308,11 @@ def close_a_circle(group, tmp_path):
         (link_in, "/episode_0/observations is a link, which is not followed"),
         (store_outside, "/episode_0/observations lies in another file, which is not opened"),
         (show_another, "/episode_0/observations lies in another file, which is not opened"),
-        (write_words, "/episode_0/observations holds object, which are no numbers"),
+        (write_words, "/episode_0/observations holds object, which are not numbers"),
         (blow_up, "it unpacks to 8000000"),
         (shatter, "/episode_0/observations lies in more than 65536 pieces"),
-        (nest, "groups lie inside each other"),
-        (close_a_circle, "groups lie inside each other"),
+        (nest, "groups are nested more than"),
+        (close_a_circle, "groups are nested more than"),
     ],
 )
 def test_hdf5_that_reaches_out_or_blows_up_is_a_sentence(task, make, tmp_path, harm, message):

@@ -230,7 +230,7 @@ def test_runs_from_before_next_states_were_kept_are_exported_as_tables_alone(tas
     write_log(tmp_path / "old.csv", "csv", old, task)
     assert_same(old, LogSource(tmp_path / "old.csv").load(task).steps)
     for kind in ("minari", "lerobot"):
-        with pytest.raises(LogError, match="lack the states after them"):
+        with pytest.raises(LogError, match="have no next_state"):
             write_log(tmp_path / "old-v0", kind, old, task)
     assert [each.name for each in tmp_path.iterdir()] == ["old.csv"]  # nothing half done is left
 
@@ -527,19 +527,19 @@ WRONG = {
     "objects": ({"action": np.array([None] * 5)}, "action holds no numbers"),
     "half an intervention": ({"is_intervention": np.full(5, 0.5)}, "is_intervention must hold 0 or 1"),
     "no number": ({"is_intervention": np.full(5, np.nan)}, "is_intervention must hold 0 or 1"),
-    "half an episode": ({"episode": np.full(5, 0.5)}, "episode must hold one whole number"),
-    "an endless episode": ({"episode": np.full(5, np.inf)}, "episode must hold one whole number"),
+    "half an episode": ({"episode": np.full(5, 0.5)}, "episode must hold one integer per step"),
+    "an endless episode": ({"episode": np.full(5, np.inf)}, "episode must hold one integer per step"),
     "episodes backwards": ({"episode": np.array([3, 3, 3, 1, 1])}, "numbers of the episodes decrease"),
     "versions backwards": ({"policy_version": np.array([1, 1, 1, 0, 0])}, "policy_version decreases"),
     "time backwards": ({"t": np.array([2, 1, 0, 0, 1])}, "t must increase"),
-    "a strange state": ({"state": np.full(5, 6)}, "some state is none of the 6 from 0"),
-    "a strange action": ({"action": np.full(5, -1)}, "some action is none of the 5"),
-    "half an action": ({"action": np.full(5, 0.5)}, "some action is none of the 5"),
+    "a strange state": ({"state": np.full(5, 6)}, "state must hold integers from 0 to 5"),
+    "a strange action": ({"action": np.full(5, -1)}, "action must hold integers from 0 to 4"),
+    "half an action": ({"action": np.full(5, 0.5)}, "action must hold integers from 0 to 4"),
     "an infinite action": ({"action": np.full(5, np.inf)}, "some numbers of action are not finite"),
     "a vector": ({"state": np.zeros((5, 2))}, r"each state has shape \(2,\), that of the task has \(\)"),
-    "too few features": ({"features": np.zeros((5, 1))}, "the features are not 2 finite numbers a step"),
+    "too few features": ({"features": np.zeros((5, 1))}, "the features are not 2 finite numbers per step"),
     "infinite features": ({"features": np.full((5, 2), np.inf)}, "the features are not 2 finite numbers"),
-    "a jump": ({"next_state": np.full(5, 4)}, "the state after some step is not that of the step after it"),
+    "a jump": ({"next_state": np.full(5, 4)}, "some next_state differs from the state of the following step"),
     "nothing": (
         {name: np.zeros(0) for name in ("state", "action", "is_intervention", "episode")}, "it has no steps"
     ),

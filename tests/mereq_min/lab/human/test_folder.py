@@ -21,7 +21,7 @@ from mereq_min.lab.human.session import Session
 from mereq_min.lab.plugins import HUMAN, load_task
 from mereq_min.lab.runs.config import RunConfig
 from mereq_min.lab.runs.files import RunError
-from mereq_min.lab.runs.records import is_complete, read_log, read_record, read_rows, read_steps
+from mereq_min.lab.runs.records import is_complete, read_record, read_rows, read_sealed_rows, read_steps
 from mereq_min.lab.runs.run import run
 from mereq_min.loop import LoopConfig, settings_of
 
@@ -55,9 +55,11 @@ class Live:
             Take(2.0, action=k % 2, keys=1, seconds=0.5) if k < actions else Take(2.0) for k in range(25)
         ]
         self.do(*takes, Learn(3.0, 1, asked=False))
-        steps = [each.steps for each in self.session.rounds if each.steps is not None]
+        steps = self.session.batches
         update = self.pupil.update(steps, 1)
-        report = make_report(TASK, scene_of(TASK), update, self.folder.log, steps[-1], takes, 1, [40.0, 50.0])
+        report = make_report(
+            TASK, scene_of(TASK), update, self.folder.rows, steps[-1], takes, 1, [40.0, 50.0]
+        )
         self.folder.commit(update, steps[-1], report)
         self.do(Adopt(4.0))
         return update
@@ -117,12 +119,12 @@ def test_an_update_is_taken_back_with_its_files(live: Live, tmp_path: Path, roun
     for _ in range(rounds):
         live.teach()
     path = live.folder.path
-    kept = read_log(path)[:-1]
+    kept = read_sealed_rows(path)[:-1]
     policy = (path / "live/policy-001.safetensors").read_bytes()
     live.do(UndoUpdate(6.0))
     live.folder.close()  # as if it were killed here: the files are those of the update that is gone
     again = Live(tmp_path)
-    assert read_log(path) == kept and len(again.session.rounds) == rounds
+    assert read_sealed_rows(path) == kept and len(again.session.rounds) == rounds
     assert not (path / f"steps-{rounds:03d}.safetensors").exists()
     if rounds == 2:
         assert (path / "policy.safetensors").read_bytes() == policy
@@ -141,7 +143,7 @@ def test_an_update_that_was_written_before_the_end_need_not_be_made_again(live: 
     live.folder.close()
     file.write_bytes(b"".join(lines[:-1]))
     again = Live(tmp_path)
-    assert again.session.is_learning and len(again.folder.log) == 1
+    assert again.session.is_learning and len(again.folder.rows) == 1
     live.folder = again.folder
 
 
@@ -244,7 +246,7 @@ def test_changes_in_words() -> None:
 
 def test_what_is_least_known_is_told_with_what_more_takeovers_would_do() -> None:
     row = {"iteration": 1, "standard_errors": [0.1, 0.4]}
-    assert "least is known of b (+-0.40)" in find_unsure(("a", "b"), row)  # type: ignore[arg-type]
+    assert "b is the least certain (+-0.40)" in find_unsure(("a", "b"), row)  # type: ignore[arg-type]
     assert "+-0.28" in find_unsure(("a", "b"), row)  # type: ignore[arg-type]
-    assert "not determined" in find_unsure(("a",), {"standard_errors": [None]})  # type: ignore[arg-type,typeddict-item]
+    assert "do not determine" in find_unsure(("a",), {"standard_errors": [None]})  # type: ignore[arg-type,typeddict-item]
     assert find_unsure(("a",), {}) == ""  # type: ignore[arg-type,typeddict-item]

@@ -287,7 +287,7 @@ def test_a_reloaded_tab_takes_the_place_of_its_old_socket() -> None:
                 while True:
                     await old.recv()
             assert room.tabs == 1 and room.controller == "same"
-            assert heard.changes == ["", "the page in control was loaded again", ""]
+            assert heard.changes == ["", "the page in control was reloaded", ""]
 
     attack(play)
 

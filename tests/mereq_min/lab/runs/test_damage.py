@@ -26,9 +26,9 @@ from mereq_min.lab.runs.files import ArraysError, RunError, load_arrays, save_ar
 from mereq_min.lab.runs.records import (
     read_bundle,
     read_config,
-    read_log,
     read_policy,
     read_rows,
+    read_sealed_rows,
     read_seconds,
     read_steps,
     seal,
@@ -66,7 +66,7 @@ def _damaged(halfway, tmp_path):
 
 def read_all(path):
     """Everything that can be read of a run, as comparable values."""
-    log = read_log(path)
+    log = read_sealed_rows(path)
     columns = [read_steps(path, row["iteration"]).columns() for row in log]
     policy = read_policy(path, log)
     arrays = [*columns, {} if policy is None else policy]
@@ -226,7 +226,7 @@ def rewrite(path, number, change):
 
 def reseal(path, change, row_change=lambda row: row):
     log = []
-    for row in read_log(path):
+    for row in read_sealed_rows(path):
         files = {name: value for name, value in row["sha256"].items() if name != "row"}
         log.append(seal(row_change(unseal(row)), files | change(row), log))
     (path / "iterations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
@@ -274,7 +274,7 @@ WRONG = {
 def test_steps_that_cannot_be_are_refused(task, damaged, change):
     out, path = damaged
     rewrite(path, 2, change)
-    with pytest.raises(RunError, match=r"steps-002.safetensors is missing or damaged .* to run it again$"):
+    with pytest.raises(RunError, match=r"steps-002.safetensors is missing or damaged .* to start over$"):
         run(task, CONFIG, out)
 
 
@@ -375,7 +375,9 @@ def test_a_run_from_before_hashes_is_kept_and_shown_but_not_gone_on_with(task, d
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     assert len(read_rows(run(task, CONFIG, out))) == 3
     longer = dataclasses.replace(CONFIG, loop=dataclasses.replace(LOOP, iterations=4))
-    with pytest.raises(RunError, match=r"is from before hashes were kept.*pass --overwrite to discard it$"):
+    with pytest.raises(
+        RunError, match=r"was written by an older version without hashes.*delete that folder to start over$"
+    ):
         run(task, longer, out)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     assert len(read_rows(RECORDED)) == 10
@@ -387,10 +389,10 @@ def read_log_unsealed(path):
 
 def test_a_policy_whose_row_was_written_but_whose_name_was_not_given_yet_is_read(task, damaged):
     out, path = damaged
-    arrays = read_policy(path, read_log(path))
+    arrays = read_policy(path, read_sealed_rows(path))
     (path / "policy.safetensors").rename(path / "policy-002.safetensors")
     shutil.copy(path / "checkpoint-002.safetensors", path / "policy.safetensors")
-    np.testing.assert_equal(read_policy(path, read_log(path)), arrays)
+    np.testing.assert_equal(read_policy(path, read_sealed_rows(path)), arrays)
     run(task, CONFIG, out)
     assert not (path / "policy-002.safetensors").exists()
 

@@ -99,8 +99,8 @@ def test_no_more_is_read_than_was_meant(tmp_path):
     with (tmp_path / "huge").open("wb") as stream:
         stream.truncate(2**40)
     for name, reason in (
-        ("pipe", "no regular file"),
-        ("zeros", "no regular file"),
+        ("pipe", "not a regular file"),
+        ("zeros", "not a regular file"),
         ("huge", "more than the 9"),
     ):
         with pytest.raises(ValueError, match=reason):

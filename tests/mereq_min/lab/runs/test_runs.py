@@ -289,7 +289,7 @@ def test_damage_is_named_with_what_to_do(task, interrupted, tmp_path, file, dama
     path = out / "carpet/MEReQ-L/seed0"
     data = damage((path / file).read_bytes())
     (path / file).unlink() if data is None else (path / file).write_bytes(data)
-    with pytest.raises(RunError, match=rf"{file} is missing or damaged .* pass --overwrite to run it again"):
+    with pytest.raises(RunError, match=rf"{file} is missing or damaged .* delete .* to start over"):
         run(task, config(), out)
 
 

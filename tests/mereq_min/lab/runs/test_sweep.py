@@ -140,7 +140,7 @@ def test_runs_from_before_iterations_were_timed_and_damaged_ones_do_not_hurt(tmp
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (None, "time left unknown yet"),
+        (None, "time left not known yet"),
         (0.0, "done"),
         (20, "less than a minute left"),
         (100, "2 min left"),
@@ -260,7 +260,7 @@ def test_a_worker_that_dies_is_reported_in_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(DEADLY)
     monkeypatch.chdir(tmp_path)
     configs = [RunConfig("deadly:make", "MEReQ", seed, LOOP) for seed in range(2)]
-    with pytest.raises(RunError, match=r"a worker died, .* the same command goes on where it stopped"):
+    with pytest.raises(RunError, match=r"a worker died, .* repeat the command to resume"):
         Sweep(configs, tmp_path, workers=2).run()
 
 

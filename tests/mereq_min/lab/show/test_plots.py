@@ -345,11 +345,11 @@ def test_what_lasts_is_told_by_pairs_and_by_the_way_to_the_expert():
     cells = {column.header: list(column.cells) for column in table.columns}
     assert cells["method"] == ["MEReQ", "IWR-FT", "MEReQ-R"]
     assert [cell.split(" [")[0] for cell in cells["confirmed"]] == ["125", "130 c1", "110"]
-    assert cells["stays"][0] == "125 [120, 130] c1"
-    assert [cell.split(" [")[0] for cell in cells["less MEReQ"]] == ["-", "-", "-15"]
-    assert cells["less MEReQ"][2] == "-15 [-79, +49]"  # Student's interval of two pairs
+    assert cells["stays below"][0] == "125 [120, 130] c1"
+    assert [cell.split(" [")[0] for cell in cells["minus MEReQ"]] == ["-", "-", "-15"]
+    assert cells["minus MEReQ"][2] == "-15 [-79, +49]"  # Student's interval of two pairs
     assert cells["success"] == ["0.60", "1.00", "1.00"]
-    assert cells["way"] == ["0.44", "0.00", "0.94"]
+    assert cells["norm. return"] == ["0.44", "0.00", "0.94"]
     unknown = outcomes_table("carpet", records, None)
     assert list(unknown.columns[-1].cells) == ["-"] * 3
 
