@@ -94,13 +94,13 @@ MISFITS = {
         DiscretePolicy(mlp([4, 8, 4], seed=1)),
         IMAGES,
         Discrete(4),
-        "your policy takes 4 numbers, the task shows 25 (observations of shape (5, 5)); use a policy",
+        "your policy observes 4 numbers, but the task's observations have 25 (shape (5, 5)); use a policy",
     ),
     "observations, continuous": (
         squashed(7, 2),
         VECTORS,
         UNIT_BOX,
-        "your policy takes 7 numbers, the task shows 3",
+        "your policy observes 7 numbers, but the task's observations have 3",
     ),
     "images for vectors": (
         DiscretePolicy(Convolution()),

@@ -271,27 +271,27 @@ WIDE = Box(-np.inf, np.inf, (5, 5))
 @pytest.mark.parametrize(
     ("policy", "observations", "actions", "message"),
     [
-        (make_policy(), WIDE, Discrete(3), "observes 4 numbers, .* observation is 25 numbers"),
+        (make_policy(), WIDE, Discrete(3), "observes 4 numbers, the task's observation is 25 numbers"),
         (
             DiscretePolicy(Module()),
             WIDE,
             Discrete(3),
-            "observes 4 numbers, .* observation is 25 numbers",
+            "observes 4 numbers, the task's observation is 25 numbers",
         ),
         (
             DiscretePolicy(Module()),
             Box(0, 1, (1,)),
             Discrete(3),
-            "observes 4 numbers, .* observation is 1 number$",
+            "observes 4 numbers, the task's observation is 1 number$",
         ),
         (
             DiscretePolicy(mlp([4, 8, 3], seed=0, scale=np.ones(4))),
             WIDE,
             Discrete(3),
-            "observes 4 numbers, .* is 25 numbers",
+            "observes 4 numbers, the task's observation is 25 numbers",
         ),
-        (make_squashed(), WIDE, TORQUES, "observes 4 numbers, .* is 25 numbers"),
-        (UNBOUNDED, WIDE, TORQUES, "observes 4 numbers, .* is 25 numbers"),
+        (make_squashed(), WIDE, TORQUES, "observes 4 numbers, the task's observation is 25 numbers"),
+        (UNBOUNDED, WIDE, TORQUES, "observes 4 numbers, the task's observation is 25 numbers"),
         (
             DiscretePolicy(Module()),
             IMAGE,
@@ -299,13 +299,23 @@ WIDE = Box(-np.inf, np.inf, (5, 5))
             "fails on what the task shows, 4 numbers: RuntimeError: mat1",
         ),
         (DiscretePolicy(Convolution()), NUMBERS, Discrete(3), "fails on what the task shows, 4 numbers: "),
-        (make_policy(), Discrete(5), Discrete(3), "takes 4 numbers, the task shows one of 5 states"),
-        (one_hot_policy(5), NUMBERS, Discrete(3), "takes one of 5 states, the task shows 4 numbers"),
+        (
+            make_policy(),
+            Discrete(5),
+            Discrete(3),
+            "observes 4 numbers, the task's observation is one of 5 states",
+        ),
+        (
+            one_hot_policy(5),
+            NUMBERS,
+            Discrete(3),
+            "observes one of 5 states, the task's observation is 4 numbers",
+        ),
         (
             one_hot_policy(5),
             Discrete(7),
             Discrete(3),
-            "takes one of 5 states, the task shows one of 7 states",
+            "observes one of 5 states, the task's observation is one of 7 states",
         ),
         (make_policy(), NUMBERS, Discrete(5), "has 3 actions, the task has 5 actions"),
         (make_policy(), NUMBERS, Discrete(1), "has 3 actions, the task has 1 action$"),
@@ -335,12 +345,12 @@ WIDE = Box(-np.inf, np.inf, (5, 5))
             make_policy(prior=DiscretePolicy(mlp([6, 3], seed=0)), prior_scale=0.5),
             NUMBERS,
             Discrete(3),
-            "takes 6 numbers, the task shows 4 numbers",
+            "observes 6 numbers, the task's observation is 4 numbers",
         ),
     ],
 )
 def test_a_policy_that_does_not_fit_its_task_is_refused_in_plain_words(
     policy, observations, actions, message
 ):
-    with pytest.raises(ValueError, match=f"driving: this policy.*{message}"):
+    with pytest.raises(ValueError, match=rf"driving: (this|the) policy.*{message}"):
         check_fit(policy, observations, actions, "driving")

@@ -106,14 +106,14 @@ def _try_all_actions(subject: PolicySubject, states: NDArray[Any]) -> str:
 
 
 def _explain_inputs(subject: PolicySubject) -> str:
-    """Say how many numbers the policy's network takes, if that is known and not what the task shows."""
+    """Say how many numbers the policy's network takes, if that is known and differs from the observations."""
     shape = subject.states.shape[1:]
     taken, shown = network_sizes(subject.policy)[0], math.prod(shape)
     if not shape or taken in (None, shown):  # a network that takes an index may encode it first
         return ""
     return (
-        f"your policy takes {count(taken, 'number')}, the task shows {shown} (observations of shape "
-        f"{shape}); use a policy that was made for these observations"
+        f"your policy observes {count(taken, 'number')}, but the task's observations have {shown} (shape "
+        f"{shape}); use a policy that was made for them"
     )
 
 

@@ -310,9 +310,14 @@ MISFITS = {
         Softmax(4, 4),
         IMAGES,
         FOUR,
-        r"your policy takes 4 numbers, the task shows 25 \(observations of shape \(5, 5\)\); use a policy",
+        r"your policy observes 4 numbers, but the task's observations have 25 \(shape \(5, 5\)\); use",
     ),
-    "one number": (Softmax(1, 4), IMAGES, FOUR, "your policy takes 1 number, the task shows 25"),
+    "one number": (
+        Softmax(1, 4),
+        IMAGES,
+        FOUR,
+        "your policy observes 1 number, but the task's observations have 25",
+    ),
     "few actions": (Softmax(25, 3), IMAGES, FOUR, "your policy chooses among 3 actions, the task has 4; use"),
     "many actions": (
         Listing(25, 5),
@@ -358,7 +363,7 @@ def test_log_prob_alone_may_show_that_a_policy_takes_other_observations():
     policy = Softmax(4, 4)
     policy.sample = lambda state, rng: rng.integers(4, size=len(state))
     (finding,) = check_policy(policy, IMAGES, FOUR, np.random.default_rng(0))
-    assert finding.startswith("your policy takes 4 numbers, the task shows 25")
+    assert finding.startswith("your policy observes 4 numbers, but the task's observations have 25")
 
 
 def test_titles_are_different():
