@@ -287,7 +287,7 @@ def test_a_person_at_the_page_teaches_the_carpet(browser: Chrome, tmp_path: Path
             take_screenshot(browser, SCREENSHOTS / f"carpet-report-{width}-{scheme}.png")
         set_screen(browser, 1200, 900)
         browser.find_element(By.ID, "save").click()
-        wait(browser, "document.querySelector('#notice').textContent.includes('kept')")
+        wait(browser, "document.querySelector('#notice').textContent.includes('saved')")
         browser.find_element(By.ID, "undo-update").click()
         wait(browser, "state.mode.version === 2 && state.reports.size === 2")
         browser.find_element(By.ID, "open-stop").click()
