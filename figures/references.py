@@ -29,6 +29,8 @@ TASKS = ("carpet", "lanes", "shelf", "windy", "highway", "bottle", "eraser", "pi
 SEED = 3_000
 WATCHED = 40
 """Iterations for which the expert's policy and that for theta* are watched."""
+EPISODES = {"highway": 2_000}
+"""Episodes by which policies are measured, if not the usual ones; see `ends.py`."""
 MEASURES = ("task_return", "expert_return", "success", "kl_to_expert")
 
 
@@ -41,7 +43,8 @@ def measure(name: str) -> dict[str, object]:
     settings, method = settings_of(task), choose_method(task)
     solved = task.make_learner("residual", 1.0, seed=SEED).solve(task.oracle.true_theta)
     policies = {"prior": task.prior, "expert": task.oracle.expert_policy, "solve": solved}
-    measured = {who: task.evaluate(policy) for who, policy in policies.items()}
+    episodes = EPISODES.get(name)
+    measured = {who: task.evaluate(policy, episodes=episodes) for who, policy in policies.items()}
     kept = {who: {key: float(values[key]) for key in MEASURES} for who, values in measured.items()}
     watched = {who: watch_often(task, policies[who], PRESETS["none"]) for who in ("expert", "solve")}
     if not has_networks(task):
