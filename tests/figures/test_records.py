@@ -180,6 +180,18 @@ def test_prior_and_expert_measure_as_recorded(task):
             assert measured[measure] == pytest.approx(reference(task)[who][measure], rel=tolerance)
 
 
+def test_the_policies_of_the_highway_were_measured_by_many_episodes():
+    """Their successes are those of the runs, but for the luck of the 100 episodes that those count."""
+    record = json.loads((ROOT / "figures/ends.json").read_text())
+    assert not record["git"].endswith("-dirty") and record["episodes"] == 2_000
+    ran = {(each["config"]["method"], str(each["config"]["seed"])): each for each in records("highway")}
+    measured = {(method, seed): end for method, ends in record["ends"].items() for seed, end in ends.items()}
+    assert measured.keys() == ran.keys()
+    for key, end in measured.items():
+        last, p = ran[key]["iterations"][-1]["success"], end["success"]
+        assert abs(last - p) < 4 * np.sqrt(p * (1 - p) / 100) + 0.01, key
+
+
 @pytest.fixture(scope="module")
 def human(load_script):
     """The script about experts who are more or less human, its header and its record."""

@@ -289,21 +289,22 @@ def test_malformed_oracles_are_refused(change, message):
 @pytest.mark.parametrize(
     ("name", "of_prior", "of_solve", "spread", "rate"),
     [
-        ("bottle", 1.34, 0.13, 0.06, 0.06),
-        ("eraser", 5.7, 3.4, 1.6, 0.06),
-        ("pillow", 1.00, 1.05, 0.35, 0.12),
+        ("bottle", 1.34, 0.13, 0.08, 0.02),
+        ("eraser", 5.7, 2.6, 1.0, 0.04),
+        ("pillow", 0.29, 0.40, 0.15, 0.06),
     ],
 )
 def test_a_solve_for_theta_star_comes_as_near_the_expert_as_is_said(name, of_prior, of_solve, spread, rate):
-    """RESULTS.md says 0.13 for bottle and 2.15 for eraser. By processor, engine and seed bottle's was 0.09 to
-    0.16, eraser's 2.1 to 4.7, and pillow's 0.78 to 1.36, which is hardly nearer than the prior's.
+    """By seed bottle's was 0.10 and 0.15, eraser's 2.2 and 3.0, and pillow's 0.38 to 0.41.
+
+    On the pillow that is more than the prior's: prior and expert are networks that were trained together.
     """
     task = TASKS[name]()
     policy = task.make_learner("residual", 1.0).solve(task.oracle.true_theta)
     measures = task.evaluate(policy)
     assert task.evaluate(task.prior)["kl_to_expert"] == pytest.approx(of_prior, rel=0.02)
     assert measures["kl_to_expert"] == pytest.approx(of_solve, abs=spread)
-    assert measures["success"] >= 0.85
+    assert measures["success"] >= 0.9
     assert watch(task, policy, task.oracle, 2_000, seed=0).intervention_rate < rate
 
 
