@@ -220,15 +220,27 @@ def test_who_never_passes_and_who_never_stays():
 
 def test_the_arm():
     mean = {task: {m: needs(task, m)[0].mean for m in RECORDED_METHODS} for task in ARM}
-    assert mean["eraser"]["MEReQ"] < 0.6 * mean["eraser"]["HG-DAgger-FT"]
+    for task in ("eraser", "pillow"):
+        assert mean[task]["MEReQ"] < 0.6 * mean[task]["HG-DAgger-FT"]
     assert mean["bottle"]["MEReQ"] == pytest.approx(mean["bottle"]["HG-DAgger-FT"], rel=0.1)
-    for task in ARM:
+    for task in ("bottle", "eraser"):
         assert min(SIX, key=mean[task].get) == "MEReQ-NP"
         for method in ("MEReQ-L", "MEReQ-R"):
             assert mean[task][method] <= mean[task]["MEReQ-NP"]
-            assert stay_in(task, method) == len(runs(task, method)) == 4
-        for method in ("MaxEnt", "MaxEnt-FT"):
-            assert needs(task, method, least_success=0.9)[0].mean > mean[task][method]
+            assert stay_in(task, method) == len(runs(task, method)) == 3
+    skilled = {m: needs("pillow", m, least_success=0.9)[0].mean for m in RECORDED_METHODS}
+    assert sorted(skilled, key=skilled.get)[:3] == ["MEReQ-L", "MEReQ", "MEReQ-R"]
+    for method in ("MEReQ-L", "MEReQ-R"):
+        assert stay_in("pillow", method) == 2
+    assert stay_in("pillow", "MEReQ") == 1
+    assert way("pillow", "MEReQ-L") == pytest.approx(0.75, abs=0.03)
+    assert way("pillow", "MEReQ-R") == pytest.approx(0.9, abs=0.03)
+    for method in ("HG-DAgger-FT", "IWR-FT"):
+        assert way("pillow", method) < 0.2
+        assert rates("pillow", method)[:, 1:].mean() > 0.8 * rates("pillow", method)[:, 0].mean()
+    for task, method in (("bottle", "MaxEnt"), ("bottle", "MaxEnt-FT"), ("pillow", "MaxEnt")):
+        assert needs(task, method, least_success=0.9)[0].mean > mean[task][method]
+    assert max(row["error_rate"] for row in runs("pillow", "MEReQ-R")[0]) == pytest.approx(0.5, abs=0.05)
 
 
 def test_what_the_other_methods_do():
@@ -327,3 +339,18 @@ def test_a_million_states_take_one_gibibyte():
     peak = json.loads((ROOT / "figures/benchmarks/solvers.json").read_text())["peak_gib"]
     assert peak["side"] == 1000
     assert max(peak["scipy"], peak["numba"]) == pytest.approx(1, abs=0.1)
+
+
+def test_an_update_after_every_episode_saves_samples():
+    _, *lines = (json.loads(line) for line in (ROOT / "figures/batch_size.jsonl").read_text().splitlines())
+
+    def count(task, method, n):
+        mine = [x for x in lines if (x["task"], x["method"], x["n"]) == (task, method, n)]
+        assert len(mine) == 30
+        return np.mean([x["expert_samples"] for x in mine])
+
+    for task in ("carpet", "lanes"):
+        for method in ("MEReQ-L", "MEReQ-R"):
+            assert count(task, method, 25) == pytest.approx(13, abs=1)
+        assert count(task, "MEReQ", 25) == pytest.approx(25, abs=1)
+        assert count(task, "HG-DAgger-FT", 25) > 0.9 * count(task, "HG-DAgger-FT", 250)

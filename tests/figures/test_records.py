@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
 ARM = ("bottle", "eraser", "pillow")
 NETWORKS = ("highway", *ARM)
-SEEDS = {**dict.fromkeys(GRIDWORLDS, 30), "highway": 8, **dict.fromkeys(ARM, 4)}
+SEEDS = {**dict.fromkeys(GRIDWORLDS, 30), "highway": 8, **dict.fromkeys(ARM, 3)}
 FIRST_SEED = 3_000
 RAN = {
     **dict.fromkeys(GRIDWORLDS, tuple(METHODS)),
@@ -65,6 +65,14 @@ def golden_rows(task, method, count):
         if (record["config"]["method"], record["config"]["seed"]) == (method, FIRST_SEED)
     )
     return rows
+
+
+def final(task, method, measure):
+    """A measure of a method's last policies, mean over seeds."""
+    rows = last_rows(task, method)
+    if task == "highway":
+        rows = json.loads((ROOT / "figures/ends.json").read_text())["ends"][method].values()
+    return np.mean([row[measure] for row in rows])
 
 
 def cell(task, method, threshold, **options):
@@ -157,16 +165,14 @@ def test_results_quote_the_records(method):
     assert quoted("bottle", method)[: len(bare)] == bare
     assert quoted("bottle, done", method) == skilled
     for quote, task in zip(quoted("highway, end", method), NETWORKS, strict=True):
-        assert quote.split(", ")[0] == f"{np.mean([row['success'] for row in last_rows(task, method)]):.2f}"
+        assert quote.split(", ")[0] == f"{final(task, method, 'success'):.2f}"
 
 
 @pytest.mark.parametrize("method", RECORDED_METHODS)
 def test_results_quote_how_far_the_returns_came(method):
     for quote, task in zip(quoted("highway, end", method), NETWORKS, strict=True):
         prior, expert = (reference(task)[who]["expert_return"] for who in ("prior", "expert"))
-        share = (np.mean([row["expert_return"] for row in last_rows(task, method)]) - prior) / (
-            expert - prior
-        )
+        share = (final(task, method, "expert_return") - prior) / (expert - prior)
         assert quote.split(", ")[1] == f"{100 * share:.0f} %"
 
 
@@ -175,7 +181,7 @@ def test_prior_and_expert_measure_as_recorded(task):
     """Processors differ in the last digits, and an episode of a network may then take another turn."""
     found, tolerance = load_task(task), 1e-6 if task in GRIDWORLDS else 0.03
     for who, policy in (("prior", found.prior), ("expert", found.oracle.expert_policy)):
-        measured = found.evaluate(policy)
+        measured = found.evaluate(policy, episodes=2_000 if task == "highway" else None)
         for measure in ("task_return", "expert_return", "success"):
             assert measured[measure] == pytest.approx(reference(task)[who][measure], rel=tolerance)
 
