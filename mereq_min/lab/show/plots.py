@@ -155,6 +155,9 @@ def draw_comparison(comparison: Mapping[str, Runs]) -> Figure:
             for (method, delta), mean in published.get(task, {}).items():
                 if delta == threshold:
                     ax.plot(mean, methods.index(method), "x", color=GREY, ms=5, mew=1.2)
+        least, most = column[-1].get_xlim()
+        if most > 100 * least:  # there is no room for more ticks
+            column[-1].xaxis.set_major_locator(LogLocator())
         column[0].set_title(f"{task}\n({count_seeds(runs)})")
         column[-1].set_xlabel("expert samples")
     for ax, threshold in zip(axes[:, 0], THRESHOLDS, strict=True):
