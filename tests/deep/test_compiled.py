@@ -185,7 +185,7 @@ def test_the_environment_chooses_where_the_config_leaves_it_open(monkeypatch):
     assert make_dqn(None).engine == "torch"
     assert make_dqn("jax").engine == "jax"
     monkeypatch.setenv("MEREQ_ENGINE", "tensorflow")
-    with pytest.raises(ValueError, match="engine must be 'torch', 'jax' or None, got 'tensorflow'"):
+    with pytest.raises(ValueError, match="MEREQ_ENGINE must be 'torch' or 'jax', got 'tensorflow'"):
         make_sac(None)
 
 

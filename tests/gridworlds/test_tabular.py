@@ -240,7 +240,7 @@ def test_a_policy_comes_back_from_its_state():
         ({"v": np.zeros(S)}, r"state must hold the array log_policy, got \['v'\]"),
         (
             {"log_policy": UNIFORM.log_policy[1:]},
-            f"takes one of {S - 1} states and has {A} actions, the task",
+            f"observes one of {S - 1} states and has {A} actions, the task",
         ),
         ({"log_policy": np.zeros((S, A))}, "log_policy must hold log-probabilities"),
     ],

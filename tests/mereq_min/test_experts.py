@@ -475,7 +475,7 @@ def test_oracles_without_such_policies_say_so(errors: dict[str, float]) -> None:
             return False
 
     assert Network().make_expert(Imperfections(random_action_rate=0.1)).policy is ALWAYS_7
-    with pytest.raises(ValueError, match=r"acts by a trained network.*leave them at 1, 1 and 0"):
+    with pytest.raises(ValueError, match=r"is a trained network.*leave them at 1, 1 and 0"):
         Network().make_expert(Imperfections(**errors))
 
 
