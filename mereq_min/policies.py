@@ -117,7 +117,7 @@ class ActionCheck:
         """Return the action (...) of an expert in one state as an array, after checking it.
 
         Raises:
-            ValueError: as for `__call__
+            ValueError: as when it is called with several actions.
         """
         array, whose = np.asarray(action), "an expert's intervene"
         if array.shape != self.shape:
