@@ -15,9 +15,8 @@ from mereq_min.rollout import rollout
 from mereq_min.steps import Mask, Steps
 from mereq_min.validation import check_array, check_number
 
-PRIOR_RATE, EXPERT_RATE = (0.2, 0.5), 0.03
-"""Bounds on the intervention rate of the prior, lambda_0, as so few steps measure it, and the highest of the
-expert's own policy."""
+PRIOR_RATE, EXPERT_RATE = (0.25, 0.5), 0.03
+"""Bounds on the intervention rate of the prior, lambda_0, and the highest of the expert's own policy."""
 LEAST_SUCCESS = 0.9
 """Share of episodes in which prior and expert must succeed."""
 SHORT_STEPS = 300

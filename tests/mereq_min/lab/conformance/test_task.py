@@ -395,11 +395,11 @@ ORACLE_FAULTS = {
     "the prior is stopped often, the expert hardly ever": {
         "lenient": (
             task_with(oracle=replace(carpet().oracle, rule=4.0)),
-            r"prior must be from 0.2 to 0.5, but is 0\.[01]\d*; make the rule stricter",
+            r"prior must be from 0.25 to 0.5, but is 0\.[01]\d*; make the rule stricter",
         ),
         "strict": (
             task_with(oracle=replace(carpet().oracle, rule=0.05)),
-            r"prior must be from 0.2 to 0.5, but is 0\.[5-9]\d*; make the rule more lenient",
+            r"prior must be from 0.25 to 0.5, but is 0\.[5-9]\d*; make the rule more lenient",
         ),
         "expert's rate": (
             task_with(oracle=replace(carpet().oracle, rule=0.05)),
