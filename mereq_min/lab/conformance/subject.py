@@ -15,7 +15,7 @@ from mereq_min.rollout import rollout, watch
 from mereq_min.steps import Steps
 from mereq_min.validation import Array
 
-WATCHED_STEPS, PRIOR_STEPS, RANDOM_STEPS = 10_000, 5_000, 2_000
+WATCHED_STEPS, PRIOR_STEPS, RANDOM_STEPS = 20_000, 5_000, 2_000
 """Steps of each rollout with the oracle's expert watching, of the prior alone, and of random actions."""
 
 
