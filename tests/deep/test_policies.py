@@ -271,86 +271,121 @@ WIDE = Box(-np.inf, np.inf, (5, 5))
 @pytest.mark.parametrize(
     ("policy", "observations", "actions", "message"),
     [
-        (make_policy(), WIDE, Discrete(3), "observes 4 numbers, the task's observation is 25 numbers"),
+        (
+            make_policy(),
+            WIDE,
+            Discrete(3),
+            "the policy observes 4 numbers, the task's observation is 25 numbers",
+        ),
         (
             DiscretePolicy(Module()),
             WIDE,
             Discrete(3),
-            "observes 4 numbers, the task's observation is 25 numbers",
+            "the policy observes 4 numbers, the task's observation is 25 numbers",
         ),
         (
             DiscretePolicy(Module()),
             Box(0, 1, (1,)),
             Discrete(3),
-            "observes 4 numbers, the task's observation is 1 number$",
+            "the policy observes 4 numbers, the task's observation is 1 number$",
         ),
         (
             DiscretePolicy(mlp([4, 8, 3], seed=0, scale=np.ones(4))),
             WIDE,
             Discrete(3),
-            "observes 4 numbers, the task's observation is 25 numbers",
+            "the policy observes 4 numbers, the task's observation is 25 numbers",
         ),
-        (make_squashed(), WIDE, TORQUES, "observes 4 numbers, the task's observation is 25 numbers"),
-        (UNBOUNDED, WIDE, TORQUES, "observes 4 numbers, the task's observation is 25 numbers"),
+        (
+            make_squashed(),
+            WIDE,
+            TORQUES,
+            "the policy observes 4 numbers, the task's observation is 25 numbers",
+        ),
+        (UNBOUNDED, WIDE, TORQUES, "the policy observes 4 numbers, the task's observation is 25 numbers"),
         (
             DiscretePolicy(Module()),
             IMAGE,
             Discrete(3),
-            "fails on what the task shows, 4 numbers: RuntimeError: mat1",
+            "this policy fails on what the task shows, 4 numbers: RuntimeError: mat1",
         ),
-        (DiscretePolicy(Convolution()), NUMBERS, Discrete(3), "fails on what the task shows, 4 numbers: "),
+        (
+            DiscretePolicy(Convolution()),
+            NUMBERS,
+            Discrete(3),
+            "this policy fails on what the task shows, 4 numbers: ",
+        ),
         (
             make_policy(),
             Discrete(5),
             Discrete(3),
-            "observes 4 numbers, the task's observation is one of 5 states",
+            "the policy observes 4 numbers, the task's observation is one of 5 states",
         ),
         (
             one_hot_policy(5),
             NUMBERS,
             Discrete(3),
-            "observes one of 5 states, the task's observation is 4 numbers",
+            "the policy observes one of 5 states, the task's observation is 4 numbers",
         ),
         (
             one_hot_policy(5),
             Discrete(7),
             Discrete(3),
-            "observes one of 5 states, the task's observation is one of 7 states",
+            "the policy observes one of 5 states, the task's observation is one of 7 states",
         ),
-        (make_policy(), NUMBERS, Discrete(5), "has 3 actions, the task has 5 actions"),
-        (make_policy(), NUMBERS, Discrete(1), "has 3 actions, the task has 1 action$"),
-        (make_policy(), NUMBERS, TORQUES, "has 3 actions, the task has continuous actions of 2 numbers"),
-        (EpsilonPolicy(make_policy(), 0.1, 3), NUMBERS, Discrete(5), "fails on what the task shows"),
+        (make_policy(), NUMBERS, Discrete(5), "this policy has 3 actions, the task has 5 actions"),
+        (make_policy(), NUMBERS, Discrete(1), "this policy has 3 actions, the task has 1 action$"),
+        (
+            make_policy(),
+            NUMBERS,
+            TORQUES,
+            "this policy has 3 actions, the task has continuous actions of 2 numbers",
+        ),
+        (
+            EpsilonPolicy(make_policy(), 0.1, 3),
+            NUMBERS,
+            Discrete(5),
+            "this policy fails on what the task shows",
+        ),
         (
             EpsilonPolicy(make_policy(), 0.1, 3),
             NUMBERS,
             TORQUES,
-            "has discrete actions, the task has continuous actions",
+            "this policy has discrete actions, the task has continuous actions",
         ),
         (
             make_squashed(),
             NUMBERS,
             Box(-1, 1, (3,)),
-            "has continuous actions of 2 numbers, the task has continuous actions of 3 numbers",
+            "this policy has continuous actions of 2 numbers, the task has continuous actions of 3 numbers",
         ),
         (
             make_squashed(),
             NUMBERS,
             Discrete(2),
-            "has continuous actions of 2 numbers, the task has 2 actions",
+            "this policy has continuous actions of 2 numbers, the task has 2 actions",
         ),
-        (UNBOUNDED, NUMBERS, Box(-1, 1, (1,)), "of 2 numbers, the task has continuous actions of 1 number$"),
-        (make_squashed(), NUMBERS, Box(-1, 1, (2,)), "actions lie between .*, the task's between"),
+        (
+            UNBOUNDED,
+            NUMBERS,
+            Box(-1, 1, (1,)),
+            "this policy has continuous actions of 2 numbers, the task has continuous actions of 1 number$",
+        ),
+        (
+            make_squashed(),
+            NUMBERS,
+            Box(-1, 1, (2,)),
+            "this policy's actions lie between .*, the task's between",
+        ),
         (
             make_policy(prior=DiscretePolicy(mlp([6, 3], seed=0)), prior_scale=0.5),
             NUMBERS,
             Discrete(3),
-            "observes 6 numbers, the task's observation is 4 numbers",
+            "the policy observes 6 numbers, the task's observation is 4 numbers",
         ),
     ],
 )
 def test_a_policy_that_does_not_fit_its_task_is_refused_in_plain_words(
     policy, observations, actions, message
 ):
-    with pytest.raises(ValueError, match=rf"driving: (this|the) policy.*{message}"):
+    with pytest.raises(ValueError, match=f"driving: {message}"):
         check_fit(policy, observations, actions, "driving")

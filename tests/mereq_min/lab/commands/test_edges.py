@@ -278,7 +278,7 @@ def test_a_policy_of_another_task_is_refused_with_what_it_takes_and_what_the_tas
     larger = TabularPolicy(np.log(np.full((S + 7, A), 1 / A)))
     with pytest.raises(
         ValueError,
-        match=f"carpet: the policy observes one of {S + 7} states, .* is one of {S}",
+        match=f"carpet: the policy observes one of {S + 7} states, the task's observation is one of {S}",
     ):
         check_fit(larger, Discrete(S), Discrete(A), "carpet")
     fewer, more = UniformPolicy(Discrete(A - 1)), UniformPolicy(Discrete(100 * A))
@@ -290,7 +290,7 @@ def test_a_policy_of_another_task_is_refused_with_what_it_takes_and_what_the_tas
     zipped = edges.DATA / "ppo_cartpole.zip"
     with pytest.raises(
         UsageError,
-        match=f"carpet: the policy observes 4 numbers, .* is one of {S} states",
+        match=f"carpet: the policy observes 4 numbers, the task's observation is one of {S} states",
     ):
         load_policy(str(zipped), carpet)
 
