@@ -43,7 +43,7 @@ def run(name: str) -> dict[str, object]:
 
 
 def cells(record: dict) -> list[str]:
-    """What a table shows of one record."""
+    """Return the cells of one record's row in the table."""
     returns = record["task_return"]
     return [
         record["task"],

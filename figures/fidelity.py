@@ -1,4 +1,4 @@
-"""What each choice of the authors' published learner does to MEReQ on the highway, alone and together.
+"""Measure how each choice of the authors' published learner changes MEReQ on the highway, alone and together.
 
     python figures/fidelity.py                # draw what is recorded
     python figures/fidelity.py --record       # run what is missing (about 2 hours of one core), then draw
@@ -88,7 +88,7 @@ AUTHORS: dict[str, dict[str, Any]] = {
     # Stable-Baselines3 takes an update every four steps by default.
     "theta each 1,000 steps": {"num_envs": 25, "updates": 250, "first_rounds": 1},
 }
-"""What the authors' learner does otherwise, by the name of the choice."""
+"""Choices of the authors' learner that differ from ours, by name."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     **AUTHORS,
@@ -96,7 +96,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all iterations": {"method": "MEReQ-all"},
     "4 rounds, 12 steps": {"rounds": 4, "max_steps": 12},
 }
-"""What is run, as changes of `Choices`; the last two are a reading of the paper and a remedy of ours."""
+"""Variants that are run, as changes of `Choices`; the last two are a reading of the paper and our remedy."""
 READINGS = ("ours", "all iterations")
 """Variants that differ on tables."""
 MEASURES = {

@@ -46,7 +46,7 @@ class Arguments:
     record: bool = False
     """Run what the record lacks."""
     shares: tuple[float, ...] = (0.0, 0.5, 1.0)
-    """How human the experts are, see `make_human`."""
+    """Shares of human error of the experts, from 0 to 1, see `make_human`."""
     seeds: int = 8
     """Seeds of each."""
     data: Path = Path("figures/human.jsonl")

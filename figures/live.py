@@ -27,7 +27,7 @@ from hand import Carpet, Hand, Highway, enter, pause, wait
 from person import serving
 
 MINDS = {"carpet": Carpet, "highway": Highway}
-"""Who can be taught what."""
+"""Scripted person of each task that can be filmed."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an expert's errors do to MEReQ, MEReQ-L and MEReQ-R: random actions, late takeovers, misses.
+"""Measure MEReQ, MEReQ-L and MEReQ-R with an expert who errs: random actions, late takeovers, misses.
 
     python figures/noise.py                # draw what is recorded
     python figures/noise.py --record       # run what is missing (about 10 minutes on one core), then draw
@@ -57,8 +57,10 @@ def record(arguments: Arguments) -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     jobs = product(arguments.tasks, seeds, ERRORS, SHOWN)
 
+    tasks = {name: TASKS[name]() for name in arguments.tasks}
+
     def run(task: str, seed: int, error: str, method: str) -> dict:
-        return measure(TASKS[task](), method, seed, arguments.loop, ERRORS[error])
+        return measure(tasks[task], method, seed, arguments.loop, ERRORS[error])
 
     append_missing(arguments.data, config, ("task", "seed", "error", "method"), jobs, run)
 

@@ -16,6 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import ends
+
 from mereq_min import METHODS, Imperfections, Policy, Task, align, make_aligner, settings_of, watch
 from mereq_min.experts import PRESETS
 from mereq_min.lab.plugins import load_task
@@ -29,8 +31,6 @@ TASKS = ("carpet", "lanes", "shelf", "windy", "highway", "bottle", "eraser", "pi
 SEED = 3_000
 WATCHED = 40
 """Iterations for which the expert's policy and that for theta* are watched."""
-EPISODES = {"highway": 2_000}
-"""Episodes by which policies are measured, if not the usual ones; see `ends.py`."""
 MEASURES = ("task_return", "expert_return", "success", "kl_to_expert")
 
 
@@ -43,7 +43,7 @@ def measure(name: str) -> dict[str, object]:
     settings, method = settings_of(task), choose_method(task)
     solved = task.make_learner("residual", 1.0, seed=SEED).solve(task.oracle.true_theta)
     policies = {"prior": task.prior, "expert": task.oracle.expert_policy, "solve": solved}
-    episodes = EPISODES.get(name)
+    episodes = ends.EPISODES if name == ends.TASK else None
     measured = {who: task.evaluate(policy, episodes=episodes) for who, policy in policies.items()}
     kept = {who: {key: float(values[key]) for key in MEASURES} for who, values in measured.items()}
     watched = {who: watch_often(task, policies[who], PRESETS["none"]) for who in ("expert", "solve")}

@@ -37,7 +37,7 @@ WISHES = {
     "eraser": "press firmly",
     "pillow": "grasp the pillow by its middle",
 }
-"""What the expert of each task wants."""
+"""Wish of each task's expert, in words."""
 SUMMARY = ("carpet", *NETWORKS)
 """Tasks in README's table."""
 STAY = 5
