@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,11 +96,12 @@ def stray_bonus(candidates: Candidates, scaled_prior_weight: Array, temperature:
     return (candidates.probability * bonus).sum(1)
 
 
-def join_twins(values: Array, weights: Array, pessimistic: Array) -> Array:
+def join_twins(values: Array, weights: Array, pessimistic: bool) -> Array:
     """Return psi and h (N, M, K + 1) that twin critics stand for, see `bellman.join_twins`."""
+    if not pessimistic:
+        return values.mean(0)
     q = values @ weights
-    smaller = jnp.where((q[0] <= q[1])[..., None], values[0], values[1])
-    return jnp.where(pessimistic, smaller, values.mean(0))
+    return jnp.where((q[0] <= q[1])[..., None], values[0], values[1])
 
 
 def critic_target(batch: Batch, next_values: Array, probability: Array, stray: Array, gamma: Array) -> Array:
@@ -152,7 +153,9 @@ def advance(progress: Progress, gradients: Any, online: str, rate: Array, target
 # --- Residual SAC ----------------------------------------------------------------------------------------
 
 
-class SAC(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SAC:
     """Constants of an update of residual SAC."""
 
     actor: Form
@@ -169,8 +172,8 @@ class SAC(NamedTuple):
     """Discount factor."""
     scaled_prior_weight: Any
     """omega' [reward]."""
-    pessimistic: Any
-    """Whether the smaller of the twins' values counts."""
+    pessimistic: bool = field(metadata={"static": True})
+    """Whether the smaller of the twins' values counts; each case is compiled on its own."""
     log_temperature: Any
     """log alpha_hat, None if it is tuned."""
     target_entropy: Any

@@ -296,17 +296,17 @@ class GymTask:
             ) from error
         return check_array("features", rows, shape=(len(state), len(self.feature_names)))
 
-    def load_policy(self, state: dict[str, NDArray[Any]]) -> Policy:
+    def load_policy(self, arrays: dict[str, NDArray[Any]]) -> Policy:
         """Rebuild a policy from the arrays of its `arrays()`; a prior of its own lies under `prior.`.
 
         Raises:
             ValueError: if they are not those of a policy for this task.
         """
-        if any(name.startswith("prior." * (MAX_PRIORS + 1)) for name in state):
+        if any(name.startswith("prior." * (MAX_PRIORS + 1)) for name in arrays):
             raise ValueError(f"a policy may rest on at most {MAX_PRIORS} priors, one on the other")
-        of_prior = with_prefix(state, "prior.")
+        of_prior = with_prefix(arrays, "prior.")
         prior = self.load_policy(of_prior) if of_prior else self.prior
-        policy = squashed_gaussian_policy(state) if "low" in state else discrete_policy(state, prior)
+        policy = squashed_gaussian_policy(arrays) if "low" in arrays else discrete_policy(arrays, prior)
         check_fit(policy, self.observation_space, self.action_space, self.name)
         return policy
 

@@ -63,7 +63,7 @@ class Agent(Protocol):
         """Return everything that later updates depend on, as named arrays."""
         ...
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Restore what `arrays` returned."""
         ...
 
@@ -248,10 +248,10 @@ class NeuralLearner:
         """Return the agent's state and the number of rollouts so far."""
         return {**self.agent.arrays(), "rollouts": np.array(self._rollouts)}
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Restore what `arrays` returned; the last rollout is repeated, with the same result."""
-        self.agent.restore(state)
-        self._policy, self._rollouts = self.agent.policy(), int(state["rollouts"])
+        self.agent.restore(arrays)
+        self._policy, self._rollouts = self.agent.policy(), int(arrays["rollouts"])
         self._episodes = self._collect(self._rollouts - 1) if self._rollouts else None
 
     @cached_property

@@ -17,7 +17,7 @@ from deep.gaussian import SquashedGaussianPolicy
 from deep.gym_task import GymTask
 from deep.policies import all_log_probs
 from deep.rollouts import Rollout
-from mereq_min.experts import RuleOracle
+from mereq_min.experts import EXPERT_RATE, PRIOR_RATE, RuleOracle
 from mereq_min.interfaces import Policy, RewardModel
 from mereq_min.lab.runs.files import load_arrays, save_arrays
 from mereq_min.metrics import feature_divergence
@@ -29,9 +29,6 @@ Rule = Callable[[NDArray[Any], NDArray[Any]], bool]
 
 LOWEST_LOG_PROB = -20.0
 """Floor of log pi(a | s) in `kl_to_expert` [nats]; keeps it finite for policies that rule out an action."""
-
-PRIOR_RATE, EXPERT_RATE = (0.25, 0.5), 0.03
-"""Intervention rates of a calibrated expert: their range on the prior, and the largest on itself."""
 
 CALIBRATION_STEPS, CALIBRATION_TRIALS = 3_000, 8
 """Watched steps by which a rate is measured while the margin is sought, and margins that are tried."""

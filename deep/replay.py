@@ -95,14 +95,14 @@ class Replay:
         filled = {name: column[: len(self)].numpy() for name, column in self.columns.items()}
         return {"added": np.array(self._added), **filled}
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Restore what `arrays` returned.
 
         Raises:
             ValueError: if the columns are damaged, or do not have the length that `added` implies.
         """
-        filled = {name: array for name, array in state.items() if name != "added"}
-        added = int(state.get("added", -1))
+        filled = {name: array for name, array in arrays.items() if name != "added"}
+        added = int(arrays.get("added", -1))
         lengths = {name: len(array) for name, array in filled.items()}
         if set(lengths.values()) != ({min(added, self.capacity)} if added else set()):
             raise ValueError(

@@ -338,21 +338,21 @@ class ResidualDQN:
             "updates_done": np.array(self.updates_done),
         }
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Restore what `arrays` returned.
 
         Raises:
             ValueError: if an array is missing, has another shape or is not finite.
         """
-        missing = {"agent_theta", "updates_done"} - set(state)
+        missing = {"agent_theta", "updates_done"} - set(arrays)
         if missing:
-            raise ValueError(f"not a state of residual DQN: {', '.join(sorted(missing))} missing")
-        self.theta = check_theta("agent_theta", state["agent_theta"], self.n_features)
-        self.updates_done = int(state["updates_done"])
-        load_arrays(self.net, state, "net.")
-        load_arrays(self.target_net, state, "target_net.")
-        load_optimiser(self.optimiser, state, "optimiser.")
-        self.replay.restore(with_prefix(state, "replay."))
+            raise ValueError(f"not the arrays of residual DQN: {', '.join(sorted(missing))} missing")
+        self.theta = check_theta("agent_theta", arrays["agent_theta"], self.n_features)
+        self.updates_done = int(arrays["updates_done"])
+        load_arrays(self.net, arrays, "net.")
+        load_arrays(self.target_net, arrays, "target_net.")
+        load_optimiser(self.optimiser, arrays, "optimiser.")
+        self.replay.restore(with_prefix(arrays, "replay."))
 
     def _make_optimiser(self) -> torch.optim.Adam:
         return torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate, fused=True)

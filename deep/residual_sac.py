@@ -350,25 +350,25 @@ class ResidualSAC:
             "updates_done": np.array(self.updates_done),
         }
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Restore what `arrays` returned.
 
         Raises:
             ValueError: if an array is missing, has another shape or is not finite.
         """
-        missing = {"log_temperature", "agent_theta", "updates_done", "replay.added"} - set(state)
+        missing = {"log_temperature", "agent_theta", "updates_done", "replay.added"} - set(arrays)
         if missing:
-            raise ValueError(f"not a state of residual SAC: {', '.join(sorted(missing))} missing")
-        load_arrays(self.actor.net, state, "actor.")
-        load_arrays(self.critics, state, "critics.")
-        load_arrays(self.target_critics, state, "target_critics.")
-        load_optimiser(self.optimiser, state, "optimiser.")
-        self.replay.restore(with_prefix(state, "replay."))
-        log_temperature = check_array("log_temperature", state["log_temperature"], shape=())
+            raise ValueError(f"not the arrays of residual SAC: {', '.join(sorted(missing))} missing")
+        load_arrays(self.actor.net, arrays, "actor.")
+        load_arrays(self.critics, arrays, "critics.")
+        load_arrays(self.target_critics, arrays, "target_critics.")
+        load_optimiser(self.optimiser, arrays, "optimiser.")
+        self.replay.restore(with_prefix(arrays, "replay."))
+        log_temperature = check_array("log_temperature", arrays["log_temperature"], shape=())
         with torch.no_grad():
             self.log_temperature.fill_(float(log_temperature))
-        self.theta = check_theta("agent_theta", state["agent_theta"], self.n_features)
-        self.updates_done = int(state["updates_done"])
+        self.theta = check_theta("agent_theta", arrays["agent_theta"], self.n_features)
+        self.updates_done = int(arrays["updates_done"])
 
     def weights(self) -> Tensor:
         """Return (theta, 1) (K + 1,), whose product with (psi, h) is Q_R."""

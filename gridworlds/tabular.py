@@ -184,18 +184,18 @@ class TabularTask:
         """Return the features (N, K) of steps that lack them; only state and action matter."""
         return self.mdp.features[state, action]
 
-    def load_policy(self, state: dict[str, NDArray[Any]]) -> TabularPolicy:
+    def load_policy(self, arrays: dict[str, NDArray[Any]]) -> TabularPolicy:
         """Rebuild a policy from the arrays of its `arrays()`.
 
         Args:
-            state: `log_policy` (S, A), as `TabularPolicy.arrays` returns it.
+            arrays: `log_policy` (S, A), as `TabularPolicy.arrays` returns it.
 
         Raises:
             ValueError: if `log_policy` is missing or is not a table of log-probabilities for this MDP.
         """
-        if "log_policy" not in state:
-            raise ValueError(f"state must hold the array log_policy, got {sorted(state)}")
-        table, shape = state["log_policy"], (self.mdp.n_states, self.mdp.n_actions)
+        if "log_policy" not in arrays:
+            raise ValueError(f"arrays must hold log_policy, got {sorted(arrays)}")
+        table, shape = arrays["log_policy"], (self.mdp.n_states, self.mdp.n_actions)
         if table.dtype.kind != "f" or table.ndim != 2:
             raise ValueError(
                 f"log_policy must be a table of floats, got {table.dtype} of shape {table.shape}"

@@ -284,16 +284,16 @@ class ExactLearner:
         anchor = {f"anchor.{name}": array for name, array in self._anchor.items()}
         return {"v": self._v, "theta": self._theta, **anchor}
 
-    def restore(self, state: dict[str, Array]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         """Restore the values and solve for the last theta again."""
         shapes = {"v": (self.mdp.n_states,), "theta": (self.mdp.n_features,)}
-        self._v = check_array("v", state["v"], shape=shapes["v"])
+        self._v = check_array("v", arrays["v"], shape=shapes["v"])
         self._anchor = {
-            name: check_array(f"anchor.{name}", state[f"anchor.{name}"], shape=shape)
+            name: check_array(f"anchor.{name}", arrays[f"anchor.{name}"], shape=shape)
             for name, shape in shapes.items()
         }
         self._inverse = None
-        self.solve(check_array("theta", state["theta"], shape=shapes["theta"]))
+        self.solve(check_array("theta", arrays["theta"], shape=shapes["theta"]))
 
     def _solved(self) -> TabularPolicy:
         if self._policy is None:

@@ -28,6 +28,10 @@ PRESETS = {
 }
 """Imperfections by name. The human is not fitted to people: it is an expert who errs in five ways at once."""
 
+PRIOR_RATE, EXPERT_RATE = (0.25, 0.5), 0.03
+"""Intervention rates that a simulated expert should have: their range on the prior, which must leave
+something to align, and the largest on the expert's own policy."""
+
 REACTION = (0.3, 0.8)
 """Range of a person's time from the decision to take over until the key, drawn at each takeover [s]."""
 HOLDING_ON = 0.5

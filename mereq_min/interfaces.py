@@ -212,7 +212,7 @@ class Learner(Protocol):
         """Return everything that a later `solve` depends on, as named arrays."""
         ...
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Continue from what `arrays` returned."""
         ...
 
@@ -396,7 +396,7 @@ class Task(Protocol):
         """
         ...
 
-    def load_policy(self, state: dict[str, NDArray[Any]]) -> Policy:
+    def load_policy(self, arrays: dict[str, NDArray[Any]]) -> Policy:
         """Rebuild a policy of this task from the arrays that its `arrays()` returned."""
         ...
 
@@ -425,6 +425,6 @@ class Aligner(Protocol):
         """Return everything that later updates depend on, as named arrays."""
         ...
 
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Continue from what `arrays` returned after the update on `steps`."""
         ...

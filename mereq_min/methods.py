@@ -241,15 +241,15 @@ class InverseRL:
         errors = self.info["standard_errors"]
         return {"theta": self.theta, "standard_errors": errors, **self.learner.arrays()}
 
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Restore theta, the learner and its policy."""
-        self._restore(state, state, steps)
+        self._restore(arrays, arrays, steps)
 
     def _restore(
-        self, state: dict[str, NDArray[Any]], learner: dict[str, NDArray[Any]], steps: Steps
+        self, arrays: dict[str, NDArray[Any]], learner: dict[str, NDArray[Any]], steps: Steps
     ) -> None:
-        self.theta = state["theta"]
-        self.info = {"theta": self.theta, "standard_errors": state["standard_errors"]}
+        self.theta = arrays["theta"]
+        self.info = {"theta": self.theta, "standard_errors": arrays["standard_errors"]}
         self.learner.restore(learner)
         self._expert_samples = int(steps.is_intervention.sum())
         if self._expert_samples or self.method.start == "scratch":
@@ -296,11 +296,11 @@ class RobustInverseRL(InverseRL):
         noise = {name: np.array(value) for name, value in self.noise.items()}
         return {"theta": self.theta, "standard_errors": self.info["standard_errors"], **noise, **learner}
 
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Restore theta, the expert's noise, the learner and its policy."""
-        prefix, own = "learner.", {name: state[name] for name in ("theta", "standard_errors")}
-        learner = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-        self.noise = {name: float(state[name]) for name in self.noise}
+        prefix, own = "learner.", {name: arrays[name] for name in ("theta", "standard_errors")}
+        learner = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+        self.noise = {name: float(arrays[name]) for name in self.noise}
         self._restore(own, learner, steps)
         self.info = {**self.info, **self.noise}
 
@@ -352,7 +352,7 @@ class Cloning:
         """Return no arrays: the policy follows from the steps."""
         return {}
 
-    def restore(self, state: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
+    def restore(self, arrays: dict[str, NDArray[Any]], steps: Steps, patience: int) -> None:
         """Clone the steps again."""
         self.update(steps, patience)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import deep
-from deep.oracle import EXPERT_RATE, PRIOR_RATE
+from mereq_min.experts import EXPERT_RATE, PRIOR_RATE
 from mereq_min.lab.runs import calibration
 
 KEPT = calibration.read(Path(deep.__file__).with_name("calibration.json"))

@@ -237,7 +237,7 @@ def test_a_policy_comes_back_from_its_state():
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"v": np.zeros(S)}, r"state must hold the array log_policy, got \['v'\]"),
+        ({"v": np.zeros(S)}, r"arrays must hold log_policy, got \['v'\]"),
         (
             {"log_policy": UNIFORM.log_policy[1:]},
             f"observes one of {S - 1} states and has {A} actions, the task",

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from mereq_min.experts import SimulatedExpert
+from mereq_min.experts import EXPERT_RATE, PRIOR_RATE, SimulatedExpert
 from mereq_min.interfaces import Expert, Imperfections, Oracle, RewardModel
 from mereq_min.lab.conformance.harness import Check, count, find_missing
 from mereq_min.lab.conformance.subject import TaskSubject, find_differing_column, find_policy_faults
@@ -15,8 +15,6 @@ from mereq_min.rollout import rollout
 from mereq_min.steps import Mask, Steps
 from mereq_min.validation import check_array, check_number
 
-PRIOR_RATE, EXPERT_RATE = (0.25, 0.5), 0.03
-"""Bounds on the intervention rate of the prior, lambda_0, and the highest of the expert's own policy."""
 LEAST_SUCCESS = 0.9
 """Share of episodes in which prior and expert must succeed."""
 SHORT_STEPS = 300

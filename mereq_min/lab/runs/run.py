@@ -509,11 +509,11 @@ def restore(path: Path, aligner: Aligner, rows: Sequence[Row], done: list[Steps]
         RunError: if the checkpoint is missing or damaged, or is not that of the last row.
     """
     file, row = checkpoint_file(path, len(done)), rows[-1]
-    state = load_run_arrays(file, row["sha256"]["checkpoint"])
+    arrays = load_run_arrays(file, row["sha256"]["checkpoint"])
     try:
-        if row["theta"] is not None and not np.array_equal(state["theta"], row["theta"]):
+        if row["theta"] is not None and not np.array_equal(arrays["theta"], row["theta"]):
             raise ValueError("its theta is not that of iterations.jsonl")
-        aligner.restore(state, concatenate(done), patience)
+        aligner.restore(arrays, concatenate(done), patience)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise damaged(file, error) from error
 
