@@ -1,47 +1,63 @@
-"""A film of a live session: a simulated hand teaches at the page of `mereq teach`, in a real browser.
+"""A film of the page of `mereq teach`, at which a simulated hand teaches in a real browser.
 
-    python figures/live.py    # two minutes; needs chromium and chromedriver
+    python figures/live.py                  # teach, then film; ten minutes; needs chromium and chromedriver
+    python figures/live.py --run FOLDER     # film a session that was kept
 
-The hand sees what the page shows and presses keys, see tests/hand.py. The film is drawn from the session's
-journal, as `mereq replay --film` draws it: pictures of the page itself would be taken too late on a busy
-machine. No two films are alike, for the hand reacts in real time.
+The hand sees what the page shows and presses keys, see tests/hand.py. It reacts in real time, so that no two
+sessions are alike. The page is filmed afterwards, one decision after the other, as `mereq replay` shows the
+session again: pictures taken while the hand teaches would make the page late. The buttons are left out.
 """
 
 import sys
 import tempfile
+from base64 import b64decode
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import tyro
-
-from mereq_min.lab.commands.replay import film_session
-from mereq_min.lab.plugins import load_task
-from mereq_min.lab.runs.config import RunConfig
-from mereq_min.lab.runs.records import read_config
+from PIL import Image
+from selenium.webdriver import Chrome
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from browsing import browsing, set_screen
-from hand import Carpet, Hand, Highway, enter, pause, wait
-from person import serving
+from browsing import browsing, press, set_screen
+from hand import Carpet, Hand, Highway, ask, enter, pause, wait
+from person import serving, starting
 
 MINDS = {"carpet": Carpet, "highway": Highway}
 """Scripted person of each task that can be filmed."""
+SCREEN, WIDTH = (1000, 480), 800
+"""Size of the page, and width of the film [pixels]."""
+STYLE = """
+    header, #desk, #paused, #hint, #who button, #notice, #round button, #save, #films, #weights-part {
+        display: none !important
+    }
+    main { padding-top: 12px !important }
+"""
+"""Leaves out what a film has no use for."""
+PAUSE, READING = 160, 2_500
+"""Time of a frame, and of the first one with a new policy [ms]."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Teach, and film that."""
+    """Teach at the page, and film that."""
 
-    task: str = "carpet"
+    task: str = "highway"
     """carpet or highway."""
     rounds: int = 3
     """Rounds of the session."""
-    steps: int = 50
+    steps: int = 60
     """Steps of a round [steps]."""
-    speed: float = 0.5
+    shown: int = 40
+    """Of these, the first so many are filmed [steps]."""
+    speed: float = 1.0
     """Of the session; on a busy machine the hand is late at higher ones."""
+    run: Path | None = None
+    """Folder of a session to film, in place of a new one."""
     out: Path = Path("figures/live.gif")
     """The film."""
 
@@ -61,9 +77,59 @@ def teach(arguments: Arguments, folder: Path) -> Path:
     return next((folder / "out").glob("*/*/seed0"))
 
 
+def film_page(run: Path, shown: int) -> Iterator[tuple[Image.Image, int]]:
+    """Yield pictures of the first decisions of each round, and how long each is to be seen [ms]."""
+    command = [sys.executable, "-m", "mereq_min.lab.commands.main", "replay", str(run), "--no-browser"]
+    with tempfile.TemporaryDirectory() as logs, browsing() as browser:
+        set_screen(browser, *SCREEN, still=True)
+        with starting(command, Path(logs) / "replay.log") as (_, link):
+            enter(browser, link, running=False)
+            restyle(browser)
+            version = 0
+            for frame in step_through(browser):
+                if frame["round_steps"] < shown:
+                    yield take_picture(browser), READING if frame["version"] > version else PAUSE
+                    version = frame["version"]
+
+
+def restyle(browser: Chrome) -> None:
+    """Add `STYLE` to the page, whose security policy rules out style elements."""
+    script = "const sheet = new CSSStyleSheet(); sheet.replaceSync(arguments[0]);"
+    browser.execute_script(script + "document.adoptedStyleSheets = [sheet];", STYLE)
+
+
+def step_through(browser: Chrome) -> Iterator[dict[str, Any]]:
+    """Show all frames of a session, and yield what the page knows of each."""
+    wait(browser, "true")
+    while not ask(browser, "Boolean(state.frame.isSeen)"):
+        yield ask(browser, "(state.frame.isSeen = true, state.frame)")
+        press(browser, ".")
+        wait(browser, "!state.frame.isSeen || document.querySelector('#notice').textContent")
+
+
+def take_picture(browser: Chrome) -> Image.Image:
+    """Return a picture of the screen, as wide as the film."""
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {})
+    image = Image.open(BytesIO(b64decode(shot["data"]))).convert("RGB")
+    return image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS)
+
+
+def save_film(pictures: list[tuple[Image.Image, int]], file: Path) -> None:
+    """Write a GIF whose frames share one palette, so that no colour flickers."""
+    images, times = zip(*pictures, strict=True)
+    palette = Image.new("RGB", (images[0].width, images[0].height * 4))
+    for place in range(4):
+        palette.paste(images[place * (len(images) - 1) // 3], (0, place * images[0].height))
+    palette = palette.quantize(64)
+    frames = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    times = [*times[:-1], READING]
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
+    print(f"film: {file}, {len(frames)} frames, {file.stat().st_size / 1e6:.1f} MB")
+
+
 if __name__ == "__main__":
     arguments = tyro.cli(Arguments)
     with tempfile.TemporaryDirectory() as place:
-        run = teach(arguments, Path(place))
-        config = msgspec.convert(read_config(run)["config"], RunConfig)
-        film_session(run, load_task(arguments.task), config, arguments.out)
+        run = arguments.run or teach(arguments, Path(place))
+        save_film(list(film_page(run, arguments.shown)), arguments.out)

@@ -118,7 +118,7 @@ class Show:
         if self._at + 1 < len(self._frames):
             self._at += 1
             self._send()
-        elif not self._is_paused:
+        else:
             self._is_paused = True
             self.room.send(Notice("this is where the session was left"))
             self._send_mode()

@@ -184,6 +184,9 @@ def test_a_closed_tab_pauses_with_nobody_in_control(server: tuple[Path, str]) ->
     asyncio.run(run())
 
 
+END = "this is where the session was left"
+
+
 def test_a_session_is_shown_again(server: tuple[Path, str], tmp_path: Path) -> None:
     """The page of a replay is sent the states that were seen live, and goes forwards and back."""
     out, _ = server
@@ -207,6 +210,10 @@ def test_a_session_is_shown_again(server: tuple[Path, str], tmp_path: Path) -> N
             await page.until(lambda each: each.last["frame"]["rewound"])
             assert page.last["frame"]["n"] == 0
             assert "only shown" in page.notices[0]
+            await page.send("pause", on=False)
+            await page.until(lambda each: each.notices[-1] == END and each.last["mode"]["paused"])
+            await page.send("go")
+            await page.until(lambda each: each.notices[-2:] == [END, END])
             await page.send("stop")
             await page.until(lambda each: each.last["mode"]["phase"] == "finished")
 
