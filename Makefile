@@ -60,6 +60,7 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/comparison.py
 	$(BIN)/python figures/batch_size.py
 	$(BIN)/python figures/bias.py
+	$(BIN)/python figures/fidelity.py
 	$(BIN)/python figures/arm.py
 	$(BIN)/python figures/human.py
 	$(BIN)/python figures/noise.py
@@ -85,7 +86,7 @@ benchmark-waiting: .venv/.installed opengl  ## time tables, films and small runs
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/waiting.py
 
 benchmark-live: .venv/.installed-dev  ## measure how late a live session is, at rest and while it learns
-	$(BIN)/python tests/benchmarks/live.py
+	$(BIN)/python tests/benchmarks/live.py --record runs/benchmarks/live.json
 
 benchmark-deep: .venv-bench-deep/.installed  ## time residual SAC and Stable-Baselines3 on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/learners.py

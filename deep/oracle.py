@@ -21,7 +21,7 @@ from mereq_min.experts import EXPERT_RATE, PRIOR_RATE, RuleOracle
 from mereq_min.interfaces import Policy, RewardModel
 from mereq_min.lab.runs.files import load_arrays, save_arrays
 from mereq_min.metrics import feature_divergence
-from mereq_min.rollout import watch
+from mereq_min.rollout import rollout, watch
 from mereq_min.validation import Array, check_array, check_number
 
 Rule = Callable[[NDArray[Any], NDArray[Any]], bool]
@@ -32,6 +32,9 @@ LOWEST_LOG_PROB = -20.0
 
 CALIBRATION_STEPS, CALIBRATION_TRIALS = 3_000, 8
 """Watched steps by which a rate is measured while the margin is sought, and margins that are tried."""
+
+PROBED = 50
+"""Steps by which the name of a trained expert's file tells environments and features apart [steps]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,7 @@ class SimulatorOracle(RuleOracle):
         expert: the expert's policy; None trains it when it is first needed.
         rounds: rounds of the learner's solve with which an expert is trained, see `LearnerConfig` [rounds].
         seed: of that training.
-        cache: folder for trained experts, None for none; empty it after a change of `env` or `features`.
+        cache: folder for trained experts, None for none.
         full_weights: (K,) weights of the expert's full reward, None if unknown.
         make_gram: returns the (K, K) matrix that `gram_distance` needs, None if there is none.
         task: what the oracle is bound to; `GymTask` binds its own.
@@ -193,9 +196,9 @@ class SimulatorOracle(RuleOracle):
         return policy
 
     def _cache_file(self) -> Path | None:
-        """Return the expert's file, named by a hash of prior, theta* and settings; None if not cached.
+        """Return the expert's file, named by a hash of all that she depends on; None if not cached.
 
-        The hash leaves out `env`, `features` and `input_scale`.
+        Environment and features are told by `PROBED` steps of the prior.
         """
         task = self._task
         if self.cache is None or not hasattr(task.prior, "arrays"):
@@ -203,7 +206,11 @@ class SimulatorOracle(RuleOracle):
         numbers = (task.name, task.gamma, task.horizon, task.temperature, task.scaled_prior_weight)
         settings = (task.learner, task.dqn, task.sac, self.rounds, self.seed, self.true_theta.tolist())
         digest = hashlib.sha256(repr((numbers, settings)).encode())
-        for name, array in sorted(task.prior.arrays().items()):
+        probe = rollout(task, task.prior, None, PROBED, np.random.default_rng(0))
+        arrays = {**task.prior.arrays(), "state": probe.state, "features": probe.features}
+        if task.observation_scale is not None:
+            arrays["scale"] = task.observation_scale
+        for name, array in sorted(arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.asarray(array).tobytes())
         return self.cache / f"{task.name}-{digest.hexdigest()[:16]}.safetensors"
 

@@ -28,6 +28,8 @@ def append_missing(
 ) -> None:
     """Append the runs that a record lacks, each as soon as it is done; begin the record if there is none.
 
+    The header names the commit at which the record was begun; runs made at another one name theirs.
+
     Args:
         file: the record.
         config: settings of all runs, kept in the header.
@@ -45,7 +47,10 @@ def append_missing(
     if header["config"] != config:
         raise SystemExit(f"{file} was recorded with other settings; move it away to record again")
     done = {tuple(run[key] for key in keys) for run in runs}
+    commit = provenance()["git"]
+    source = {} if commit == header["git"] else {"git": commit}
     with file.open("a") as lines:
         for job in track([job for job in jobs if job not in done], "running"):
-            lines.write(json.dumps({**dict(zip(keys, job, strict=True)), **measure(*job)}) + "\n")
+            run = {**dict(zip(keys, job, strict=True)), **measure(*job), **source}
+            lines.write(json.dumps(run) + "\n")
             lines.flush()

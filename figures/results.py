@@ -365,6 +365,22 @@ def solvers() -> str:
     return table(["seconds (times the best peer)", *columns], rows)
 
 
+def live() -> str:
+    record = read_json("tests/benchmarks/live.json")
+    worst = record["quantiles"].index(95)
+    rows = []
+    for task, halves in record["times [ms]"].items():
+        cells = (
+            f"{times[what]['quantiles'][worst]:.1f}"
+            for what in ("answer", "late")
+            for times in (halves["rest"], halves["learning"])
+        )
+        update = halves["learning"]["update"]["quantiles"][record["quantiles"].index(50)]
+        rows.append([f"`{task}`", *cells, f"{update / 1000:.2g}"])
+    names = ["key to frame [ms]", "same, while it learns", "step late by [ms]", "same, while it learns"]
+    return table(["task", *names, "an update [s]"], rows)
+
+
 def roads() -> str:
     rates = read_json("tests/benchmarks/highway.json")["one core"]["policy steps a second"]
     medians = {name: statistics.median(each) for name, each in rates.items()}
@@ -462,6 +478,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "readings": readings,
     "examples": examples,
     "solvers": solvers,
+    "live": live,
     "roads": roads,
     "cells": cells,
     "learners": learners,

@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
@@ -169,3 +172,53 @@ def starting(command: list[str], log: Path) -> Iterator[tuple[subprocess.Popen[s
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def tunnel(link: str, round_trip: float) -> Iterator[str]:
+    """The link of a server through a tunnel that adds a time to each round trip [s]."""
+    host, port = "127.0.0.1", urlsplit(link).port
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        """Write what is read, half a round trip later."""
+        arriving: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        now = asyncio.get_running_loop().time
+
+        async def deliver() -> None:
+            try:
+                while True:
+                    due, data = await arriving.get()
+                    await asyncio.sleep(due - now())
+                    if not data:
+                        return
+                    sink.write(data)
+            finally:
+                sink.close()
+
+        async def read() -> None:
+            data = b"?"
+            while data:
+                data = await source.read(2**16)
+                await arriving.put((now() + round_trip / 2, data))
+
+        await asyncio.gather(read(), deliver())
+
+    async def connect_through(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward_reader, onward = await asyncio.open_connection(host, port)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(carry(reader, onward), carry(onward_reader, writer))
+
+    async def serve() -> None:
+        async with await asyncio.start_server(connect_through, host, 0) as server:
+            opened.set_result(server.sockets[0].getsockname()[1])
+            await asyncio.to_thread(closing.wait)
+
+    opened: Future[int] = Future()
+    closing = Event()
+    thread = Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        yield link.replace(f":{port}/", f":{opened.result(10)}/")
+    finally:
+        closing.set()
+        thread.join()

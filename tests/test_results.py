@@ -285,6 +285,24 @@ def test_the_readings_of_good_enough_differ_on_two_gridworlds():
     assert never("shelf", "ours") == (12, 0)
 
 
+def test_the_authors_choices_do_not_make_the_paper_s_mereq_better():
+    _, *lines = (json.loads(line) for line in (ROOT / "figures/fidelity.jsonl").read_text().splitlines())
+    final = {}
+    for row in lines:
+        if row["task"] == "highway":
+            final.setdefault(row["variant"], {})[row["seed"]] = np.mean(row["rate"][-5:])
+    means = {variant: np.mean(list(each.values())) for variant, each in final.items()}
+    assert {len(each) for each in final.values()} == {4}
+    ours = means.pop("ours")
+    assert ours == pytest.approx(0.035, abs=5e-4)
+    assert means["all of these"] == pytest.approx(0.108, abs=5e-4)
+    assert means["all iterations"] == pytest.approx(0.064, abs=5e-4)
+    for variant in ("all of these", "all iterations"):
+        assert all(final[variant][seed] > final["ours"][seed] for seed in final["ours"])
+    assert abs(means.pop("4 rounds, 12 steps") - ours) < 0.01
+    assert min(means.values()) > ours
+
+
 def test_intervals_of_theta_hold_on_gridworlds_and_less_on_networks():
     table = re.search(r"^\| task \| theta\* \|.*\n(?:\|.*\n)+", RESULTS, flags=re.MULTILINE)[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]

@@ -35,6 +35,8 @@ from mereq_min.lab.plugins import load_task
 
 SPEEDS = {"carpet": 10 / 3, "highway": 5.0, "bottle": 1.0}
 """Factor on each task's rate: 10, 5 and 20 steps a second."""
+QUANTILES = (50, 95, 99, 100)
+"""Quantiles of the times that are printed [%]."""
 
 
 async def drive(link: str, seconds: float) -> dict[str, Any]:
@@ -132,21 +134,33 @@ def main() -> None:
     )
     parser.add_argument("--tasks", nargs="*", default=list(SPEEDS))
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--record", type=Path, help="file for the numbers (.json)")
     parser.add_argument("--page", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.page:
         print(json.dumps(asyncio.run(drive(options.page, options.seconds))), flush=True)
         return
-    print(find_cpu(), find_versions(("mereq-min", "websockets", "numpy", "torch")), sep="\n")
-    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
-    print(f"{'task':8} {'':9} {'':11} {'n':>6} {'median':>8} {'p95':>8} {'p99':>8} {'most':>8}")
+    record: dict[str, Any] = {
+        "cpu": find_cpu(), "processors": os.cpu_count(), "load": [os.getloadavg()[0]],
+        "versions": find_versions(("mereq-min", "websockets", "numpy", "torch", "jax", "mujoco")),
+        "quantiles": QUANTILES, "times [ms]": {},
+    }  # fmt: skip
+    print(record)
+    print(f"{'task':8} {'':9} {'':11} {'n':>6}", *(f"{q:7g}%" for q in QUANTILES))
     for name in options.tasks:
+        record["times [ms]"][name] = {"rest": {}, "learning": {}}
         for half, times in asyncio.run(measure(name, options.seconds)):
             for what, values in times.items():
                 if values:
-                    spread = " ".join(f"{q:8.1f}" for q in np.percentile(values, [50, 95, 99, 100]))
-                    print(f"{name:8} {half:9} {what:11} {len(values):6} {spread}", flush=True)
-        print(f"load {os.getloadavg()[0]:.1f}")
+                    spread = np.percentile(values, QUANTILES).round(1).tolist()
+                    record["times [ms]"][name][half][what] = {"n": len(values), "quantiles": spread}
+                    shown = " ".join(f"{each:8.1f}" for each in spread)
+                    print(f"{name:8} {half:9} {what:11} {len(values):6} {shown}", flush=True)
+        record["load"].append(os.getloadavg()[0])
+    print("load", *record["load"])
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from scipy.special import log_softmax
 
 from deep import GymTask, make_oracle, oracle
@@ -19,6 +20,14 @@ from mereq_min.rollout import watch
 
 ALPHA = 0.1
 STATES = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+
+
+class HeavyPole(CartPoleEnv):
+    """CartPole with a cart that is harder to push."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.force_mag = 5.0
 
 
 def make_task(kind="discrete", **changes):
@@ -246,6 +255,9 @@ def test_another_wish_prior_or_setting_is_another_file(tmp_path):
         {"oracle": replace(task.oracle, seed=1)},
         {"oracle": replace(task.oracle, rounds=2)},
         {"learner": LearnerConfig(num_envs=3, updates=2, first_rounds=1)},
+        {"features": lambda state, action, after, info: (abs(float(after[0])) / 2.4, 1.0 - float(action))},
+        {"env": HeavyPole},
+        {"input_scale": np.full(4, 0.5)},
     )
     for count, change in enumerate(changes, start=1):
         assert replace(task, **change).oracle.expert_policy is not None

@@ -40,3 +40,13 @@ def test_records_of_other_settings_are_left_alone(recording, tmp_path):
     with pytest.raises(SystemExit, match="was recorded with other settings"):
         recording.append_missing(file, {"steps": 20}, ("seed",), [(0,)], lambda seed: {})
     assert file.read_bytes() == before
+
+
+def test_runs_of_another_commit_name_it(recording, tmp_path, monkeypatch):
+    file = tmp_path / "record.jsonl"
+    for commit, seed in (("old", 0), ("old", 1), ("new", 2)):
+        monkeypatch.setattr(recording, "provenance", lambda commit=commit: {"git": commit})
+        recording.append_missing(file, {}, ("seed",), [(seed,)], lambda seed: {})
+    header, runs = recording.read_record(file)
+    assert header["git"] == "old"
+    assert runs == [{"seed": 0}, {"seed": 1}, {"seed": 2, "git": "new"}]

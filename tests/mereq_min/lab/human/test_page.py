@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browsing import browsing, list_requests, press, send_key, set_screen, take_screenshot
 from hand import Carpet, Hand, Highway, ask, enter, pause, wait
-from person import serving
+from person import serving, tunnel
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 
@@ -208,6 +208,24 @@ def test_old_pictures_are_not_shown_as_live(browser: Chrome, tmp_path: Path) -> 
         browser.get(link)  # the token is a new one
         wait(browser, "link.isLive")
         assert ask(browser, "state.frame.n") >= n and ask(browser, "state.mode.paused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lag", [50, 150, 300])
+def test_a_slow_network_is_measured_and_can_be_driven_through(browser: Chrome, carpet: str, lag: int) -> None:
+    """Turn by turn, however late the page and the server hear of each other [ms]."""
+    set_screen(browser, 1200, 900)
+    with tunnel(carpet, lag / 1000) as link:
+        enter(browser, link, running=False)
+        wait(browser, f"link.roundTrips.length >= 5 && Math.abs(link.roundTrip - {lag}) <= 20", 60)
+        assert 0 <= ask(browser, "Math.min(...link.roundTrips)") - lag <= 20
+        n = ask(browser, "state.frame.n")
+        press(browser, "ArrowUp")
+        wait(browser, "state.mode.person && state.frame.by === 'person'")
+        press(browser, "Enter")
+        wait(browser, "!state.mode.person")
+        pause(browser, True)
+        assert ask(browser, "state.frame.n") >= n + 1
 
 
 # --- Looks --------------------------------------------------------------------------------------------------
