@@ -149,7 +149,8 @@ def kl(task: str, method: str) -> str:
 
 def way(task: str, method: str) -> str:
     """Success, and the part of the way from the prior's to the expert's return under the expert's reward."""
-    prior, expert = (reference(task)[who]["expert_return"] for who in ("prior", "expert"))
+    known = reference(task.removesuffix("-random"))
+    prior, expert = (known[who]["expert_return"] for who in ("prior", "expert"))
     part = share_of_the_way(mean(task, method, "expert_return"), prior, expert)
     return f"{mean(task, method, 'success'):.2f}, {100 * part:.0f} %"
 
@@ -291,6 +292,20 @@ def erring() -> str:
     expert = [cell for task in GRIDWORLDS for cell in ("-", expert_stays(task, "erring"))]
     table = by_method("with a model of a person", STAYING, [f"{task}-human" for task in GRIDWORLDS])
     return table + table_row(["the expert", *expert])
+
+
+def slipping() -> str:
+    """The runs with networks whose expert takes a random action now and then."""
+    columns: dict[str, Cell] = {"{}: final rate": final_rate, "stays": stays, "success, way": way}
+    tasks = ("highway-random", "bottle-random")
+    methods = ("MEReQ-L", "MEReQ-R", "MEReQ", "HG-DAgger-FT")
+    return by_method("one action in ten at random", columns, tasks, methods).replace("-random:", ":")
+
+
+def final_rate(task: str, method: str) -> str:
+    """Mean rate of the last iterations."""
+    rates = [[row["intervention_rate"] for row in rows[-STAY:]] for rows in runs_of(task)[method]]
+    return f"{np.mean(rates):.3f}"
 
 
 def theta() -> str:
@@ -470,6 +485,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "against six": against_six,
     "others": others,
     "erring": erring,
+    "slipping": slipping,
     "end": lambda: by_method("method", {"{}, end": way}, NETWORKS),
     "own": own,
     "kl": lambda: of_tasks("KL [nats]", kl),

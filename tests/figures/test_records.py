@@ -90,14 +90,21 @@ def test_every_method_ran_on_the_same_seeds(task, seeds):
     assert not any(record["git"].endswith("-dirty") for record in records(task))
 
 
-@pytest.mark.parametrize("task", GRIDWORLDS)
-def test_every_method_ran_with_experts_who_err(task):
-    header = {"config": {"task": task, "loop": asdict(LoopConfig(imperfections=PRESETS["human"]))}}
+SLIPS = Imperfections(random_action_rate=0.1)
+FEW = ("MEReQ-L", "MEReQ-R", "MEReQ", "HG-DAgger-FT")
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "errors", "methods", "seeds"),
+    [(task, "human", PRESETS["human"], RECORDED_METHODS, 30) for task in GRIDWORLDS]
+    + [(task, "random", SLIPS, FEW, 4) for task in ("highway", "bottle")],
+)
+def test_every_method_ran_with_experts_who_err(task, kind, errors, methods, seeds):
+    header = {"config": {"task": task, "loop": asdict(LoopConfig(imperfections=errors))}}
     header["definition"] = define_task(load_task(task))
-    found = records(f"{task}-human")
+    found = records(f"{task}-{kind}")
     ran = {(record["config"]["method"], record["config"]["seed"]) for record in found}
-    seeds = range(FIRST_SEED, FIRST_SEED + 30)
-    assert ran == set(itertools.product(RECORDED_METHODS, seeds))
+    assert ran == set(itertools.product(methods, range(FIRST_SEED, FIRST_SEED + seeds)))
     assert len(found) == len(ran)
     for record in found:
         assert len(record["iterations"]) == 10
