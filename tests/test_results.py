@@ -220,23 +220,37 @@ def test_who_never_passes_and_who_never_stays():
     assert rates("highway", "HG-DAgger-FT")[:, 5:].mean() == pytest.approx(0.1, abs=0.02)
 
 
+def test_of_the_six_mereq_needs_fewest_on_eraser_and_pillow_if_policies_have_to_do_the_task():
+    for task, skilled in (("bottle", "MEReQ-NP"), ("eraser", "MEReQ"), ("pillow", "MEReQ")):
+        for options in (
+            {"least_success": 0.9},
+            {"least_success": 0.9, "count": samples_to_stay, "confirmed": True},
+        ):
+            assert min(SIX, key=lambda m: needs(task, m, **options)[0].mean) == skilled
+    assert sum(5 - stay_in(task, "MEReQ") for task in ARM) == 6
+    recorded = json.loads((ROOT / "figures/references.json").read_text())["tasks"]["eraser"]
+    ends = [rows[-1]["expert_return"] for rows in runs("eraser", "MEReQ-NP")]
+    assert sum(end < recorded["prior"]["expert_return"] for end in ends) == 3
+
+
 def test_the_arm():
     mean = {task: {m: needs(task, m)[0].mean for m in RECORDED_METHODS} for task in ARM}
     for task in ("eraser", "pillow"):
         assert mean[task]["MEReQ"] < 0.6 * mean[task]["HG-DAgger-FT"]
-    assert mean["bottle"]["MEReQ"] == pytest.approx(mean["bottle"]["HG-DAgger-FT"], rel=0.1)
+    assert mean["bottle"]["MEReQ"] == pytest.approx(mean["bottle"]["HG-DAgger-FT"], rel=0.2)
     for task in ("bottle", "eraser"):
         assert min(SIX, key=mean[task].get) == "MEReQ-NP"
         for method in ("MEReQ-L", "MEReQ-R"):
             assert mean[task][method] <= mean[task]["MEReQ-NP"]
-            assert stay_in(task, method) == len(runs(task, method)) == 3
+            assert stay_in(task, method) == len(runs(task, method)) == 5
     skilled = {m: needs("pillow", m, least_success=0.9)[0].mean for m in RECORDED_METHODS}
     assert sorted(skilled, key=skilled.get)[:3] == ["MEReQ-L", "MEReQ", "MEReQ-R"]
+    assert [stay_in("pillow", m) for m in ("MEReQ-L", "MEReQ-R", "MEReQ")] == [3, 4, 2]
     for method in ("MEReQ-L", "MEReQ-R"):
-        assert stay_in("pillow", method) == 2
-    assert stay_in("pillow", "MEReQ") == 1
-    assert way("pillow", "MEReQ-L") == pytest.approx(0.75, abs=0.03)
-    assert way("pillow", "MEReQ-R") == pytest.approx(0.9, abs=0.03)
+        assert way("pillow", method) == pytest.approx(0.75, abs=0.04)
+    (lost,) = (rows for rows in runs("bottle", "MEReQ-R") if rows[-1]["success"] < 0.9)
+    assert not any(row["intervention_rate"] for row in lost[1:])
+    assert lost[0]["success"] == lost[-1]["success"] < 0.3
     for method in ("HG-DAgger-FT", "IWR-FT"):
         assert way("pillow", method) < 0.2
         assert rates("pillow", method)[:, 1:].mean() > 0.8 * rates("pillow", method)[:, 0].mean()
