@@ -33,9 +33,6 @@ LOWEST_LOG_PROB = -20.0
 CALIBRATION_STEPS, CALIBRATION_TRIALS = 3_000, 8
 """Watched steps by which a rate is measured while the margin is sought, and margins that are tried."""
 
-PROBED = 50
-"""Steps by which the name of a trained expert's file tells environments and features apart [steps]."""
-
 
 @dataclass(frozen=True, eq=False)
 class SimulatorOracle(RuleOracle):
@@ -54,7 +51,8 @@ class SimulatorOracle(RuleOracle):
         expert: the expert's policy; None trains it when it is first needed.
         rounds: rounds of the learner's solve with which an expert is trained, see `LearnerConfig` [rounds].
         seed: of that training.
-        cache: folder for trained experts, None for none.
+        cache: folder for trained experts, None for none; empty it after a change of `env` or `features` that
+            does not show within `horizon` steps of the prior.
         full_weights: (K,) weights of the expert's full reward, None if unknown.
         make_gram: returns the (K, K) matrix that `gram_distance` needs, None if there is none.
         task: what the oracle is bound to; `GymTask` binds its own.
@@ -196,9 +194,9 @@ class SimulatorOracle(RuleOracle):
         return policy
 
     def _cache_file(self) -> Path | None:
-        """Return the expert's file, named by a hash of all that she depends on; None if not cached.
+        """Return the expert's file, named by a hash of what she depends on; None if not cached.
 
-        Environment and features are told by `PROBED` steps of the prior.
+        Environments and features are told apart by `horizon` steps of the prior.
         """
         task = self._task
         if self.cache is None or not hasattr(task.prior, "arrays"):
@@ -206,8 +204,9 @@ class SimulatorOracle(RuleOracle):
         numbers = (task.name, task.gamma, task.horizon, task.temperature, task.scaled_prior_weight)
         settings = (task.learner, task.dqn, task.sac, self.rounds, self.seed, self.true_theta.tolist())
         digest = hashlib.sha256(repr((numbers, settings)).encode())
-        probe = rollout(task, task.prior, None, PROBED, np.random.default_rng(0))
-        arrays = {**task.prior.arrays(), "state": probe.state, "features": probe.features}
+        probe = rollout(task, task.prior, None, task.horizon, np.random.default_rng(0))
+        columns = {name: getattr(probe, name) for name in ("state", "features", "terminated")}
+        arrays = {**task.prior.arrays(), **columns}
         if task.observation_scale is not None:
             arrays["scale"] = task.observation_scale
         for name, array in sorted(arrays.items()):

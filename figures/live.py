@@ -84,6 +84,8 @@ def film_page(run: Path, shown: int) -> Iterator[tuple[Image.Image, int]]:
         set_screen(browser, *SCREEN, still=True)
         with starting(command, Path(logs) / "replay.log") as (_, link):
             enter(browser, link, running=False)
+            ask(browser, "link.send({ type: 'undo', steps: 10_000 })")
+            wait(browser, "state.frame.n === 0")
             restyle(browser)
             version = 0
             for frame in step_through(browser):
@@ -104,7 +106,8 @@ def step_through(browser: Chrome) -> Iterator[dict[str, Any]]:
     while not ask(browser, "Boolean(state.frame.isSeen)"):
         yield ask(browser, "(state.frame.isSeen = true, state.frame)")
         press(browser, ".")
-        wait(browser, "!state.frame.isSeen || document.querySelector('#notice').textContent")
+        at_end = "document.querySelector('#notice').textContent.includes('session was left')"
+        wait(browser, f"!state.frame.isSeen || {at_end}")
 
 
 def take_picture(browser: Chrome) -> Image.Image:

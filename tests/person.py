@@ -209,9 +209,10 @@ def tunnel(link: str, round_trip: float) -> Iterator[str]:
             await asyncio.gather(carry(reader, onward), carry(onward_reader, writer))
 
     async def serve() -> None:
-        async with await asyncio.start_server(connect_through, host, 0) as server:
-            opened.set_result(server.sockets[0].getsockname()[1])
-            await asyncio.to_thread(closing.wait)
+        server = await asyncio.start_server(connect_through, host, 0)
+        opened.set_result(server.sockets[0].getsockname()[1])
+        await asyncio.to_thread(closing.wait)
+        server.close()  # not wait_closed(): the browser may keep its connection
 
     opened: Future[int] = Future()
     closing = Event()

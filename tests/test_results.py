@@ -237,7 +237,7 @@ def test_the_arm():
     mean = {task: {m: needs(task, m)[0].mean for m in RECORDED_METHODS} for task in ARM}
     for task in ("eraser", "pillow"):
         assert mean[task]["MEReQ"] < 0.6 * mean[task]["HG-DAgger-FT"]
-    assert mean["bottle"]["MEReQ"] == pytest.approx(mean["bottle"]["HG-DAgger-FT"], rel=0.2)
+    assert mean["bottle"]["MEReQ"] > mean["bottle"]["HG-DAgger-FT"]
     for task in ("bottle", "eraser"):
         assert min(SIX, key=mean[task].get) == "MEReQ-NP"
         for method in ("MEReQ-L", "MEReQ-R"):
@@ -256,7 +256,8 @@ def test_the_arm():
         assert rates("pillow", method)[:, 1:].mean() > 0.8 * rates("pillow", method)[:, 0].mean()
     for task, method in (("bottle", "MaxEnt"), ("bottle", "MaxEnt-FT"), ("pillow", "MaxEnt")):
         assert needs(task, method, least_success=0.9)[0].mean > mean[task][method]
-    assert max(row["error_rate"] for row in runs("pillow", "MEReQ-R")[0]) == pytest.approx(0.5, abs=0.05)
+    most = [max(row["error_rate"] for row in rows) for rows in runs("pillow", "MEReQ-R")]
+    assert sum(0.44 < error_rate < 0.5 for error_rate in most) == 2
 
 
 def test_what_the_other_methods_do():
