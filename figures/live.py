@@ -10,7 +10,6 @@ session again: pictures taken while the hand teaches would make the page late. T
 
 import sys
 import tempfile
-from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,7 +22,7 @@ from selenium.webdriver import Chrome
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from browsing import browsing, press, set_screen
+from browsing import browsing, capture, press, set_screen
 from hand import Carpet, Hand, Highway, ask, enter, pause, wait
 from person import serving, starting
 
@@ -113,8 +112,7 @@ def step_through(browser: Chrome) -> Iterator[dict[str, Any]]:
 def take_picture(browser: Chrome) -> Image.Image:
     """Return a picture of the screen, as wide as the film."""
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {})
-    image = Image.open(BytesIO(b64decode(shot["data"]))).convert("RGB")
+    image = Image.open(BytesIO(capture(browser))).convert("RGB")
     return image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.LANCZOS)
 
 

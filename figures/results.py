@@ -73,7 +73,8 @@ def read_json(file: str) -> Any:
 
 
 def reference(task: str) -> Any:
-    return read_json("figures/references.json")["tasks"][task]
+    """References of a task; `bottle-random` names runs on bottle whose expert errs."""
+    return read_json("figures/references.json")["tasks"][task.partition("-")[0]]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -149,8 +150,7 @@ def kl(task: str, method: str) -> str:
 
 def way(task: str, method: str) -> str:
     """Success, and the part of the way from the prior's to the expert's return under the expert's reward."""
-    known = reference(task.removesuffix("-random"))
-    prior, expert = (known[who]["expert_return"] for who in ("prior", "expert"))
+    prior, expert = (reference(task)[who]["expert_return"] for who in ("prior", "expert"))
     part = share_of_the_way(mean(task, method, "expert_return"), prior, expert)
     return f"{mean(task, method, 'success'):.2f}, {100 * part:.0f} %"
 
@@ -266,7 +266,7 @@ def stays_with_expert() -> str:
 
 
 def expert_stays(task: str, watcher: str) -> str:
-    """How often the expert's own policy stays below the threshold."""
+    """Count the expert's own policies whose rate stays below the threshold."""
     rates = reference(task)["watched"][watcher]
     return count_stays(rates[first : first + STAY] for first in range(0, len(rates), STAY))
 
@@ -500,7 +500,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "learners": learners,
     "waiting": waiting,
 }
-"""What makes each table, by the name in its mark."""
+"""Function that writes each table, by the name in its mark."""
 MARK = re.compile(r"(<!-- table: ([\w, ]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 

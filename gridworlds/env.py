@@ -21,7 +21,7 @@ from mereq_min.validation import Array
 
 @dataclass(frozen=True)
 class _Tables:
-    """What sampling an MDP needs, as plain lists: bisecting a short list is ten times faster than numpy.
+    """Tables for sampling an MDP, as plain lists: bisecting a short list is ten times faster than numpy.
 
     Row s * A + a belongs to state s and action a.
 

@@ -1,4 +1,4 @@
-"""What the tasks look like in the page of a live session, and their keys; see `lab.human.scenes`."""
+"""Drawings and keys of the gridworlds in the page of a live session; see `lab.human.scenes`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WINDY_STORY = (
     "The robot walks to the green goal on the right. The wind pushes it about. It passes close by the pits.",
     "Perhaps you want it to stay away from the edges of the pits.",
 )
-"""What newcomers are told."""
+"""Introduction to each gridworld, in sentences."""
 
 CARPET_WORDS: Words = {
     "distance": ("hurries to the goal less", "hurries to the goal more"),

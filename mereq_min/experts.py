@@ -222,7 +222,7 @@ class RuleOracle(ABC):
     @property
     @abstractmethod
     def expert_policy(self) -> Policy:
-        """How the expert acts once in control."""
+        """Policy of the expert once in control."""
 
     @property
     @abstractmethod
@@ -230,7 +230,7 @@ class RuleOracle(ABC):
         """Actions of the expert, a `Discrete` or a Box of gymnasium."""
 
     def erring_policy(self, imperfections: Imperfections) -> Policy:
-        """How an expert acts whose errors change its policy, see `Imperfections.changes_policy`.
+        """Return the policy of an expert whose errors change it, see `Imperfections.changes_policy`.
 
         Raises:
             ValueError: if the oracle has no such policies.

@@ -31,7 +31,7 @@ RewardModel = Literal["residual", "full"]
 Start = Literal["prior", "scratch"]
 """The first policy of a method: the prior, or that of theta = 0."""
 Info = dict[str, Any]
-"""What an update reports, by name."""
+"""Measures that an update reports, by name."""
 
 
 class Policy(Protocol):

@@ -65,14 +65,18 @@ def send_key(browser: Chrome, kind: str, key: str) -> None:
     browser.execute_cdp_cmd("Input.dispatchKeyEvent", event)
 
 
+def capture(browser: Chrome, **options: Any) -> bytes:
+    """Return a picture of the screen, or of what the options of `Page.captureScreenshot` say, as PNG."""
+    return b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", options)["data"])
+
+
 def take_screenshot(browser: Chrome, path: Path) -> None:
     """Save a picture of the whole page."""
     size = "return [innerWidth, Math.max(innerHeight, document.documentElement.scrollHeight)]"
     width, height = browser.execute_script(size)
     clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b64decode(shot["data"]))
+    path.write_bytes(capture(browser, captureBeyondViewport=True, clip=clip))
 
 
 def list_requests(browser: Chrome) -> set[str]:
