@@ -67,7 +67,7 @@ figures: .venv/.installed  ## draw every committed figure again from its recorde
 	$(BIN)/python figures/results.py
 
 book: .venv/.installed-book book/_static/mathjax/tex-svg.js book/_build/.library  ## build the book into book/_build/html
-	$(BIN)/sphinx-build -W --keep-going --quiet book book/_build/html
+	$(BIN)/sphinx-build -W --keep-going --quiet --jobs auto book book/_build/html
 
 browser:  # pages are tested in Chromium
 	@command -v chromedriver > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends \

@@ -2,9 +2,11 @@
 
 import os
 import re
+from pathlib import Path
 
 import nbformat
 from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
 
 # Compiled functions have no Python signature to show; the notebooks' own processes compile as ever.
 os.environ["NUMBA_DISABLE_JIT"] = "1"
@@ -12,6 +14,9 @@ import deep.highway.engine  # noqa: F401
 import mereq_min.soft_numba  # noqa: F401
 
 del os.environ["NUMBA_DISABLE_JIT"]
+
+# What chapters computed; `make book` removes it when code changes.
+CACHE = Path(__file__).parent / "_build" / ".jupyter_cache"
 
 project = "mereq-min"
 author = "The mereq-min authors"
@@ -35,6 +40,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!(mereq_min|gridworlds|deep)\.).*")]
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
+nb_execution_cache_path = str(CACHE)
 nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_merge_streams = True
@@ -72,6 +78,7 @@ html_favicon = "_static/favicon.svg"
 html_theme_options = {
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
+    "collapse_navbar": True,  # a hundred modules in each sidebar would take minutes
     "show_toc_level": 2,
     "navbar_persistent": [],
     "use_fullscreen_button": False,
@@ -103,20 +110,33 @@ def as_rst(app, what, name, obj, options, lines):
     lines[:] = out
 
 
+def execute_chapters(app):
+    """Execute all chapters side by side if there is no cache; Sphinx would take one after the other."""
+    if CACHE.exists():
+        return
+    cache = get_cache(CACHE)
+    for page in sorted(app.srcdir.glob("*.md")):
+        if "kernelspec:" in page.read_text():
+            cache.add_nb_to_project(page, read_data={"type": "plugin", "name": "myst_nb_md"})
+    # What fails is executed again by myst-nb, which then reports it.
+    load_executor("local-parallel", cache).run_and_cache(timeout=app.config.nb_execution_timeout)
+
+
 def offer_notebook(app, pagename, templatename, context, doctree):
     """Put a chapter as it was executed beside its source, for the theme's download button."""
-    build, offered = app.outdir.parent, app.outdir / "_sources" / f"{pagename}.ipynb"
-    executed = build / "jupyter_execute" / offered.name
+    offered = app.outdir / "_sources" / f"{pagename}.ipynb"
+    executed = app.outdir.parent / "jupyter_execute" / offered.name
     if executed.exists():
         # What the cache had is on the page, but not in the file that myst-nb leaves.
         notebook = nbformat.read(executed, as_version=4)
-        _, notebook = get_cache(build / ".jupyter_cache").merge_match_into_notebook(notebook)
+        _, notebook = get_cache(CACHE).merge_match_into_notebook(notebook)
         offered.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, offered)
         context["ipynb_source"] = offered.name
 
 
 def setup(app):
-    """Let docstrings through `as_rst` before anything else reads them, and offer notebooks for download."""
+    """Execute chapters first, let docstrings through `as_rst` before anything else, and offer notebooks."""
+    app.connect("builder-inited", execute_chapters)
     app.connect("autodoc-process-docstring", as_rst, priority=1)
     app.connect("html-page-context", offer_notebook)
