@@ -1,5 +1,6 @@
 """Settings of Sphinx for the book; `make book` builds it with warnings as errors and without the network."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -119,7 +120,9 @@ def execute_chapters(app):
         if "kernelspec:" in page.read_text():
             cache.add_nb_to_project(page, read_data={"type": "plugin", "name": "myst_nb_md"})
     # What fails is executed again by myst-nb, which then reports it.
-    load_executor("local-parallel", cache).run_and_cache(timeout=app.config.nb_execution_timeout)
+    logger = logging.getLogger("chapters")
+    logger.setLevel(logging.ERROR)
+    load_executor("local-parallel", cache, logger).run_and_cache(timeout=app.config.nb_execution_timeout)
 
 
 def offer_notebook(app, pagename, templatename, context, doctree):
