@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import read_record
 
 from mereq_min import settings_of
 from mereq_min.lab.plugins import load_task
@@ -455,7 +456,7 @@ def waiting() -> str:
 
 def readings() -> str:
     """MEReQ, which fits the last iteration's steps, beside MEReQ-all, on the same seeds."""
-    _, *rows = (json.loads(line) for line in (ROOT / "figures/fidelity.jsonl").read_text().splitlines())
+    _, rows = read_record(ROOT / "figures/fidelity.jsonl")
     lines = []
     for task in GRIDWORLDS:
         runs = {(row["variant"], row["seed"]): row for row in rows if row["task"] == task}
@@ -464,6 +465,20 @@ def readings() -> str:
         rates = (f"{np.mean([row['rate'][-STAY:] for row in each]):.3f}" for each in pair)
         lines.append([f"`{task}`", str(len(both)), *map(samples_of_runs, pair), *rates])
     return table(["reading", "seeds", "MEReQ", "MEReQ-all", "MEReQ: rate", "MEReQ-all: rate"], lines)
+
+
+def expert_sets() -> str:
+    """MEReQ with its own expert set, beside MEReQ with whole episodes of the expert's own policy."""
+    _, runs = read_record(ROOT / "figures/expert_set.jsonl")
+    lines = []
+    for task in ("bottle", "highway"):
+        for name in ("its own", "whole episodes"):
+            mine = [run for run in runs if (run["task"], run["expert_set"]) == (task, name)]
+            late = [run["rate"][-STAY:] for run in mine]
+            divergence = np.mean([run["kl_to_expert"] for run in mine])
+            cells = f"{np.mean(late):.3f}", count_stays(late), samples_of_runs(mine), f"{divergence:.2f}"
+            lines.append([f"`{task}`", name, *cells])
+    return table(["MEReQ on", "expert set", "final rate", "stays", "samples to stay", "KL [nats]"], lines)
 
 
 def samples_of_runs(rows: Sequence[dict[str, Any]]) -> str:
@@ -492,6 +507,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "floor": floor,
     "theta": theta,
     "readings": readings,
+    "expert sets": expert_sets,
     "examples": examples,
     "solvers": solvers,
     "live": live,

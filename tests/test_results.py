@@ -1,6 +1,5 @@
 """What RESULTS.md says is what the records say: its tables, and the sentences about them."""
 
-import importlib.util
 import json
 import re
 import statistics
@@ -26,12 +25,10 @@ SIX = RECORDED_METHODS[:6]
 """The paper's methods."""
 
 
-def load_script():
-    """figures/results.py, which is no module of a package."""
-    spec = importlib.util.spec_from_file_location("results", ROOT / "figures/results.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+@pytest.fixture(scope="module")
+def script(load_script):
+    """The script that writes the tables."""
+    return load_script("results")
 
 
 @cache
@@ -59,16 +56,14 @@ def read_table(document, header):
 
 
 @pytest.mark.parametrize("document", ["README.md", "RESULTS.md"])
-def test_the_tables_are_those_that_the_script_writes(document):
+def test_the_tables_are_those_that_the_script_writes(document, script):
     """If this fails, run `python figures/results.py`."""
     text = (ROOT / document).read_text()
-    script = load_script()
     assert re.findall(script.MARK, text), "no table"
     assert script.fill(text) == text
 
 
-def test_every_table_of_the_script_is_shown():
-    script = load_script()
+def test_every_table_of_the_script_is_shown(script):
     assert {name for _, name, _ in script.MARK.findall(README + RESULTS)} == set(script.TABLES)
 
 
@@ -332,6 +327,23 @@ def test_the_authors_choices_do_not_make_the_paper_s_mereq_better():
         assert all(final[variant][seed] > final["ours"][seed] for seed in final["ours"])
     assert abs(means.pop("4 rounds, 12 steps") - ours) < 0.01
     assert min(means.values()) > ours
+
+
+def test_with_whole_episodes_of_the_expert_mereq_stays_on_the_bottle():
+    _, *runs = (json.loads(line) for line in (ROOT / "figures/expert_set.jsonl").read_text().splitlines())
+    rate = {}
+    for run in runs:
+        rate.setdefault((run["task"], run["expert_set"]), []).append(run["rate"])
+    assert {len(each) for each in rate.values()} == {4}
+    assert max(max(each[1:]) for each in rate["bottle", "whole episodes"]) < 0.05
+    assert all(max(each[5:]) > 0.05 for each in rate["bottle", "its own"])
+    own, whole = (
+        np.mean([each[5:] for each in rate["highway", name]]) for name in ("its own", "whole episodes")
+    )
+    assert whole == pytest.approx(own / 3, abs=0.003)
+    assert sum(each[-1] > 0.05 for each in rate["highway", "whole episodes"]) == 1
+    doubled = [(run["task"], run["expert_set"]) for run in runs if run["theta"][-1][1] > 0.8]
+    assert sorted(doubled) == [("highway", "its own"), ("highway", "whole episodes")]
 
 
 def test_intervals_of_theta_hold_on_gridworlds_and_less_on_networks():
