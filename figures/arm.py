@@ -2,7 +2,7 @@
 
 Usage:
 
-    mereq reproduce --tasks bottle eraser pillow --seeds 5 --first-seed 3000 --out runs/fresh
+    mereq reproduce --tasks bottle eraser pillow --first-seed 3000 --out runs/fresh
     cp runs/fresh/*.jsonl.gz figures/runs/
     python figures/arm.py --record runs/fresh    # roll the policies out and keep the episodes, then draw
     python figures/arm.py                        # draw what is recorded

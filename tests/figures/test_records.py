@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 GRIDWORLDS = ("carpet", "lanes", "shelf", "windy")
 ARM = ("bottle", "eraser", "pillow")
 NETWORKS = ("highway", *ARM)
-SEEDS = {**dict.fromkeys(GRIDWORLDS, 30), "highway": 8, **dict.fromkeys(ARM, 5)}
+SEEDS = {**dict.fromkeys(GRIDWORLDS, 30), **dict.fromkeys(NETWORKS, 8)}
 FIRST_SEED = 3_000
 RAN = {
     **dict.fromkeys(GRIDWORLDS, tuple(METHODS)),
