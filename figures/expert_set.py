@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import tyro
-from recording import append_missing
+from recording import append_missing, describe_run
 
 from mereq_min import METHODS, Policy, Steps, align, make_aligner, settings_of, watch
 from mereq_min.lab.plugins import load_task
 from mereq_min.methods import InverseRL
+from mereq_min.steps import last_iteration
 
 SETS = ("its own", "whole episodes")
 """Expert sets that are compared."""
@@ -50,7 +51,7 @@ class Informed(InverseRL):
     def update(self, steps: Steps, patience: int) -> tuple[Policy, Any]:
         """Fit as many steps of the expert's as the last iteration has."""
         self._updates += 1
-        n_steps = int(np.sum(steps.policy_version == steps.policy_version[-1]))
+        n_steps = len(last_iteration(steps).state)
         oracle, seed = self._task.oracle, (self._seed, self._updates)
         shown = watch(self._task, oracle.expert_policy, oracle, n_steps, seed)
         return super().update(replace(shown, is_intervention=np.ones(n_steps, dtype=bool)), patience)
@@ -69,14 +70,7 @@ def measure(name: str, expert_set: str, seed: int) -> dict[str, Any]:
     task = load_task(name)
     is_whole = expert_set == "whole episodes"
     aligner = Informed(task, seed) if is_whole else make_aligner(task, METHODS["MEReQ"], seed=seed)
-    turns = list(align(task, aligner, settings_of(task).loop, seed=seed))
-    measures = task.evaluate(turns[-1].policy)
-    return {
-        "rate": [turn.intervention_rate for turn in turns],
-        "expert_samples": [turn.expert_samples for turn in turns],
-        "theta": [np.round(turn.info["theta"], 4).tolist() for turn in turns],
-        **{name: round(measures[name], 5) for name in ("expert_return", "kl_to_expert", "success")},
-    }
+    return describe_run(task, list(align(task, aligner, settings_of(task).loop, seed=seed)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import tyro
 from gymnasium.spaces import Discrete
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from recording import append_missing, read_record
+from recording import append_missing, describe_run, read_record
 from style import save
 
 from deep.engines import import_compiled
@@ -174,14 +174,10 @@ def measure(task: Task, choices: Choices, seed: int, iterations: int | None = No
             turns = list(align(task, choose_aligner(task, choices, seed), loop, seed=seed))
     else:
         turns = list(align(task, make_aligner(task, METHODS[choices.method], seed=seed), loop, seed=seed))
-    measures = task.evaluate(turns[-1].policy)
     return {
-        "rate": [turn.intervention_rate for turn in turns],
-        "expert_samples": [turn.expert_samples for turn in turns],
+        **describe_run(task, turns),
         "solves": [turn.info.get("solves") for turn in turns],
         "converged": [turn.info.get("converged") for turn in turns],
-        "theta": [np.round(turn.info["theta"], 4).tolist() for turn in turns],
-        **{name: round(measures[name], 5) for name in ("expert_return", "kl_to_expert", "success")},
     }
 
 

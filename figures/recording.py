@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 
+from mereq_min import Iteration, Task
 from mereq_min.lab.runs.provenance import provenance
 
 Job = tuple[Any, ...]
@@ -16,6 +18,17 @@ def read_record(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the header and the runs of a record."""
     header, *runs = (json.loads(line) for line in file.read_text().splitlines())
     return header, runs
+
+
+def describe_run(task: Task, turns: Sequence[Iteration]) -> dict[str, Any]:
+    """Return rate, expert samples and theta by iteration, and the measures of the last policy."""
+    measures = task.evaluate(turns[-1].policy)
+    return {
+        "rate": [turn.intervention_rate for turn in turns],
+        "expert_samples": [turn.expert_samples for turn in turns],
+        "theta": [np.round(turn.info["theta"], 4).tolist() for turn in turns],
+        **{name: round(measures[name], 5) for name in ("expert_return", "kl_to_expert", "success")},
+    }
 
 
 def append_missing(

@@ -127,12 +127,17 @@ def stay_mean(task: str, method: str) -> float:
 
 def stays(task: str, method: str) -> str:
     """In how many runs the rate is below the threshold throughout the last iterations."""
-    return count_stays([row["intervention_rate"] for row in rows[-STAY:]] for rows in runs_of(task)[method])
+    return count_stays(rates_of(task, method))
+
+
+def rates_of(task: str, method: str) -> list[list[float]]:
+    """Intervention rates of the runs, by iteration."""
+    return [[row["intervention_rate"] for row in rows] for rows in runs_of(task)[method]]
 
 
 def count_stays(rates: Iterable[Sequence[float]]) -> str:
-    """Among several sequences of rates, how many stay below the threshold."""
-    low = [max(each) < THRESHOLDS[0] for each in rates]
+    """Among several sequences of rates, how many stay below the threshold in their last iterations."""
+    low = [max(each[-STAY:]) < THRESHOLDS[0] for each in rates]
     return f"{sum(low)} of {len(low)}"
 
 
@@ -305,8 +310,12 @@ def slipping() -> str:
 
 def final_rate(task: str, method: str) -> str:
     """Mean rate of the last iterations."""
-    rates = [[row["intervention_rate"] for row in rows[-STAY:]] for rows in runs_of(task)[method]]
-    return f"{np.mean(rates):.3f}"
+    return mean_late(rates_of(task, method))
+
+
+def mean_late(rates: Iterable[Sequence[float]]) -> str:
+    """Mean of several sequences of rates over their last iterations."""
+    return f"{np.mean([each[-STAY:] for each in rates]):.3f}"
 
 
 def theta() -> str:
@@ -462,7 +471,7 @@ def readings() -> str:
         runs = {(row["variant"], row["seed"]): row for row in rows if row["task"] == task}
         both = [seed for variant, seed in runs if variant == "all iterations" and ("ours", seed) in runs]
         pair = [[runs[variant, seed] for seed in both] for variant in ("ours", "all iterations")]
-        rates = (f"{np.mean([row['rate'][-STAY:] for row in each]):.3f}" for each in pair)
+        rates = (mean_late(row["rate"] for row in each) for each in pair)
         lines.append([f"`{task}`", str(len(both)), *map(samples_of_runs, pair), *rates])
     return table(["reading", "seeds", "MEReQ", "MEReQ-all", "MEReQ: rate", "MEReQ-all: rate"], lines)
 
@@ -474,9 +483,9 @@ def expert_sets() -> str:
     for task in ("bottle", "highway"):
         for name in ("its own", "whole episodes"):
             mine = [run for run in runs if (run["task"], run["expert_set"]) == (task, name)]
-            late = [run["rate"][-STAY:] for run in mine]
+            rates = [run["rate"] for run in mine]
             divergence = np.mean([run["kl_to_expert"] for run in mine])
-            cells = f"{np.mean(late):.3f}", count_stays(late), samples_of_runs(mine), f"{divergence:.2f}"
+            cells = mean_late(rates), count_stays(rates), samples_of_runs(mine), f"{divergence:.2f}"
             lines.append([f"`{task}`", name, *cells])
     return table(["MEReQ on", "expert set", "final rate", "stays", "samples to stay", "KL [nats]"], lines)
 

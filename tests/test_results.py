@@ -161,9 +161,9 @@ def reference(task):
     return json.loads((ROOT / "figures/references.json").read_text())["tasks"][task.partition("-")[0]]
 
 
-def fidelity():
-    """The runs with other choices of MEReQ's learner."""
-    _, *lines = (json.loads(line) for line in (ROOT / "figures/fidelity.jsonl").read_text().splitlines())
+def runs_of_script(script):
+    """The runs in the record of a script of figures/."""
+    _, *lines = (json.loads(line) for line in (ROOT / f"figures/{script}.jsonl").read_text().splitlines())
     return lines
 
 
@@ -309,7 +309,9 @@ def test_slips_leave_ours_low_with_networks_but_not_far_enough_on_the_highway():
 def test_the_readings_of_good_enough_differ_on_two_gridworlds():
 
     def never(task, variant):
-        mine = [each for each in fidelity() if (each["task"], each["variant"]) == (task, variant)]
+        mine = [
+            each for each in runs_of_script("fidelity") if (each["task"], each["variant"]) == (task, variant)
+        ]
         counts = [samples_to_stay(each["rate"], each["expert_samples"], 0.05) for each in mine]
         return len(counts), sum(count.censored for count in counts)
 
@@ -320,7 +322,7 @@ def test_the_readings_of_good_enough_differ_on_two_gridworlds():
 
 def test_the_authors_choices_do_not_make_the_paper_s_mereq_better():
     final = {}
-    for row in fidelity():
+    for row in runs_of_script("fidelity"):
         if row["task"] == "highway":
             final.setdefault(row["variant"], {})[row["seed"]] = np.mean(row["rate"][-5:])
     means = {variant: np.mean(list(each.values())) for variant, each in final.items()}
@@ -336,7 +338,7 @@ def test_the_authors_choices_do_not_make_the_paper_s_mereq_better():
 
 
 def test_with_whole_episodes_of_the_expert_mereq_stays_on_the_bottle():
-    _, *runs = (json.loads(line) for line in (ROOT / "figures/expert_set.jsonl").read_text().splitlines())
+    runs = runs_of_script("expert_set")
     rate = {}
     for run in runs:
         rate.setdefault((run["task"], run["expert_set"]), []).append(run["rate"])
@@ -409,7 +411,7 @@ def test_a_million_states_take_one_gibibyte():
 
 
 def test_an_update_after_every_episode_saves_samples():
-    _, *lines = (json.loads(line) for line in (ROOT / "figures/batch_size.jsonl").read_text().splitlines())
+    lines = runs_of_script("batch_size")
 
     def count(task, method, n):
         mine = [x for x in lines if (x["task"], x["method"], x["n"]) == (task, method, n)]
