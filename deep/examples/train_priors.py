@@ -5,9 +5,9 @@
     .venv-sb3/bin/pip install -c constraints.txt stable-baselines3==2.9.0 -e '.[deep]'
     .venv-sb3/bin/python -m deep.examples.train_priors lunar-lander [FOLDER]
 
-writes `lunar-lander-prior.zip` into the folder, by default this one. `highway` makes a DQN for the road, to
-be aligned with `mereq align highway --prior highway-prior.zip`. Each takes about a quarter of an hour on one
-core. The prior of half-cheetah comes from this package itself:
+writes `lunar-lander-prior.zip` into the folder, by default this one. `highway` makes a DQN for the road,
+which is aligned by `figures/foreign_prior.py`, or by `mereq align highway --prior` with its file. Each takes
+up to a quarter of an hour on one core. The prior of half-cheetah comes from this package itself:
 
     mereq pretrain HalfCheetah-v5 --algo sac --temperature 0.1 --steps 300000 --num-envs 16 \\
         --steps-per-update 4 --anneal --steps-per-checkpoint 30000 --sac.batch-size 128 \\
