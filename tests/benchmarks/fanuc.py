@@ -11,7 +11,6 @@ a neighbour on it does not count. Threads are timed by the clock on the wall: on
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-from measuring import find_cpu, find_versions, time_in_turns
+from measuring import describe_measurement, time_in_turns
 from mujoco.rollout import Rollout
 
 from deep.fanuc.bottle import BottleCells
@@ -146,7 +145,7 @@ def main() -> None:
 
     path = arguments.out / "fanuc.json"
     result = json.loads(path.read_text()) if path.exists() else {}
-    result |= {"versions": find_versions(PACKAGES), "cpu": find_cpu(), "platform": platform.platform()}
+    result |= describe_measurement(PACKAGES)
     rates = {}
     for kind in KINDS:
         mechanics = Mechanics(kind, arguments.cells[-1], arguments.steps)

@@ -10,7 +10,6 @@ the turns. On one core the seconds are those of the processor, so that a neighbo
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measuring import find_cpu, find_versions, time_in_turns
+from measuring import describe_measurement, time_in_turns
 
 from deep.highway import HighwayEnv, HighwayVectorEnv, ReferenceEnv, RoadConfig
 
@@ -122,7 +121,7 @@ def main() -> None:
 
     path = arguments.out / "highway.json"
     result = json.loads(path.read_text()) if path.exists() else {}
-    result |= {"versions": find_versions(PACKAGES), "cpu": find_cpu(), "platform": platform.platform()}
+    result |= describe_measurement(PACKAGES)
     result |= {"scene": RoadConfig().highway_env()}
     if arguments.equality:
         result["equality"] = compare(arguments.equality)

@@ -16,7 +16,6 @@ installed, torch and JAX are compared without it.
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -32,7 +31,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces.utils import flatdim
-from measuring import find_cpu, find_versions, time_in_turns
+from measuring import describe_measurement, find_versions, time_in_turns
 
 from deep.engines import Engine
 from deep.learner import Agent
@@ -291,9 +290,7 @@ def main() -> None:
     print_speed("SAC", speed, THEIRS if HAS_THEIRS else next(iter(ENGINES)))
     print_speed("residual soft DQN", of_dqn, next(iter(ENGINES)))
     record = {
-        "versions": find_versions(PACKAGES),
-        "platform": platform.platform(),
-        "cpu": find_cpu(),
+        **describe_measurement(PACKAGES),
         "batch_size": PENDULUM.batch_size,
         "updates_a_second": speed,
         "dqn_updates_a_second": of_dqn,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import find_cpu, find_versions
+from measuring import describe_measurement
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -141,9 +141,8 @@ def main() -> None:
         print(json.dumps(asyncio.run(drive(options.page, options.seconds))), flush=True)
         return
     record: dict[str, Any] = {
-        "cpu": find_cpu(), "processors": os.cpu_count(), "load": [os.getloadavg()[0]],
-        "versions": find_versions(("mereq-min", "websockets", "numpy", "torch", "jax", "mujoco")),
-        "quantiles": QUANTILES, "times [ms]": {},
+        **describe_measurement(("mereq-min", "websockets", "numpy", "torch", "jax", "mujoco")),
+        "processors": os.cpu_count(), "load": [os.getloadavg()[0]], "quantiles": QUANTILES, "times [ms]": {},
     }  # fmt: skip
     print(record)
     print(f"{'task':8} {'':9} {'':11} {'n':>6}", *(f"{q:7g}%" for q in QUANTILES))

@@ -4,6 +4,9 @@ import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from mereq_min.lab.runs.provenance import provenance
 
 
 def time_in_turns(
@@ -24,6 +27,12 @@ def time_in_turns(
             if turn >= 0:
                 rates[name].append(n_steps / (clock() - start))
     return rates
+
+
+def describe_measurement(packages: Sequence[str]) -> dict[str, Any]:
+    """What is measured, and on what: versions of packages, commit, processor and platform."""
+    cpu, machine = find_cpu(), platform.platform()
+    return {"versions": find_versions(packages), "git": provenance()["git"], "cpu": cpu, "platform": machine}
 
 
 def find_versions(packages: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,6 @@ The last two need `pip install '.[bench]'`. A table of single sweeps compares wh
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -28,7 +27,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from measuring import find_cpu, find_versions
+from measuring import describe_measurement
 
 from gridworlds import grid
 from mereq_min import TabularMDP, solve_soft
@@ -238,11 +237,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for solvers.json")
     arguments = parser.parse_args()
 
-    result: dict[str, object] = {
-        "versions": find_versions(PACKAGES),
-        "cpu": find_cpu(),
-        "platform": platform.platform(),
-    }
+    result = describe_measurement(PACKAGES)
     solve_soft(grid(2), np.zeros((4, 4)), TEMPERATURE, backend="numba")  # compile
     seconds = {}
     for n in arguments.sizes:

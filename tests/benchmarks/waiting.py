@@ -9,7 +9,6 @@ processor, so that a neighbour on the core does not count.
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from measuring import find_cpu, find_versions, time_in_turns
+from measuring import describe_measurement, time_in_turns
 
 import deep
 from gridworlds import TASKS, env
@@ -109,7 +108,7 @@ def main() -> None:
         medians = {side: statistics.median(each) for side, each in rates[name].items()}
         costs = " | ".join(f"{1000 / rate:,.2f}" for rate in medians.values())
         print(f"| {name} | {costs} | {medians['now'] / medians['before']:.1f} |", flush=True)
-    result = {"versions": find_versions(PACKAGES), "cpu": find_cpu(), "platform": platform.platform()}
+    result = describe_measurement(PACKAGES)
     result |= {"load average": os.getloadavg()[0], "a second": rates}
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "waiting.json"
