@@ -16,6 +16,8 @@ demo: .venv/.installed  ## align priors on a gridworld and on the highway, print
 
 # By file, so that what a module trains once is trained once.
 PYTEST := -m pytest -q --durations=25 --numprocesses auto --maxprocesses 4 --dist loadfile
+# Test by test: these share nothing but the built book.
+PYTEST_BOOK := $(PYTEST:loadfile=load)
 
 # Small networks and matrices: threads would only get into one another's way.
 test slow floor python-3.13 book book-check: export OMP_NUM_THREADS = 1
@@ -73,8 +75,8 @@ browser:  # pages are tested in Chromium
 	@command -v chromedriver > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends \
 	  chromium chromium-driver fonts-dejavu-core; }
 
-book-check: .venv/.installed-dev browser  ## open every page of the book in a browser; screenshots in book/_build/screenshots
-	$(BIN)/python -m pytest -q -m slow tests/book
+book-check: .venv/.installed-dev browser book  ## open every page of the book in a browser; screenshots in book/_build/screenshots
+	$(BIN)/python $(PYTEST_BOOK) -m slow tests/book
 
 benchmark: .venv-bench/.installed  ## time the solvers and their peers on one core
 	taskset -c 0 $(<D)/bin/python tests/benchmarks/solvers.py

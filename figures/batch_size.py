@@ -1,7 +1,7 @@
-"""Expert samples against the steps rolled out between updates, from one episode up to 500 steps.
+"""Expert samples against the steps rolled out between updates, from an episode or less up to 500 steps.
 
     python figures/batch_size.py                # draw what is recorded
-    python figures/batch_size.py --record       # run what is missing (about an hour of one core), then draw
+    python figures/batch_size.py --record       # run what is missing (about two hours of one core), then draw
 
 The rate of an iteration of few steps is mostly noise. Each policy is therefore judged by 2,000 further
 watched steps, which are not counted.
@@ -32,7 +32,7 @@ TOTAL = 2_500
 CONFIG = {"total": TOTAL, "watched": WATCHED}
 SHOWN = ("MEReQ", "HG-DAgger-FT", "MEReQ-L", "MEReQ-R")
 SIZES = {"carpet": (25, 50, 100, 250, 500), "lanes": (25, 50, 100, 250, 500), "highway": (40, 100, 250, 500)}
-"""Steps an iteration; the smallest number is that of an episode."""
+"""Steps an iteration; the smallest number is that of an episode, on `lanes` of half an episode."""
 MOST_SEEDS = {"highway": 4}
 """Seeds of a task that takes long."""
 

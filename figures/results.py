@@ -6,7 +6,7 @@ python figures/results.py    # fills what stands between `<!-- table: name -->` 
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,12 @@ def of_tasks(first: str, cell: Cell, tasks: Sequence[str] = EVERY) -> str:
 
 
 def samples(task: str, method: str, threshold: float = THRESHOLDS[0], **options: Any) -> str:
-    interval, censored = samples_interval(runs_of(task)[method], threshold, **options)
+    return samples_of(runs_of(task)[method], threshold, **options)
+
+
+def samples_of(runs: Sequence[Sequence[Mapping[str, Any]]], threshold: float, **options: Any) -> str:
+    """Mean samples of runs with its interval, and how many of them are censored."""
+    interval, censored = samples_interval(runs, threshold, **options)
     mark = f" c{censored}" if censored else ""
     return f"{interval.mean:.0f} [{interval.low:.0f}, {interval.high:.0f}]{mark}"
 
@@ -378,10 +383,10 @@ def solvers() -> str:
     columns = {}
     for side, timed in record.items():
         medians = {name: statistics.median(seconds) for name, seconds in timed.items()}
-        best = min(median for name, median in medians.items() if not name.startswith("Newton"))
+        shown = {row: min(medians[key] for key in keys if key in medians) for row, keys in names.items()}
+        best = min(median for row, median in shown.items() if not row.startswith("`solve_soft"))
         cells = {}
-        for row, keys in names.items():
-            median = min(medians[key] for key in keys)
+        for row, median in shown.items():
             cells[row] = f"**{median:.2g}**" if median == best else f"{median:.2g}"
             if row.startswith("`solve_soft"):
                 cells[row] += f" ({best / median:.2g}x)"
@@ -490,6 +495,39 @@ def expert_sets() -> str:
     return table(["MEReQ on", "expert set", "final rate", "stays", "samples to stay", "KL [nats]"], lines)
 
 
+def every_episode() -> str:
+    """Samples until the rate stays low, and the largest later rate, with an update after every episode."""
+    _, runs = read_record(ROOT / "figures/every_episode.jsonl")
+    lines = []
+    for task in EVERY:
+        mine = [run for run in runs if run["task"] == task]
+        rows = [
+            [
+                {"intervention_rate": rate, "expert_samples": count}
+                for rate, count in zip(run["rate"], run["expert_samples"], strict=True)
+            ]
+            for run in mine
+        ]
+        n, last = load_task(task).horizon, np.mean([run["rate"][-1] for run in mine])
+        counted = samples_of(rows, THRESHOLDS[0], count=samples_to_stay)
+        lines.append([f"`{task}`", mine[0]["method"], str(n), str(len(mine)), counted, f"{last:.3f}"])
+    return table(["updated every episode", "method", "n", "runs", "samples to stay", "last rate"], lines)
+
+
+def foreign_prior() -> str:
+    """Rate and success by update of a car that somebody else trained, with either expert."""
+    _, runs = read_record(ROOT / "figures/foreign_prior.jsonl")
+    lines = []
+    for expert in dict.fromkeys(run["expert"] for run in runs):
+        mine = [run for run in runs if run["expert"] == expert]
+        rates, success = (np.mean([run[name] for run in mine], axis=0) for name in ("rate", "success"))
+        lines.append(
+            [expert, str(len(mine)), *(f"{rate:.3f}" for rate in rates), vector(success[[0, -1]], 3)]
+        )
+    after = [f"after {count}" for count in range(1, len(rates))]
+    return table(["expert", "runs", "rate of the prior", *after, "success: before, after"], lines)
+
+
 def samples_of_runs(rows: Sequence[dict[str, Any]]) -> str:
     """Mean expert samples until the rate stays below the first threshold, and how many runs never did."""
     counts = [samples_to_stay(row["rate"], row["expert_samples"], THRESHOLDS[0]) for row in rows]
@@ -517,6 +555,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "theta": theta,
     "readings": readings,
     "expert sets": expert_sets,
+    "every episode": every_episode,
+    "foreign prior": foreign_prior,
     "examples": examples,
     "solvers": solvers,
     "live": live,
