@@ -37,7 +37,7 @@ def test_an_example_can_be_aligned(name):
     """The lander is aligned by README's snippet."""
     task = TASKS[name]()
     aligner = make_aligner(task, METHODS["MEReQ-L"], seed=0)
-    loop = replace(task.recorded_settings.loop, iterations=3)
+    loop = replace(task.recorded_settings.loop, iterations=2)
     rates = [iteration.intervention_rate for iteration in align(task, aligner, loop, seed=0)]
     assert rates[-1] < 0.05
     theta = aligner.info["theta"]

@@ -60,10 +60,10 @@ def test_prior_and_expert_are_skilled_as_they_sample(task, episodes):
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "most"), [(2_000, 0.06), pytest.param(20_000, 0.03, marks=pytest.mark.slow)]
+    ("n_steps", "most"), [(2_000, 0.06), pytest.param(8_000, 0.03, marks=pytest.mark.slow)]
 )
 def test_the_expert_objects_to_the_prior_and_hardly_to_itself(task, policies, n_steps, most):
-    """RESULTS.md says so over 20,000 steps."""
+    """`deep/calibration.json` says so over more steps."""
     prior, expert = (
         watch(task, policy, task.oracle, n_steps, seed=0).intervention_rate for policy in policies
     )
@@ -290,12 +290,11 @@ def test_malformed_oracles_are_refused(change, message):
     ("name", "of_prior", "of_solve", "spread", "rate"),
     [
         ("bottle", 1.34, 0.13, 0.08, 0.02),
-        ("eraser", 5.7, 2.6, 1.0, 0.04),
         ("pillow", 0.29, 0.60, 0.35, 0.08),
     ],
 )
 def test_a_solve_for_theta_star_comes_as_near_the_expert_as_is_said(name, of_prior, of_solve, spread, rate):
-    """By seed bottle's was 0.10 to 0.15, eraser's 2.2 to 3.0, and pillow's 0.38 to 0.78.
+    """By seed bottle's was 0.10 to 0.15, and pillow's 0.38 to 0.78.
 
     On the pillow that is more than the prior's: prior and expert are networks that were trained together.
     """

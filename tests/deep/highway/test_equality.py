@@ -52,7 +52,7 @@ def test_first_steps_of_other_scenes(scene, record, assert_same_state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 116))
+@pytest.mark.parametrize("seed", range(100, 106))
 def test_whole_episodes_of_highway_sim(seed, style, record, assert_same_state):
     assert_follows(record(SIM, seed, style), SIM, assert_same_state)
 
@@ -60,8 +60,7 @@ def test_whole_episodes_of_highway_sim(seed, style, record, assert_same_state):
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", SCENES)
 def test_whole_episodes_of_other_scenes(scene, style, record, assert_same_state):
-    for seed in (200, 201):
-        assert_follows(record(SCENES[scene], seed, style), SCENES[scene], assert_same_state)
+    assert_follows(record(SCENES[scene], 200, style), SCENES[scene], assert_same_state)
 
 
 def assert_identical(episode, config, oracle, assert_same_state):
@@ -86,7 +85,7 @@ def test_identical_on_numpys_maths(choice, record, oracle, assert_same_state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(300, 304))
+@pytest.mark.parametrize("seed", range(300, 302))
 def test_identical_on_numpys_maths_beyond_the_crash(seed, style, record, oracle, assert_same_state):
     assert_identical(record(SIM, seed, style, past_the_end=True), SIM, oracle, assert_same_state)
 
