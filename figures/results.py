@@ -387,7 +387,9 @@ def solvers() -> str:
         best = min(median for row, median in shown.items() if not row.startswith("`solve_soft"))
         cells = {}
         for row, median in shown.items():
-            cells[row] = f"**{median:.2g}**" if median == best else f"{median:.2g}"
+            cells[row] = f"{float(f'{median:.2g}'):g}"  # 190, where .2g alone would write 1.9e+02
+            if median == best:
+                cells[row] = f"**{cells[row]}**"
             if row.startswith("`solve_soft"):
                 cells[row] += f" ({best / median:.2g}x)"
         columns[f"{side}x{side}"] = cells

@@ -138,7 +138,7 @@ def test_the_table_of_solvers_is_the_record():
         best = min(median for name, median in medians.items() if name.split()[0] in ("value", "modified"))
         for row, keys in names.items():
             median = min(medians[key] for key in keys if key in medians)
-            cell = f"{median:.2g}"
+            cell = f"{float(f'{median:.2g}'):g}"
             if row.startswith("`solve_soft"):
                 cell += f" ({best / median:.2g}x)"
             assert table[row][f"{side}x{side}"] == (f"**{cell}**" if median == best else cell), (row, side)
