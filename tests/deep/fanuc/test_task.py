@@ -60,10 +60,10 @@ def test_prior_and_expert_are_skilled_as_they_sample(task, episodes):
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "most"), [(2_000, 0.06), pytest.param(8_000, 0.03, marks=pytest.mark.slow)]
+    ("n_steps", "most"), [(2_000, 0.06), pytest.param(20_000, 0.03, marks=pytest.mark.slow)]
 )
 def test_the_expert_objects_to_the_prior_and_hardly_to_itself(task, policies, n_steps, most):
-    """`deep/calibration.json` says so over more steps."""
+    """`deep/calibration.json` says so over 20,000 steps; the pillow is near the lower bound in fewer."""
     prior, expert = (
         watch(task, policy, task.oracle, n_steps, seed=0).intervention_rate for policy in policies
     )
