@@ -16,6 +16,7 @@ from recording import append_missing
 
 from mereq_min import METHODS, LoopConfig, align, make_aligner, watch
 from mereq_min.lab.plugins import load_task
+from mereq_min.methods import choose_method
 
 SEEDS = {
     "carpet": 30,
@@ -28,11 +29,10 @@ SEEDS = {
     "pillow": 4,
 }
 """Runs of each task."""
-NETWORKS = ("highway", "bottle", "eraser", "pillow")
 FIRST_SEED = 3_000
 """The tasks were calibrated on seeds below 3,000."""
 EPISODES, WATCHED = 20, 2_000
-"""Updates of a run, and what judges each policy [steps]."""
+"""Updates of a run, and watched steps by which each policy is judged."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ class Arguments:
 
 def list_jobs(tasks: tuple[str, ...]) -> Iterator[tuple[str, str, int]]:
     """Yield task, method and seed of each run; the first seed of every task comes first."""
+    methods = {task: choose_method(load_task(task)) for task in tasks}
     for number in range(max(SEEDS.values())):
         for task in tasks:
             if number < SEEDS[task]:
-                yield task, "MEReQ-L" if task in NETWORKS else "MEReQ-R", FIRST_SEED + number
+                yield task, methods[task], FIRST_SEED + number
 
 
 def measure(name: str, method: str, seed: int) -> dict[str, Any]:

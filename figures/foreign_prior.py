@@ -22,7 +22,7 @@ PRIOR = "deep/examples/highway-prior.zip"
 """The prior's file, as `mereq align highway --prior` takes it."""
 METHOD, ITERATIONS = "MEReQ-L", 3
 WATCHED, EPISODES = 2_000, 500
-"""What judges a policy [steps], [episodes]."""
+"""Watched steps and whole episodes by which each policy is judged."""
 EXPERTS = ("made for it", "the shipped one")
 """Experts that are compared."""
 

@@ -6,7 +6,7 @@ python figures/results.py    # fills what stands between `<!-- table: name -->` 
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,14 @@ from mereq_min.lab.runs.records import Row
 from mereq_min.lab.show.plots import read_runs
 from mereq_min.lab.show.published import read_published
 from mereq_min.methods import METHODS, RECORDED_METHODS, choose_method
-from mereq_min.metrics import THRESHOLDS, samples_interval, samples_to_stay, share_of_the_way
+from mereq_min.metrics import (
+    THRESHOLDS,
+    Interval,
+    bootstrap_mean,
+    samples_interval,
+    samples_to_stay,
+    share_of_the_way,
+)
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "RESULTS.md")
@@ -115,12 +122,11 @@ def of_tasks(first: str, cell: Cell, tasks: Sequence[str] = EVERY) -> str:
 
 
 def samples(task: str, method: str, threshold: float = THRESHOLDS[0], **options: Any) -> str:
-    return samples_of(runs_of(task)[method], threshold, **options)
+    return show_samples(*samples_interval(runs_of(task)[method], threshold, **options))
 
 
-def samples_of(runs: Sequence[Sequence[Mapping[str, Any]]], threshold: float, **options: Any) -> str:
+def show_samples(interval: Interval, censored: int) -> str:
     """Mean samples of runs with its interval, and how many of them are censored."""
-    interval, censored = samples_interval(runs, threshold, **options)
     mark = f" c{censored}" if censored else ""
     return f"{interval.mean:.0f} [{interval.low:.0f}, {interval.high:.0f}]{mark}"
 
@@ -503,15 +509,9 @@ def every_episode() -> str:
     lines = []
     for task in EVERY:
         mine = [run for run in runs if run["task"] == task]
-        rows = [
-            [
-                {"intervention_rate": rate, "expert_samples": count}
-                for rate, count in zip(run["rate"], run["expert_samples"], strict=True)
-            ]
-            for run in mine
-        ]
+        counts, censored = samples_to_settle(mine)
+        counted = show_samples(bootstrap_mean(counts, np.random.default_rng(0)), censored)
         n, last = load_task(task).horizon, np.mean([run["rate"][-1] for run in mine])
-        counted = samples_of(rows, THRESHOLDS[0], count=samples_to_stay)
         lines.append([f"`{task}`", mine[0]["method"], str(n), str(len(mine)), counted, f"{last:.3f}"])
     return table(["updated every episode", "method", "n", "runs", "samples to stay", "last rate"], lines)
 
@@ -532,9 +532,14 @@ def foreign_prior() -> str:
 
 def samples_of_runs(rows: Sequence[dict[str, Any]]) -> str:
     """Mean expert samples until the rate stays below the first threshold, and how many runs never did."""
+    counts, censored = samples_to_settle(rows)
+    return f"{np.mean(counts):.0f}" + (f" c{censored}" if censored else "")
+
+
+def samples_to_settle(rows: Sequence[dict[str, Any]]) -> tuple[list[int], int]:
+    """Expert samples of each run until the rate stays below the first threshold; how many runs never did."""
     counts = [samples_to_stay(row["rate"], row["expert_samples"], THRESHOLDS[0]) for row in rows]
-    censored = sum(count.censored for count in counts)
-    return f"{np.mean([count.samples for count in counts]):.0f}" + (f" c{censored}" if censored else "")
+    return [count.samples for count in counts], sum(count.censored for count in counts)
 
 
 TABLES: dict[str, Callable[[], str]] = {

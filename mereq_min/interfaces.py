@@ -148,7 +148,7 @@ class Oracle(Protocol):
 
     @property
     def expert_policy(self) -> Policy:
-        """How the expert acts once it is in control."""
+        """Policy by which the expert acts while it is in control."""
         ...
 
     def violates(self, state: NDArray[Any], action: NDArray[Any]) -> bool:

@@ -121,7 +121,7 @@ class RobustConfig:
 
 @dataclass(frozen=True)
 class SegmentMatchingConfig:
-    """What segment matching compares, beside the settings of the likelihood."""
+    """Settings of segment matching, beside those of the likelihood."""
 
     longest: int = 20
     """Longest piece of an intervention from whose start the policy is rolled out [steps]."""
@@ -280,7 +280,7 @@ class _Point:
     variance: Array
     """(n, n) variance of the gradient. Where steps are as the policy supposes, it is the information."""
     value: float | None = None
-    """What is maximised, if it is known so exactly that points can be compared by it."""
+    """Objective that is maximised; None unless it is known exactly enough to compare points by it."""
     noise: float = 0.0
     """Length below which a step may be nothing but the noise of simulated paths [standard errors]."""
 

@@ -24,7 +24,7 @@ class Check(Generic[Subject]):
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check."""
+    """Outcome of one check."""
 
     title: str
     status: Literal["holds", "fails", "not checked", "no oracle"]
